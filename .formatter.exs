@@ -1,0 +1,3 @@
+[
+  inputs: ["{mix,mix_native,.formatter}.exs", "{config,lib,test,examples,bench}/**/*.{ex,exs}"]
+]

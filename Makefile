@@ -1,0 +1,107 @@
+# The one entry. `make` alone says what there is.
+
+PYTHON := .venv/bin/python3
+# Paths are relative, so that the project may lie anywhere; c_src is one down.
+TEST_APP := _build/test/lib/snakepit
+CHECK := _build/check
+CHECK_APP := $(CHECK)/lib/snakepit
+PYTHON_SOURCES := priv/python $(wildcard test/python test/interop)
+RUFF := $(PYTHON) -m ruff
+NATIVE := $(MAKE) --no-print-directory -C c_src -j$(shell getconf _NPROCESSORS_ONLN)
+
+# Without a UTF-8 locale Elixir warns and misreads file names.
+ifeq ($(shell uname -s),Linux)
+export LC_ALL := C.UTF-8
+endif
+
+.PHONY: help run test check bench build setup clean system system-test \
+  setup-test test-c test-elixir test-python check-format check-elixir check-build \
+  check-c check-dialyzer check-python
+
+help:
+	@echo "make run     install what is missing, then drive Python workers from Elixir"
+	@echo "make test    install what is missing, then run every test"
+	@echo "make check   formats, warnings, lint, Dialyzer, types"
+	@echo "make bench   the measurements"
+	@echo "make build   compile"
+	@echo "make setup   make the Python environment, .venv"
+	@echo "make clean   remove what was built (.venv stays)"
+
+run: system
+	@mix do snakepit.setup + run --no-start examples/tour.exs
+
+build: system
+	@mix compile
+
+setup: system
+	@mix snakepit.setup
+
+clean:
+	rm -rf _build
+
+system:
+	@scripts/system_deps.sh run
+
+system-test:
+	@scripts/system_deps.sh test
+
+setup-test: system-test
+	@MIX_ENV=test mix snakepit.setup --dev
+
+# ---- tests ------------------------------------------------------------------
+
+test: setup-test
+	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-elixir test-python
+
+test-c:
+	@$(NATIVE) test-c MIX_APP_PATH=../$(TEST_APP)
+
+test-elixir:
+	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test
+
+test-python:
+	@SNAKEPIT_PROTO_PATH="$(CURDIR)/$(TEST_APP)/ebin" \
+	  PYTHONPATH="$(CURDIR)/priv/python" \
+	  $(PYTHON) -m pytest -q -p no:cacheprovider test/python
+
+# ---- checks -----------------------------------------------------------------
+
+check: setup-test
+	+@MAKE="$(MAKE)" scripts/steps.sh check-format check-elixir check-c \
+	  check-dialyzer check-python
+
+check-format:
+	@mix format --check-formatted
+	@$(RUFF) format --no-cache --check $(PYTHON_SOURCES)
+
+CHECK_BUILD := CI=true CC=gcc MIX_ENV=dev MIX_BUILD_PATH=$(CHECK) mix compile
+
+check-elixir:
+	@$(CHECK_BUILD) --force --warnings-as-errors
+
+check-build:
+	@$(CHECK_BUILD)
+
+# Every warning an error, from both compilers, in the tests as well.
+check-c: check-build
+	@CI=true $(NATIVE) all test-programs fixtures CC=gcc \
+	  MIX_APP_PATH=../$(CHECK_APP)
+	@CI=true $(NATIVE) all test-programs fixtures CC=clang \
+	  MIX_APP_PATH=../$(CHECK)-clang
+	@$(NATIVE) lint MIX_APP_PATH=../$(CHECK_APP)
+
+check-dialyzer: check-build
+	@scripts/dialyzer.sh $(CHECK_APP)/ebin
+
+check-python:
+	@$(RUFF) check --no-cache $(PYTHON_SOURCES)
+	@cd priv/python && ../../$(PYTHON) -m mypy --strict \
+	  --cache-dir ../../$(CHECK)/mypy
+
+# ---- measurements -----------------------------------------------------------
+
+bench: setup
+	@$(NATIVE) bench-c
+	@for bench in bench/*.exs; do \
+	  [ ! -e "$$bench" ] || mix run --no-start "$$bench" || exit 1; \
+	done

@@ -1,0 +1,383 @@
+#include "grpc_client.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <grpc/grpc_security.h>
+#include <grpc/support/alloc.h>
+
+#include "../core/sp_error.h"
+
+struct sp_grpc_channel {
+  atomic_int refs;
+  sp_reactor *reactor;
+  pthread_mutex_t lock; /* guards |channel| */
+  grpc_channel *channel; /* NULL once closed */
+};
+
+/* A call has up to three batches under way: one that sends (and, for a unary
+ * call, is the whole of it), one for the status, one for the next message.
+ * All completions come on the reactor thread; credit comes from any. */
+struct sp_grpc_call {
+  atomic_int refs;
+  sp_grpc_channel *ch;
+  grpc_call *call;
+  const sp_grpc_handler *handler;
+  void *user;
+  sp_reactor_tag sent;
+  sp_reactor_tag finished;
+  sp_reactor_tag received;
+  bool unary;
+  grpc_metadata_array initial;
+  grpc_metadata_array trailing;
+  grpc_byte_buffer *message;
+  grpc_status_code status;
+  grpc_slice details;
+  pthread_mutex_t lock; /* guards what follows */
+  int pending;          /* batches under way */
+  bool status_known;
+  bool no_more; /* the last message was seen */
+  uint32_t credit;
+  bool receiving;
+  bool over;
+};
+
+#define CALL_OF(tag, member)                                                   \
+  ((sp_grpc_call *)(void *)((char *)(tag)-offsetof(sp_grpc_call, member)))
+
+/* ---- channels ---------------------------------------------------------- */
+
+sp_grpc_channel *sp_grpc_channel_new(sp_reactor *reactor, const char *target) {
+  sp_grpc_channel *ch = calloc(1, sizeof *ch);
+  if (ch == NULL)
+    return NULL;
+  /* Sizes are the user's affair. A pool's channel is to one process on this
+   * host: no proxy, no sharing of connections between channels (a worker is
+   * told apart by its own), and quick attempts while it starts. */
+  grpc_arg args[] = {
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
+       .value.integer = -1},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_MAX_SEND_MESSAGE_LENGTH,
+       .value.integer = -1},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_ENABLE_HTTP_PROXY,
+       .value.integer = 0},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL,
+       .value.integer = 1},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS,
+       .value.integer = 100},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+       .value.integer = 100},
+      {.type = GRPC_ARG_INTEGER,
+       .key = GRPC_ARG_MAX_METADATA_SIZE,
+       .value.integer = 1 << 20},
+  };
+  grpc_channel_args list = {.num_args = sizeof args / sizeof *args,
+                            .args = args};
+  grpc_channel_credentials *creds = grpc_insecure_credentials_create();
+  ch->channel = grpc_channel_create(target, creds, &list);
+  grpc_channel_credentials_release(creds);
+  if (ch->channel == NULL) {
+    free(ch);
+    return NULL;
+  }
+  ch->reactor = reactor;
+  atomic_init(&ch->refs, 1);
+  pthread_mutex_init(&ch->lock, NULL);
+  return ch;
+}
+
+void sp_grpc_channel_keep(sp_grpc_channel *ch) {
+  atomic_fetch_add_explicit(&ch->refs, 1, memory_order_relaxed);
+}
+
+void sp_grpc_channel_close(sp_grpc_channel *ch) {
+  pthread_mutex_lock(&ch->lock);
+  grpc_channel *channel = ch->channel;
+  ch->channel = NULL;
+  pthread_mutex_unlock(&ch->lock);
+  if (channel != NULL)
+    grpc_channel_destroy(channel);
+}
+
+void sp_grpc_channel_release(sp_grpc_channel *ch) {
+  if (atomic_fetch_sub_explicit(&ch->refs, 1, memory_order_acq_rel) != 1)
+    return;
+  sp_grpc_channel_close(ch);
+  pthread_mutex_destroy(&ch->lock);
+  free(ch);
+}
+
+bool sp_grpc_channel_connected(sp_grpc_channel *ch) {
+  pthread_mutex_lock(&ch->lock);
+  bool ready = ch->channel != NULL &&
+               grpc_channel_check_connectivity_state(ch->channel, 0) ==
+                   GRPC_CHANNEL_READY;
+  pthread_mutex_unlock(&ch->lock);
+  return ready;
+}
+
+/* ---- the end of a call ------------------------------------------------- */
+
+void sp_grpc_call_release(sp_grpc_call *call) {
+  if (atomic_fetch_sub_explicit(&call->refs, 1, memory_order_acq_rel) != 1)
+    return;
+  if (call->message != NULL)
+    grpc_byte_buffer_destroy(call->message);
+  grpc_metadata_array_destroy(&call->initial);
+  grpc_metadata_array_destroy(&call->trailing);
+  grpc_slice_unref(call->details);
+  if (call->call != NULL)
+    grpc_call_unref(call->call);
+  sp_grpc_channel_release(call->ch);
+  pthread_mutex_destroy(&call->lock);
+  free(call);
+}
+
+/* One batch is over. Ends the call when nothing is under way any more. */
+static void settle(sp_grpc_call *call, int batches) {
+  pthread_mutex_lock(&call->lock);
+  call->pending -= batches;
+  bool end = !call->over && call->pending == 0 && call->status_known;
+  /* A good end waits for the messages before it; a bad one does not. */
+  if (!call->unary && call->status == GRPC_STATUS_OK && !call->no_more)
+    end = false;
+  if (end)
+    call->over = true;
+  pthread_mutex_unlock(&call->lock);
+  if (!end)
+    return;
+  call->handler->ended(call->user, (int)call->status,
+                       (const char *)GRPC_SLICE_START_PTR(call->details),
+                       GRPC_SLICE_LENGTH(call->details));
+  sp_grpc_call_release(call);
+}
+
+/* ---- completions, on the reactor thread -------------------------------- */
+
+static void hand_over(sp_grpc_call *call) {
+  grpc_byte_buffer *message = call->message;
+  call->message = NULL;
+  if (message != NULL)
+    call->handler->message(call->user, message);
+}
+
+static void note_status(sp_grpc_call *call) {
+  pthread_mutex_lock(&call->lock);
+  call->status_known = true;
+  pthread_mutex_unlock(&call->lock);
+}
+
+static void on_sent(sp_reactor_tag *tag, bool ok) {
+  sp_grpc_call *call = CALL_OF(tag, sent);
+  (void)ok; /* a failure shows in the status */
+  if (call->unary) {
+    note_status(call);
+    hand_over(call);
+  }
+  settle(call, 1);
+}
+
+static void on_finished(sp_reactor_tag *tag, bool ok) {
+  sp_grpc_call *call = CALL_OF(tag, finished);
+  (void)ok;
+  note_status(call);
+  settle(call, 1);
+}
+
+/* Asks for the next message if credit allows and none is asked for. */
+static void receive_next(sp_grpc_call *call) {
+  pthread_mutex_lock(&call->lock);
+  bool go = !call->receiving && !call->over && !call->no_more &&
+            call->credit > 0;
+  if (go) {
+    call->receiving = true;
+    call->credit--;
+    call->pending++;
+  }
+  pthread_mutex_unlock(&call->lock);
+  if (!go)
+    return;
+  grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+  op.data.recv_message.recv_message = &call->message;
+  if (grpc_call_start_batch(call->call, &op, 1, &call->received, NULL) ==
+      GRPC_CALL_OK)
+    return;
+  /* Refused only when the call is beyond receiving: its status is coming. */
+  pthread_mutex_lock(&call->lock);
+  call->pending--;
+  call->no_more = true;
+  pthread_mutex_unlock(&call->lock);
+}
+
+static void on_received(sp_reactor_tag *tag, bool ok) {
+  sp_grpc_call *call = CALL_OF(tag, received);
+  (void)ok;
+  bool last = call->message == NULL;
+  hand_over(call);
+  pthread_mutex_lock(&call->lock);
+  call->receiving = false;
+  call->no_more = last;
+  /* The batch stays counted until the next one is, so that the call cannot
+   * end in between. */
+  pthread_mutex_unlock(&call->lock);
+  if (!last)
+    receive_next(call);
+  settle(call, 1);
+}
+
+/* ---- starting ---------------------------------------------------------- */
+
+static int copy_headers(const sp_grpc_start *start, grpc_metadata *out) {
+  if (start->header_count > SP_GRPC_MAX_HEADERS)
+    return SP_ERR_LIMIT;
+  memset(out, 0, start->header_count * sizeof *out);
+  for (size_t i = 0; i < start->header_count; i++) {
+    out[i].key = start->headers[i].key;
+    out[i].value = start->headers[i].value;
+  }
+  return SP_OK;
+}
+
+static grpc_call *make_call(sp_grpc_channel *ch, const sp_grpc_start *start) {
+  grpc_call *call = NULL;
+  pthread_mutex_lock(&ch->lock);
+  if (ch->channel != NULL)
+    call = grpc_channel_create_call(
+        ch->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+        sp_reactor_queue(ch->reactor),
+        start->method, NULL,
+        sp_reactor_timespec(start->deadline), NULL);
+  pthread_mutex_unlock(&ch->lock);
+  return call;
+}
+
+static sp_grpc_call *new_call(sp_grpc_channel *ch, const sp_grpc_start *start) {
+  sp_grpc_call *call = calloc(1, sizeof *call);
+  if (call == NULL)
+    return NULL;
+  atomic_init(&call->refs, 2); /* the caller's and the operations' */
+  sp_grpc_channel_keep(ch);
+  call->ch = ch;
+  call->handler = start->handler;
+  call->user = start->user;
+  call->unary = start->credit == 0;
+  call->credit = start->credit;
+  call->sent.fn = on_sent;
+  call->finished.fn = on_finished;
+  call->received.fn = on_received;
+  call->details = grpc_empty_slice();
+  grpc_metadata_array_init(&call->initial);
+  grpc_metadata_array_init(&call->trailing);
+  pthread_mutex_init(&call->lock, NULL);
+  return call;
+}
+
+static size_t put_status_op(sp_grpc_call *call, grpc_op *op) {
+  op->op = GRPC_OP_RECV_STATUS_ON_CLIENT;
+  op->data.recv_status_on_client.trailing_metadata = &call->trailing;
+  op->data.recv_status_on_client.status = &call->status;
+  op->data.recv_status_on_client.status_details = &call->details;
+  return 1;
+}
+
+/* The batch that sends; for a unary call it also receives everything. */
+static int start_sending(sp_grpc_call *call, const sp_grpc_start *start,
+                         grpc_metadata *headers, grpc_byte_buffer *body) {
+  grpc_op ops[6];
+  memset(ops, 0, sizeof ops);
+  size_t n = 0;
+  ops[n].op = GRPC_OP_SEND_INITIAL_METADATA;
+  ops[n].data.send_initial_metadata.count = start->header_count;
+  ops[n++].data.send_initial_metadata.metadata = headers;
+  ops[n].op = GRPC_OP_SEND_MESSAGE;
+  ops[n++].data.send_message.send_message = body;
+  ops[n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+  ops[n].op = GRPC_OP_RECV_INITIAL_METADATA;
+  ops[n++].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
+  if (call->unary) {
+    ops[n].op = GRPC_OP_RECV_MESSAGE;
+    ops[n++].data.recv_message.recv_message = &call->message;
+    n += put_status_op(call, &ops[n]);
+  }
+  return grpc_call_start_batch(call->call, ops, n, &call->sent, NULL) ==
+                 GRPC_CALL_OK
+             ? SP_OK
+             : SP_ERR_INVAL;
+}
+
+/* Frees a call of which nothing was started. */
+static void abandon(sp_grpc_call *call) {
+  sp_grpc_call_release(call);
+  sp_grpc_call_release(call);
+}
+
+int sp_grpc_call_start(sp_grpc_channel *ch, const sp_grpc_start *start,
+                       sp_grpc_call **out) {
+  grpc_metadata headers[SP_GRPC_MAX_HEADERS];
+  sp_grpc_call *call = NULL;
+  grpc_byte_buffer *body =
+      grpc_raw_byte_buffer_create(start->body, start->body_count);
+  for (size_t i = 0; i < start->body_count; i++)
+    grpc_slice_unref(start->body[i]);
+  int err = copy_headers(start, headers);
+  if (err != SP_OK)
+    goto done;
+  err = SP_ERR_NOMEM;
+  if ((call = new_call(ch, start)) == NULL)
+    goto done;
+  err = SP_ERR_INVAL;
+  if ((call->call = make_call(ch, start)) == NULL)
+    goto done;
+  *out = call;
+  bool unary = call->unary;
+  /* Counted before they start: they may be over before this returns. */
+  call->pending = unary ? 1 : 2;
+  sp_grpc_call *mine = call;
+  err = start_sending(call, start, headers, body);
+  if (err != SP_OK)
+    goto done;
+  call = NULL;
+  if (!unary) {
+    grpc_op op = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    put_status_op(mine, &op);
+    if (grpc_call_start_batch(mine->call, &op, 1, &mine->finished, NULL) ==
+        GRPC_CALL_OK) {
+      receive_next(mine);
+    } else {
+      /* Not known to happen: the first of its kind on a fresh call. */
+      grpc_call_cancel(mine->call, NULL);
+      mine->status = GRPC_STATUS_INTERNAL;
+      note_status(mine);
+      settle(mine, 1);
+    }
+  }
+done:
+  grpc_byte_buffer_destroy(body);
+  if (call != NULL) {
+    *out = NULL;
+    abandon(call);
+  }
+  return err;
+}
+
+void sp_grpc_call_cancel(sp_grpc_call *call) {
+  grpc_call_cancel(call->call, NULL);
+}
+
+void sp_grpc_call_credit(sp_grpc_call *call, uint32_t more) {
+  if (call->unary)
+    return;
+  pthread_mutex_lock(&call->lock);
+  call->credit = more > UINT32_MAX - call->credit ? UINT32_MAX
+                                                   : call->credit + more;
+  pthread_mutex_unlock(&call->lock);
+  receive_next(call);
+}

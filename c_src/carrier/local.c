@@ -1,0 +1,367 @@
+/* The thread of the local carrier: letting workers in, bells, ends. */
+#include "local_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+/* Connections that have not shown a token yet; more are turned away. */
+#define MAX_GUESTS 64
+/* They have so long for it. */
+#define GUEST_NS 5000000000
+
+static const char MAGIC[8] = "snakpit1";
+#define VERSION 1
+#define HELLO_BYTES 48
+#define WELCOME_BYTES 24
+
+typedef struct expected {
+  uint8_t token[SP_LOCAL_TOKEN];
+  void *user;
+  struct expected *next;
+} expected;
+
+/* A connection before its handshake is done. */
+typedef struct guest {
+  enum sp_local_source source;
+  int fd;
+  int64_t until;
+  size_t have;
+  uint8_t hello[HELLO_BYTES];
+} guest;
+
+struct sp_local {
+  const sp_local_handler *handler;
+  int epoll;
+  int listener;
+  int bell; /* tells the thread to stop */
+  enum sp_local_source listener_source;
+  enum sp_local_source bell_source;
+  pthread_t thread;
+  guest *guests[MAX_GUESTS]; /* the thread's own */
+  size_t guest_count;
+  pthread_mutex_t lock; /* guards |expected| */
+  expected *expected;
+  struct sockaddr_un address;
+};
+
+int64_t sp_local_now(void) {
+  struct timespec ts;
+  clock_gettime(CLOCK_MONOTONIC, &ts);
+  return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+}
+
+static int watch(sp_local *local, int fd, enum sp_local_source *source) {
+  struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
+  return epoll_ctl(local->epoll, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
+}
+
+/* ---- who may come ------------------------------------------------------ */
+
+int sp_local_expect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN],
+                    void *user) {
+  expected *e = malloc(sizeof *e);
+  if (e == NULL)
+    return -ENOMEM;
+  memcpy(e->token, token, SP_LOCAL_TOKEN);
+  e->user = user;
+  pthread_mutex_lock(&local->lock);
+  e->next = local->expected;
+  local->expected = e;
+  pthread_mutex_unlock(&local->lock);
+  return 0;
+}
+
+/* In constant time: which byte differs is nobody's business. */
+static bool same_token(const uint8_t *a, const uint8_t *b) {
+  unsigned differ = 0;
+  for (size_t i = 0; i < SP_LOCAL_TOKEN; i++)
+    differ |= a[i] ^ b[i];
+  return differ == 0;
+}
+
+/* Takes the expected worker with |token| out; false when there is none. */
+static bool take_expected(sp_local *local, const uint8_t *token, void **user) {
+  expected *found = NULL;
+  pthread_mutex_lock(&local->lock);
+  for (expected **link = &local->expected; *link != NULL;
+       link = &(*link)->next) {
+    if (same_token((*link)->token, token)) {
+      found = *link;
+      *link = found->next;
+      break;
+    }
+  }
+  pthread_mutex_unlock(&local->lock);
+  if (found == NULL)
+    return false;
+  *user = found->user;
+  free(found);
+  return true;
+}
+
+bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]) {
+  void *user;
+  return take_expected(local, token, &user);
+}
+
+/* ---- the handshake ----------------------------------------------------- */
+
+static void drop_guest(sp_local *local, guest *g) {
+  size_t i = 0;
+  while (local->guests[i] != g)
+    i++;
+  local->guests[i] = local->guests[--local->guest_count];
+  if (g->fd >= 0)
+    close(g->fd); /* which takes it out of epoll */
+  free(g);
+}
+
+static bool same_user(int fd) {
+#ifdef SO_PEERCRED
+  struct ucred peer;
+  socklen_t len = sizeof peer;
+  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0)
+    return false;
+  return peer.uid == geteuid() || peer.uid == 0;
+#else
+  uid_t uid;
+  gid_t gid;
+  return getpeereid(fd, &uid, &gid) == 0 && (uid == geteuid() || uid == 0);
+#endif
+}
+
+static void admit(sp_local *local) {
+  for (;;) {
+    int fd = accept4(local->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    if (fd < 0)
+      return;
+    guest *g = NULL;
+    if (local->guest_count < MAX_GUESTS && same_user(fd))
+      g = calloc(1, sizeof *g);
+    if (g == NULL) {
+      close(fd);
+      continue;
+    }
+    g->source = SP_LOCAL_GUEST;
+    g->fd = fd;
+    g->until = sp_local_now() + GUEST_NS;
+    local->guests[local->guest_count++] = g;
+    if (watch(local, fd, &g->source) != 0)
+      drop_guest(local, g);
+  }
+}
+
+/* Hands the worker its memory and bells. */
+static int welcome(int fd, const sp_local_peer *peer) {
+  uint8_t text[WELCOME_BYTES] = {0};
+  int fds[3] = {peer->memory_fd, peer->worker_bell, peer->own_bell};
+  union {
+    struct cmsghdr align;
+    uint8_t bytes[CMSG_SPACE(sizeof fds)];
+  } control = {.bytes = {0}};
+  struct iovec iov = {.iov_base = text, .iov_len = sizeof text};
+  struct msghdr message = {.msg_iov = &iov,
+                           .msg_iovlen = 1,
+                           .msg_control = control.bytes,
+                           .msg_controllen = sizeof control.bytes};
+  struct cmsghdr *header = CMSG_FIRSTHDR(&message);
+  header->cmsg_level = SOL_SOCKET;
+  header->cmsg_type = SCM_RIGHTS;
+  header->cmsg_len = CMSG_LEN(sizeof fds);
+  memcpy(CMSG_DATA(header), fds, sizeof fds);
+  memcpy(text, MAGIC, sizeof MAGIC);
+  text[8] = VERSION;
+  for (size_t i = 0; i < 8; i++)
+    text[16 + i] = (uint8_t)((uint64_t)SP_LOCAL_CAPACITY >> (8 * i));
+  ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
+  return sent == (ssize_t)sizeof text ? 0 : -EPIPE;
+}
+
+static bool hello_is_good(const uint8_t *hello) {
+  static const uint8_t tail[8] = {VERSION};
+  return memcmp(hello, MAGIC, sizeof MAGIC) == 0 &&
+         memcmp(hello + 8, tail, sizeof tail) == 0;
+}
+
+/* Makes a peer of a guest that has shown a good token. */
+static void let_in(sp_local *local, guest *g, void *user) {
+  sp_local_peer *peer = sp_local_peer_new(local, local->handler, g->fd, user);
+  if (peer == NULL) {
+    local->handler->closed(user, "no memory or descriptors for a connection");
+    return;
+  }
+  g->fd = -1; /* the peer's now */
+  if (welcome(peer->socket, peer) != 0 ||
+      watch(local, peer->own_bell, &peer->bell_source) != 0) {
+    local->handler->closed(user, "the worker left during the handshake");
+    sp_local_release(peer);
+    return;
+  }
+  /* The socket was watched as the guest's. */
+  struct epoll_event event = {.events = EPOLLIN,
+                              .data.ptr = &peer->socket_source};
+  epoll_ctl(local->epoll, EPOLL_CTL_MOD, peer->socket, &event);
+  sp_local_keep(peer); /* the handler's, in addition to the thread's */
+  local->handler->ready(user, peer);
+}
+
+static void greet(sp_local *local, guest *g) {
+  void *user;
+  ssize_t n = read(g->fd, g->hello + g->have, sizeof g->hello - g->have);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    return;
+  if (n > 0)
+    g->have += (size_t)n;
+  if (n > 0 && g->have < sizeof g->hello)
+    return;
+  if (n > 0 && hello_is_good(g->hello) &&
+      take_expected(local, g->hello + 16, &user))
+    let_in(local, g, user);
+  drop_guest(local, g);
+}
+
+/* Guests that are too slow; how long until the next one is, or -1. */
+static int expire_guests(sp_local *local) {
+  int64_t now = sp_local_now();
+  int64_t next = INT64_MAX;
+  for (size_t i = local->guest_count; i > 0; i--) {
+    guest *g = local->guests[i - 1];
+    if (g->until <= now)
+      drop_guest(local, g);
+    else if (g->until < next)
+      next = g->until;
+  }
+  return next == INT64_MAX ? -1 : (int)((next - now) / 1000000 + 1);
+}
+
+/* ---- the thread -------------------------------------------------------- */
+
+static void end_peer(sp_local *local, sp_local_peer *peer) {
+  /* What it said before it went counts. */
+  sp_local_drain(peer);
+  epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->socket, NULL);
+  epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->own_bell, NULL);
+  sp_local_peer_end(peer);
+}
+
+static void on_socket(sp_local *local, sp_local_peer *peer) {
+  uint8_t byte[64];
+  ssize_t n = read(peer->socket, byte, sizeof byte);
+  if (n < 0 && (errno == EAGAIN || errno == EINTR))
+    return;
+  /* After the handshake nothing is said on the socket: it is over. */
+  end_peer(local, peer);
+}
+
+static void on_bell(sp_local_peer *peer) {
+  uint64_t count;
+  if (read(peer->own_bell, &count, sizeof count) == sizeof count)
+    sp_local_drain(peer);
+}
+
+/* False when it is time to stop. */
+static bool handle(sp_local *local, enum sp_local_source *source) {
+  switch (*source) {
+  case SP_LOCAL_LISTENER:
+    admit(local);
+    return true;
+  case SP_LOCAL_GUEST:
+    greet(local, (guest *)(void *)source);
+    return true;
+  case SP_LOCAL_PEER_SOCKET:
+    on_socket(local, SP_LOCAL_PEER_OF(source, socket_source));
+    return true;
+  case SP_LOCAL_PEER_BELL:
+    on_bell(SP_LOCAL_PEER_OF(source, bell_source));
+    return true;
+  default:
+    return false;
+  }
+}
+
+static void *local_main(void *arg) {
+  sp_local *local = arg;
+  struct epoll_event events[1];
+  for (;;) {
+    /* One at a time: handling one may free what another points to. */
+    int n = epoll_wait(local->epoll, events, 1, expire_guests(local));
+    if (n == 1 && !handle(local, events[0].data.ptr))
+      return NULL;
+  }
+}
+
+static int listen_at(sp_local *local, const char *path) {
+  if (strlen(path) >= sizeof local->address.sun_path)
+    return -ENAMETOOLONG;
+  local->address.sun_family = AF_UNIX;
+  strcpy(local->address.sun_path, path);
+  local->listener =
+      socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (local->listener < 0)
+    return -errno;
+  if (bind(local->listener, (struct sockaddr *)&local->address,
+           sizeof local->address) != 0)
+    return -errno;
+  return listen(local->listener, 128) == 0 ? 0 : -errno;
+}
+
+int sp_local_new(const char *path, const sp_local_handler *handler,
+                 sp_local **out) {
+  sp_local *local = calloc(1, sizeof *local);
+  if (local == NULL)
+    return -ENOMEM;
+  local->handler = handler;
+  local->listener = local->bell = -1;
+  local->listener_source = SP_LOCAL_LISTENER;
+  local->bell_source = SP_LOCAL_STOP;
+  pthread_mutex_init(&local->lock, NULL);
+  int err = 0;
+  local->epoll = epoll_create1(EPOLL_CLOEXEC);
+  if (local->epoll < 0)
+    err = -errno;
+  if (err == 0)
+    err = listen_at(local, path);
+  if (err == 0 && (local->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
+    err = -errno;
+  if (err == 0)
+    err = watch(local, local->listener, &local->listener_source);
+  if (err == 0)
+    err = watch(local, local->bell, &local->bell_source);
+  if (err == 0)
+    err = -pthread_create(&local->thread, NULL, local_main, local);
+  if (err == 0) {
+    *out = local;
+    return 0;
+  }
+  if (local->bell >= 0)
+    close(local->bell);
+  if (local->listener >= 0)
+    close(local->listener);
+  if (local->epoll >= 0)
+    close(local->epoll);
+  pthread_mutex_destroy(&local->lock);
+  free(local);
+  return err;
+}
+
+const char *sp_local_path(const sp_local *local) {
+  return local->address.sun_path;
+}
+
+void sp_local_stop(sp_local *local) {
+  uint64_t one = 1;
+  if (write(local->bell, &one, sizeof one) != sizeof one)
+    return;
+  pthread_join(local->thread, NULL);
+  unlink(local->address.sun_path);
+}

@@ -1,0 +1,79 @@
+/* The carrier between the BEAM and a worker on the same host: two rings in a
+ * memfd, a bell (eventfd) for each side, and a Unix socket over which they
+ * are handed to the worker and whose end is the worker's end.
+ *
+ * Handshake, all integers little endian:
+ *   worker  "snakpit1" u32 version=1, u32 0, 32 bytes token
+ *   BEAM    "snakpit1" u32 version=1, u32 0, u64 capacity of each ring,
+ *           with three descriptors: memory, the worker's bell, the BEAM's
+ * In the memory the ring to the worker comes first, then the one from it. */
+#ifndef SP_LOCAL_H
+#define SP_LOCAL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../core/sp_frame.h"
+
+#define SP_LOCAL_TOKEN 32
+
+/* For loops that wait for another core. */
+static inline void sp_local_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+typedef struct sp_local sp_local;
+typedef struct sp_local_peer sp_local_peer;
+
+/* Called on the carrier's thread, |frame| also on a thread that is in
+ * sp_local_poll; never two at a time for one peer. |user| is what the worker
+ * was expected with. */
+typedef struct sp_local_handler {
+  /* The worker has come; the reference is the handler's. */
+  void (*ready)(void *user, sp_local_peer *peer);
+  void (*frame)(void *user, const sp_frame *frame);
+  /* The last call: the worker is gone or broke the rules (|why|). Not called
+   * for one that never came. */
+  void (*closed)(void *user, const char *why);
+} sp_local_handler;
+
+/* Starts the thread and listens at |path|, which is removed at the end.
+ * 0 or a negative errno. */
+int sp_local_new(const char *path, const sp_local_handler *handler,
+                 sp_local **out);
+/* Where it listens. */
+const char *sp_local_path(const sp_local *local);
+/* Ends the thread and waits for it. For the end of the VM: peers stay. */
+void sp_local_stop(sp_local *local);
+
+/* Lets one worker in that knows |token|. -ENOMEM. */
+int sp_local_expect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN],
+                    void *user);
+/* True when it will not be let in any more and had not come: |user| is the
+ * caller's again. */
+bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]);
+
+/* Sends a frame from any thread, never waits. |release| is called exactly
+ * once, when the parts' bytes are not needed any more (at once, later on any
+ * thread, or when the peer is closed). At most SP_LOCAL_PARTS parts. */
+#define SP_LOCAL_PARTS 3
+void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                   const sp_frame_part *parts, size_t count,
+                   void (*release)(void *arg), void *arg);
+
+/* Handles what comes until |stop| says so or |until| (on CLOCK_MONOTONIC,
+ * nanoseconds) has passed. For a caller who expects an answer at once. */
+void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
+                   int64_t until);
+
+/* Ends the connection, from any thread; |closed| follows. */
+void sp_local_close(sp_local_peer *peer);
+void sp_local_keep(sp_local_peer *peer);
+void sp_local_release(sp_local_peer *peer);
+
+#endif

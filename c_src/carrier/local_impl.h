@@ -1,0 +1,73 @@
+/* Between local.c (the thread) and local_peer.c (one connection). */
+#ifndef SP_LOCAL_IMPL_H
+#define SP_LOCAL_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "local.h"
+
+/* Of each ring: small enough to stay in the cache and to have a thousand of,
+ * large enough that a message of usual size passes in one piece. */
+#define SP_LOCAL_CAPACITY ((size_t)128 * 1024)
+
+/* What an epoll event is about; the first member of what it points into. */
+enum sp_local_source {
+  SP_LOCAL_STOP,
+  SP_LOCAL_LISTENER,
+  SP_LOCAL_GUEST,
+  SP_LOCAL_PEER_SOCKET,
+  SP_LOCAL_PEER_BELL
+};
+
+/* A frame that waits for room. */
+typedef struct sp_local_out {
+  sp_frame_writer writer;
+  sp_frame_part parts[SP_LOCAL_PARTS];
+  size_t count;
+  void (*release)(void *arg);
+  void *arg;
+  struct sp_local_out *next;
+} sp_local_out;
+
+struct sp_local_peer {
+  enum sp_local_source socket_source;
+  enum sp_local_source bell_source;
+  atomic_int refs;
+  const sp_local_handler *handler;
+  void *user;
+  int socket;
+  int memory_fd;
+  int own_bell;
+  int worker_bell;
+  void *memory;
+  size_t memory_size;
+  /* Who reads: 0 nobody, 1 somebody, 2 somebody who is to look once more
+   * before leaving. It is no lock: who finds it taken goes away. */
+  atomic_int reading;
+  sp_ring in;
+  sp_frame_reader reader;
+  bool broken; /* the reader's own */
+  pthread_mutex_t lock; /* guards what follows; not held while waiting */
+  sp_ring out;
+  sp_local_out *first;
+  sp_local_out *last;
+  bool closed;
+};
+
+#define SP_LOCAL_PEER_OF(ptr, member)                                          \
+  ((sp_local_peer *)(void *)((char *)(ptr)-offsetof(sp_local_peer, member)))
+
+int64_t sp_local_now(void);
+
+/* Takes over |socket| on success; one reference, the thread's. NULL when out
+ * of memory or descriptors. */
+sp_local_peer *sp_local_peer_new(sp_local *local,
+                                 const sp_local_handler *handler, int socket,
+                                 void *user);
+/* Handles all that has come and writes all that has room. */
+void sp_local_drain(sp_local_peer *peer);
+/* The connection is over: tells the handler, drops the thread's reference. */
+void sp_local_peer_end(sp_local_peer *peer);
+
+#endif

@@ -1,0 +1,299 @@
+/* One connection of the local carrier: reading and writing its rings. */
+#include "local_impl.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../core/sp_error.h"
+
+/* ---- life -------------------------------------------------------------- */
+
+/* Memory that the worker cannot shrink under our feet. */
+static int make_memory(sp_local_peer *peer) {
+  peer->memory_size = 2 * SP_RING_BYTES(SP_LOCAL_CAPACITY);
+  peer->memory_fd = memfd_create("snakepit", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (peer->memory_fd < 0 ||
+      ftruncate(peer->memory_fd, (off_t)peer->memory_size) != 0 ||
+      fcntl(peer->memory_fd, F_ADD_SEALS,
+            F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0)
+    return -1;
+  void *memory = mmap(NULL, peer->memory_size, PROT_READ | PROT_WRITE,
+                      MAP_SHARED, peer->memory_fd, 0);
+  if (memory == MAP_FAILED)
+    return -1;
+  peer->memory = memory;
+  uint8_t *from_worker =
+      (uint8_t *)memory + SP_RING_BYTES(SP_LOCAL_CAPACITY);
+  sp_ring_format(memory);
+  sp_ring_format(from_worker);
+  if (sp_ring_attach(&peer->out, memory, SP_LOCAL_CAPACITY) != SP_OK ||
+      sp_ring_attach(&peer->in, from_worker, SP_LOCAL_CAPACITY) != SP_OK)
+    return -1;
+  return sp_ring_wait_data(&peer->in) ? 0 : -1;
+}
+
+static void free_peer(sp_local_peer *peer) {
+  if (peer->memory != NULL)
+    munmap(peer->memory, peer->memory_size);
+  if (peer->memory_fd >= 0)
+    close(peer->memory_fd);
+  if (peer->own_bell >= 0)
+    close(peer->own_bell);
+  if (peer->worker_bell >= 0)
+    close(peer->worker_bell);
+  if (peer->socket >= 0)
+    close(peer->socket);
+  sp_frame_reader_free(&peer->reader);
+  pthread_mutex_destroy(&peer->lock);
+  free(peer);
+}
+
+sp_local_peer *sp_local_peer_new(sp_local *local,
+                                 const sp_local_handler *handler, int socket,
+                                 void *user) {
+  sp_local_peer *peer = calloc(1, sizeof *peer);
+  (void)local;
+  if (peer == NULL)
+    return NULL;
+  atomic_init(&peer->refs, 1);
+  atomic_init(&peer->reading, 0);
+  peer->socket_source = SP_LOCAL_PEER_SOCKET;
+  peer->bell_source = SP_LOCAL_PEER_BELL;
+  peer->handler = handler;
+  peer->user = user;
+  peer->socket = peer->memory_fd = peer->own_bell = peer->worker_bell = -1;
+  pthread_mutex_init(&peer->lock, NULL);
+  sp_frame_reader_init(&peer->reader, sp_mem_default());
+  peer->own_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  peer->worker_bell = eventfd(0, EFD_CLOEXEC);
+  if (peer->own_bell < 0 || peer->worker_bell < 0 || make_memory(peer) != 0) {
+    free_peer(peer);
+    return NULL;
+  }
+  peer->socket = socket;
+  return peer;
+}
+
+void sp_local_keep(sp_local_peer *peer) {
+  atomic_fetch_add_explicit(&peer->refs, 1, memory_order_relaxed);
+}
+
+void sp_local_release(sp_local_peer *peer) {
+  if (atomic_fetch_sub_explicit(&peer->refs, 1, memory_order_acq_rel) == 1)
+    free_peer(peer);
+}
+
+void sp_local_close(sp_local_peer *peer) {
+  /* The thread sees the end of the socket and does the rest. */
+  shutdown(peer->socket, SHUT_RDWR);
+}
+
+static void ring_bell(int fd) {
+  uint64_t one = 1;
+  /* Refused only when it has been rung 2^64 - 2 times. */
+  if (write(fd, &one, sizeof one) < 0)
+    return;
+}
+
+static void free_out(sp_local_out *list) {
+  while (list != NULL) {
+    sp_local_out *next = list->next;
+    list->release(list->arg);
+    free(list);
+    list = next;
+  }
+}
+
+/* Takes all waiting frames out; nothing is sent from now on. */
+static sp_local_out *shut(sp_local_peer *peer) {
+  pthread_mutex_lock(&peer->lock);
+  sp_local_out *list = peer->first;
+  peer->first = peer->last = NULL;
+  peer->closed = true;
+  pthread_mutex_unlock(&peer->lock);
+  return list;
+}
+
+void sp_local_peer_end(sp_local_peer *peer) {
+  free_out(shut(peer));
+  peer->handler->closed(peer->user, peer->broken
+                                        ? "the worker broke the protocol"
+                                        : "the connection ended");
+  sp_local_release(peer);
+}
+
+/* ---- writing ----------------------------------------------------------- */
+
+/* Writes waiting frames while there is room; those that are done are put on
+ * |*done|. Lock held. */
+static void write_waiting(sp_local_peer *peer, sp_local_out **done,
+                          bool *bell) {
+  while (peer->first != NULL) {
+    sp_local_out *out = peer->first;
+    int wrote =
+        sp_frame_write(&out->writer, &peer->out, out->parts, out->count, bell);
+    if (wrote == 0 && !sp_ring_wait_room(&peer->out, 1))
+      wrote = sp_frame_write(&out->writer, &peer->out, out->parts, out->count,
+                             bell);
+    if (wrote != 1)
+      return; /* no room, or a broken ring, which the reader will find out */
+    peer->first = out->next;
+    if (peer->first == NULL)
+      peer->last = NULL;
+    out->next = *done;
+    *done = out;
+  }
+}
+
+static void flush(sp_local_peer *peer) {
+  sp_local_out *done = NULL;
+  bool bell = false;
+  pthread_mutex_lock(&peer->lock);
+  write_waiting(peer, &done, &bell);
+  pthread_mutex_unlock(&peer->lock);
+  if (bell)
+    ring_bell(peer->worker_bell);
+  free_out(done);
+}
+
+/* Puts a frame that has begun behind the others. Lock held. */
+static int queue(sp_local_peer *peer, const sp_frame_writer *writer,
+                 const sp_frame_part *parts, size_t count,
+                 void (*release)(void *arg), void *arg) {
+  sp_local_out *out = malloc(sizeof *out);
+  if (out == NULL)
+    return SP_ERR_NOMEM;
+  out->writer = *writer;
+  memcpy(out->parts, parts, count * sizeof *parts);
+  out->count = count;
+  out->release = release;
+  out->arg = arg;
+  out->next = NULL;
+  if (peer->last != NULL)
+    peer->last->next = out;
+  else
+    peer->first = out;
+  peer->last = out;
+  return SP_OK;
+}
+
+void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                   const sp_frame_part *parts, size_t count,
+                   void (*release)(void *arg), void *arg) {
+  sp_frame_writer writer;
+  sp_local_out *done = NULL;
+  bool bell = false, kept = false;
+  int err = count > SP_LOCAL_PARTS
+                ? SP_ERR_INVAL
+                : sp_frame_begin(&writer, kind, call, parts, count);
+  pthread_mutex_lock(&peer->lock);
+  if (err == SP_OK && !peer->closed) {
+    int wrote = 0;
+    if (peer->first == NULL)
+      wrote = sp_frame_write(&writer, &peer->out, parts, count, &bell);
+    if (wrote == 0) {
+      err = queue(peer, &writer, parts, count, release, arg);
+      kept = err == SP_OK;
+      if (kept)
+        write_waiting(peer, &done, &bell);
+    }
+  }
+  pthread_mutex_unlock(&peer->lock);
+  if (bell)
+    ring_bell(peer->worker_bell);
+  if (!kept)
+    release(arg);
+  free_out(done);
+  if (err != SP_OK) /* half a frame may be out: the stream is of no use */
+    sp_local_close(peer);
+}
+
+/* ---- reading ----------------------------------------------------------- */
+
+/* Frames handled before others get their turn; fewer on a scheduler. */
+#define READ_BUDGET 256
+#define POLL_BUDGET 8
+
+/* Handles what is there, |max| frames at most; their number, or negative when
+ * broken. */
+static int read_some(sp_local_peer *peer, int max) {
+  sp_frame frame;
+  int count = 0;
+  int got = 0;
+  while (count < max) {
+    bool bell = false;
+    got = sp_frame_next(&peer->reader, &peer->in, &frame, &bell);
+    if (bell)
+      ring_bell(peer->worker_bell);
+    if (got != 1)
+      break;
+    peer->handler->frame(peer->user, &frame);
+    count++;
+  }
+  if (got >= 0)
+    return count;
+  peer->broken = true;
+  sp_local_close(peer);
+  return got;
+}
+
+/* False when another thread is reading; it will look once more. */
+static bool begin_reading(sp_local_peer *peer) {
+  int state = atomic_load(&peer->reading);
+  for (;;) {
+    if (state == 2)
+      return false;
+    if (atomic_compare_exchange_weak(&peer->reading, &state, state + 1))
+      break;
+  }
+  if (state == 1)
+    return false;
+  sp_ring_awake(&peer->in);
+  return true;
+}
+
+/* Leaves when nothing is left and the worker knows that it must ring; what is
+ * left is for the thread. */
+static void end_reading(sp_local_peer *peer) {
+  int somebody = 1;
+  bool quiet = peer->broken || sp_ring_wait_data(&peer->in);
+  if (quiet && atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
+    return;
+  atomic_store(&peer->reading, 0);
+  if (!peer->broken)
+    ring_bell(peer->own_bell);
+}
+
+void sp_local_drain(sp_local_peer *peer) {
+  flush(peer);
+  if (!begin_reading(peer))
+    return;
+  if (!peer->broken)
+    (void)read_some(peer, READ_BUDGET);
+  end_reading(peer);
+}
+
+void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
+                   int64_t until) {
+  bool reading = false;
+  for (unsigned turn = 1; !stop(arg); turn++) {
+    if (!reading && turn % 4 == 1)
+      reading = begin_reading(peer);
+    int count = 0;
+    if (reading)
+      count = peer->broken ? -1 : read_some(peer, POLL_BUDGET);
+    if (count < 0)
+      break;
+    if ((count > 0 || turn % 16 == 0) && sp_local_now() >= until)
+      break;
+    sp_local_relax();
+  }
+  if (reading)
+    end_reading(peer);
+}

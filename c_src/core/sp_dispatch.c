@@ -1,0 +1,245 @@
+#include "sp_dispatch.h"
+
+#include <string.h>
+
+#include "sp_dispatch_impl.h"
+#include "sp_error.h"
+
+/* ---- life ---------------------------------------------------------------- */
+
+int sp_dispatch_new(const sp_mem *mem, const sp_dispatch_config *config,
+                    sp_dispatch **out) {
+  sp_dispatch *d = sp_mem_calloc(mem, 1, sizeof *d);
+  if (d == NULL)
+    return SP_ERR_NOMEM;
+  d->mem = mem;
+  d->config = *config;
+  d->now = INT64_MIN;
+  if (sp_map_init(&d->flows, mem, config->seed) != SP_OK ||
+      sp_map_init(&d->sessions, mem, config->seed) != SP_OK ||
+      sp_map_init(&d->slots, mem, config->seed) != SP_OK) {
+    sp_dispatch_del(d);
+    return SP_ERR_NOMEM;
+  }
+  *out = d;
+  return SP_OK;
+}
+
+static void free_flow(sp_map_node *node, void *ctx) {
+  sp_dispatch *d = ctx;
+  sp_mem_release(d->mem, (sp_flow *)node);
+}
+
+void sp_dispatch_del(sp_dispatch *d) {
+  if (d == NULL)
+    return;
+  sp_map_clear(&d->flows, free_flow, d);
+  while (d->free_flows != NULL) {
+    sp_flow *next = d->free_flows->next;
+    sp_mem_release(d->mem, d->free_flows);
+    d->free_flows = next;
+  }
+  sp_session_free_all(d);
+  sp_slot_free_all(d);
+  sp_map_free(&d->flows);
+  sp_map_free(&d->sessions);
+  sp_map_free(&d->slots);
+  for (size_t i = 0; i < d->chunk_count; i++)
+    sp_mem_release(d->mem, d->chunks[i]);
+  sp_mem_release(d->mem, d->chunks);
+  sp_mem_release(d->mem, d);
+}
+
+void sp_dispatch_set_now(sp_dispatch *d, int64_t now) {
+  /* Owners with threads read the clock before they take their lock. */
+  if (now > d->now)
+    d->now = now;
+}
+
+/* ---- handing out --------------------------------------------------------- */
+
+static void answer_and_end(sp_dispatch *d, sp_request *r,
+                           enum sp_dispatch_reason reason) {
+  if (!r->settled)
+    sp_request_answer(d, r, reason);
+  sp_request_end(d, r);
+}
+
+/* After all that started: a worker does not wait for callers. */
+static void answer_late(sp_dispatch *d) {
+  sp_request *r;
+  while ((r = d->late.first) != NULL) {
+    sp_request_unlink(&d->late, r);
+    answer_and_end(d, r, sp_request_late(r, d->now));
+  }
+}
+
+void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot) {
+  if (slot != NULL)
+    sp_slot_fill(d, slot);
+  while (d->round != NULL && (slot = sp_slot_best(d)) != NULL)
+    sp_slot_fill(d, slot);
+  answer_late(d);
+}
+
+/* ---- requests ------------------------------------------------------------ */
+
+/* Where a request of |s| (may be NULL) goes now: a slot, or NULL to wait. */
+static int place(const sp_dispatch *d, const sp_session *s,
+                 const sp_dispatch_request *request, sp_slot **out) {
+  sp_slot *own = s != NULL ? sp_session_slot(s) : NULL;
+  *out = own != NULL && own->open ? own : sp_slot_best(d);
+  if (request->session == NULL || request->affinity == SP_AFFINITY_HINT)
+    return SP_OK;
+  if (s != NULL && s->slot_id != 0) {
+    if (own == NULL || own->state != SP_SLOT_READY)
+      return SP_ERR_GONE;
+    if (!own->open)
+      *out = NULL;
+  }
+  if (*out == NULL && request->affinity == SP_AFFINITY_STRICT_FAIL)
+    return SP_ERR_BUSY;
+  return SP_OK;
+}
+
+/* Memory for one request; it is in use only once nothing can fail. */
+static int reserve(sp_dispatch *d, const sp_dispatch_request *request,
+                   bool waits, sp_session **s) {
+  if (sp_request_reserve(d) != SP_OK || (waits && sp_queue_reserve(d) != SP_OK))
+    return SP_ERR_NOMEM;
+  if (*s != NULL)
+    sp_session_hold(d, *s);
+  else if (request->session != NULL) {
+    *s = sp_session_new(d, request->session, request->session_len);
+    if (*s == NULL)
+      return SP_ERR_NOMEM;
+  }
+  return SP_OK;
+}
+
+int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
+                       int64_t now, sp_req_id *out) {
+  sp_dispatch_set_now(d, now);
+  if (d->closed || d->last_slot == 0)
+    return SP_ERR_NOTREADY;
+  sp_session_expire(d, 2);
+  sp_session *s = NULL;
+  if (request->session != NULL)
+    s = sp_session_find(d, request->session, request->session_len);
+  sp_slot *slot;
+  int err = place(d, s, request, &slot);
+  if (err != SP_OK)
+    return err;
+  if (slot == NULL && d->stats.queued >= d->config.max_queue) {
+    d->stats.saturated++;
+    return SP_ERR_FULL;
+  }
+  err = reserve(d, request, slot == NULL, &s);
+  if (err != SP_OK)
+    return err;
+  sp_request *r = sp_request_take(d);
+  r->user = request->user;
+  r->session = s;
+  r->strict = request->affinity != SP_AFFINITY_HINT;
+  r->caller = request->caller;
+  r->queue_deadline = request->queue_deadline;
+  r->deadline = request->deadline;
+  *out = sp_request_id(r);
+  d->stats.requests++;
+  if (slot == NULL) {
+    sp_queue_put(d, r);
+    if (sp_request_late(r, d->now) != SP_REASON_NONE) {
+      sp_queue_take(d, r);
+      sp_request_append(&d->late, r);
+    }
+  } else if (r->deadline != SP_DISPATCH_NEVER && r->deadline <= d->now) {
+    answer_and_end(d, r, SP_REASON_DEADLINE);
+  } else {
+    sp_slot_start(d, slot, r);
+  }
+  /* A session that moved brings along what waited for its old slot. */
+  sp_dispatch_hand_out(d, slot);
+  return SP_OK;
+}
+
+int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
+                         bool *owed) {
+  sp_request *r = sp_request_find(d, req);
+  sp_dispatch_set_now(d, now);
+  if (r == NULL || r->state != SP_REQUEST_RUNNING)
+    return SP_ERR_NOTFOUND;
+  *owed = !r->settled;
+  if (*owed)
+    d->stats.completed++;
+  sp_slot *slot = r->slot;
+  sp_slot_finish(d, r);
+  sp_slot_fill(d, slot);
+  sp_request_end(d, r);
+  sp_session_expire(d, 1);
+  answer_late(d);
+  return SP_OK;
+}
+
+int sp_dispatch_cancel(sp_dispatch *d, sp_req_id req, int64_t now) {
+  sp_request *r = sp_request_find(d, req);
+  sp_dispatch_set_now(d, now);
+  if (r == NULL || r->settled)
+    return SP_ERR_NOTFOUND;
+  d->stats.cancelled++;
+  r->settled = true;
+  if (r->state == SP_REQUEST_RUNNING) {
+    sp_heap_remove(&d->timers, &r->timer);
+    sp_request_emit(d, r, SP_DISPATCH_CANCEL);
+  } else {
+    sp_queue_take(d, r);
+    sp_request_end(d, r);
+  }
+  return SP_OK;
+}
+
+/* ---- time, the end ------------------------------------------------------- */
+
+void sp_dispatch_tick(sp_dispatch *d, int64_t now) {
+  sp_dispatch_set_now(d, now);
+  sp_heap_node *first;
+  while ((first = sp_heap_min(&d->timers)) != NULL && first->key <= d->now) {
+    sp_request *r = SP_OWNER(first, sp_request, timer);
+    sp_heap_remove(&d->timers, first);
+    if (r->state == SP_REQUEST_RUNNING) {
+      sp_request_answer(d, r, SP_REASON_DEADLINE);
+      sp_request_emit(d, r, SP_DISPATCH_CANCEL);
+    } else {
+      sp_queue_take(d, r);
+      answer_and_end(d, r, sp_request_late(r, d->now));
+    }
+  }
+  sp_session_expire(d, 64);
+}
+
+void sp_dispatch_close(sp_dispatch *d) {
+  d->closed = true;
+  sp_request *r;
+  sp_heap arrived = {NULL};
+  for (size_t i = 0; (r = sp_request_at(d, i)) != NULL; i++) {
+    if (r->state == SP_REQUEST_FREE || r->state == SP_REQUEST_ENDED)
+      continue;
+    sp_heap_remove(&d->timers, &r->timer);
+    sp_heap_insert(&arrived, &r->timer, (int64_t)r->arrival, 0);
+  }
+  sp_heap_node *first;
+  while ((first = sp_heap_min(&arrived)) != NULL) {
+    r = SP_OWNER(first, sp_request, timer);
+    sp_heap_remove(&arrived, first);
+    if (r->state == SP_REQUEST_RUNNING)
+      sp_slot_finish(d, r);
+    else
+      sp_queue_take(d, r);
+    answer_and_end(d, r, SP_REASON_CLOSED);
+  }
+}
+
+void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out) {
+  *out = d->stats;
+  out->slots = d->slots.count;
+  out->slots_available = d->closed ? 0 : d->open_slots;
+}

@@ -1,0 +1,186 @@
+/* One pool's scheduler as a pure state machine.
+ *
+ * Requests and slots go in, events come out; time is an argument (nanoseconds
+ * on any monotonic scale). It does no I/O, takes no lock and starts no thread:
+ * the owner serialises calls, and drains events with sp_dispatch_next_event
+ * after each. Every accepted request gets exactly one of: a completion for
+ * which sp_dispatch_complete says "owed", or one SP_DISPATCH_ANSWER event, or
+ * a cancel by its own caller. Every accepted request ends with exactly one
+ * SP_DISPATCH_RELEASE, its last event. */
+#ifndef SP_DISPATCH_H
+#define SP_DISPATCH_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "sp_mem.h"
+
+typedef struct sp_dispatch sp_dispatch;
+
+/* Never 0, never used twice in one dispatcher. */
+typedef uint64_t sp_req_id;
+typedef uint32_t sp_slot_id;
+
+#define SP_DISPATCH_NEVER INT64_MAX
+
+/* A request without a session goes to any slot, whatever its affinity. */
+enum sp_affinity {
+  SP_AFFINITY_HINT,         /* the session's slot if free, else any */
+  SP_AFFINITY_STRICT_QUEUE, /* wait for the session's slot */
+  SP_AFFINITY_STRICT_FAIL   /* the session's slot now (any free one while it
+                               has none), or SP_ERR_BUSY */
+};
+
+enum sp_slot_state {
+  SP_SLOT_READY,
+  SP_SLOT_DRAINING, /* finishes what it runs, gets nothing new */
+  SP_SLOT_TAINTED   /* like draining, but may become ready again */
+};
+
+enum sp_dispatch_reason {
+  SP_REASON_NONE,
+  SP_REASON_QUEUE_TIMEOUT, /* waited too long */
+  SP_REASON_DEADLINE,      /* the whole budget is used up */
+  SP_REASON_SLOT_LOST,     /* its slot was removed while it ran */
+  SP_REASON_SESSION_GONE,  /* pinned to a slot that went away, tainted, ... */
+  SP_REASON_CLOSED         /* the pool was closed */
+};
+
+enum sp_dispatch_event_kind {
+  SP_DISPATCH_START,    /* send |req| to |slot| */
+  SP_DISPATCH_ANSWER,   /* give the caller an error: |reason| */
+  SP_DISPATCH_CANCEL,   /* |req| runs on |slot| and nobody wants it any more:
+                           tell the worker. The slot stays booked until
+                           sp_dispatch_complete. */
+  SP_DISPATCH_ASSIGNED, /* |req|'s session has |slot| from now on */
+  SP_DISPATCH_RELEASE   /* the dispatcher has forgotten |req|; |user| is the
+                           owner's again */
+};
+
+typedef struct sp_dispatch_event {
+  enum sp_dispatch_event_kind kind;
+  enum sp_dispatch_reason reason;
+  sp_req_id req;
+  sp_slot_id slot; /* 0 when the request never ran */
+  void *user;
+} sp_dispatch_event;
+
+typedef struct sp_dispatch_config {
+  size_t max_queue;        /* requests that may wait */
+  size_t max_sessions;     /* remembered assignments; the longest unused one
+                              goes first */
+  int64_t affinity_ttl_ns; /* an assignment unused for so long is forgotten;
+                              SP_DISPATCH_NEVER for never */
+  uint64_t seed[2];        /* secret random numbers: names of sessions are
+                              hashed with them */
+} sp_dispatch_config;
+
+typedef struct sp_dispatch_request {
+  const uint8_t *session; /* copied; NULL for none */
+  size_t session_len;
+  enum sp_affinity affinity;
+  uint64_t caller;        /* any number that names the caller. Waiting
+                             requests of different callers take turns;
+                             those of one caller keep their order. */
+  int64_t queue_deadline; /* SP_DISPATCH_NEVER for none */
+  int64_t deadline;       /* SP_DISPATCH_NEVER for none */
+  void *user;
+} sp_dispatch_request;
+
+typedef struct sp_dispatch_stats {
+  uint64_t requests;  /* accepted */
+  uint64_t completed; /* answered by a worker */
+  uint64_t cancelled; /* by their caller */
+  uint64_t queue_timeouts;
+  uint64_t deadlines;
+  uint64_t saturated;  /* refused with SP_ERR_FULL */
+  uint64_t slots_lost; /* requests that lost their slot */
+  size_t queued;       /* now waiting */
+  size_t running;      /* now running, cancelled ones included */
+  size_t slots;
+  size_t slots_busy;      /* with at least one request */
+  size_t slots_available; /* ready and with room */
+} sp_dispatch_stats;
+
+/* SP_ERR_NOMEM. */
+int sp_dispatch_new(const sp_mem *mem, const sp_dispatch_config *config,
+                    sp_dispatch **out);
+/* Whatever is left is dropped without events. NULL is allowed. */
+void sp_dispatch_del(sp_dispatch *d);
+
+/* Accepts a request: it starts now or waits (or is answered at once, when it
+ * is too late for that already). On an error nothing was
+ * accepted and no event is made. SP_ERR_FULL (queue at its bound),
+ * SP_ERR_BUSY (strict fail, slot busy), SP_ERR_GONE (strict, the session's
+ * slot is tainted, draining or removed), SP_ERR_NOTREADY (no slot was ever
+ * added, or the pool is closed), SP_ERR_NOMEM.
+ * The first request of a session assigns it to the slot it starts on, before
+ * this function returns; while it waits, the session is assigned when it
+ * starts. A later hint request that runs elsewhere moves the assignment. */
+int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
+                       int64_t now, sp_req_id *out);
+
+/* The worker is done with |req|: its place is free (and given on at once).
+ * *owed tells whether the caller is still waiting for the answer.
+ * SP_ERR_NOTFOUND for a request that is not running (a second answer, an
+ * answer to one never made): nothing changes. */
+int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
+                         bool *owed);
+
+/* The caller is gone or no longer interested: no ANSWER follows. Waiting
+ * requests are released at once, running ones get SP_DISPATCH_CANCEL.
+ * SP_ERR_NOTFOUND when there is no such request or it was answered. */
+int sp_dispatch_cancel(sp_dispatch *d, sp_req_id req, int64_t now);
+
+/* Applies all deadlines that have passed. A request that waits and whose time
+ * has passed is not started, also without a tick. */
+void sp_dispatch_tick(sp_dispatch *d, int64_t now);
+/* When sp_dispatch_tick has something to do; SP_DISPATCH_NEVER for never. */
+int64_t sp_dispatch_next_deadline(const sp_dispatch *d);
+
+/* A slot with room for |capacity| (>= 1) requests at a time, ready. Waiting
+ * requests start on it. SP_ERR_INVAL (also when closed), SP_ERR_NOMEM. */
+int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
+                         sp_slot_id *out);
+/* Its requests are answered SP_REASON_SLOT_LOST, requests pinned to it
+ * SP_REASON_SESSION_GONE; sessions remember that they had one. Strict
+ * requests of such a session get SP_ERR_GONE; hint requests pick another slot
+ * and thereby assign the session anew. SP_ERR_NOTFOUND. */
+int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now);
+/* Requests pinned to a slot that stops being ready are answered
+ * SP_REASON_SESSION_GONE. A draining slot stays draining: SP_ERR_INVAL when it
+ * should be ready, nothing happens when it should be tainted.
+ * SP_ERR_NOTFOUND. */
+int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
+                               enum sp_slot_state state, int64_t now);
+/* Requests booked on it, or SP_ERR_NOTFOUND. */
+int sp_dispatch_slot_load(const sp_dispatch *d, sp_slot_id slot);
+
+/* Ties a pointer of the owner's to a slot. SP_ERR_NOTFOUND. */
+int sp_dispatch_slot_tie(sp_dispatch *d, sp_slot_id slot, void *user);
+/* NULL when there is no such slot or nothing was tied. */
+void *sp_dispatch_slot_tied(const sp_dispatch *d, sp_slot_id slot);
+/* |user| of the request with this id if it runs on |slot|, else NULL: what a
+ * worker says of a request is checked with this. */
+void *sp_dispatch_running(const sp_dispatch *d, sp_req_id req, sp_slot_id slot);
+
+/* Points a session at a slot (a session restored from elsewhere). What waits
+ * for the session's slot waits for this one now. SP_ERR_NOTFOUND, SP_ERR_NOMEM.
+ */
+int sp_dispatch_assign(sp_dispatch *d, const uint8_t *session, size_t len,
+                       sp_slot_id slot, int64_t now);
+/* Forgets a session's assignment. What waits for its slot waits for any now;
+ * the first to start assigns the session again. SP_ERR_NOTFOUND. */
+int sp_dispatch_forget(sp_dispatch *d, const uint8_t *session, size_t len);
+
+/* Answers everything SP_REASON_CLOSED, in the order of arrival (running
+ * requests too, which are released), and refuses all that comes later. */
+void sp_dispatch_close(sp_dispatch *d);
+
+/* 1 and *event, or 0 when there is none. */
+int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event);
+
+void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out);
+
+#endif

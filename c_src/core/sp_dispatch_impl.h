@@ -1,0 +1,220 @@
+/* What the files of the dispatcher share.
+ *
+ * Between two calls from outside: a slot that is ready and has room has no
+ * request pinned to it, and while there is such a slot no request waits for
+ * just any. Each place that becomes free is given on at once (sp_slot_fill).
+ */
+#ifndef SP_DISPATCH_IMPL_H
+#define SP_DISPATCH_IMPL_H
+
+#include "sp_dispatch.h"
+#include "sp_heap.h"
+#include "sp_map.h"
+
+#define SP_OWNER(ptr, type, member)                                            \
+  ((type *)(void *)((char *)(ptr)-offsetof(type, member)))
+
+typedef struct sp_request sp_request;
+typedef struct sp_flow sp_flow;
+typedef struct sp_session sp_session;
+typedef struct sp_slot sp_slot;
+
+typedef struct sp_request_list {
+  sp_request *first;
+  sp_request *last;
+} sp_request_list;
+
+enum sp_request_state {
+  SP_REQUEST_FREE,
+  SP_REQUEST_SHARED, /* waits for any slot, in its caller's flow */
+  SP_REQUEST_PINNED, /* waits for its session's slot */
+  SP_REQUEST_RUNNING,
+  SP_REQUEST_ENDED /* known only by the events not yet taken */
+};
+
+struct sp_request {
+  sp_request *prev;  /* in its flow, or in its slot's list */
+  sp_request *next;  /* there, or in the list of free or of late ones */
+  sp_request *elder; /* waiting strict ones of one session */
+  sp_request *younger;
+  sp_request *next_event;
+  sp_flow *flow;       /* while SHARED */
+  sp_session *session; /* until ENDED; may be NULL */
+  sp_slot *slot;       /* while RUNNING */
+  sp_heap_node timer;
+  void *user;
+  uint64_t caller;
+  uint64_t arrival;
+  int64_t queue_deadline;
+  int64_t deadline;
+  uint32_t index; /* in the slab; never changes */
+  uint32_t generation;
+  sp_slot_id slot_id;
+  enum sp_request_state state;
+  enum sp_dispatch_reason reason;
+  bool strict;
+  bool settled;    /* answered, or cancelled by its caller */
+  uint8_t pending; /* a bit for each kind of event to be taken */
+};
+
+/* The waiting requests of one caller that any slot may take. */
+struct sp_flow {
+  sp_map_node node; /* by |caller|; must be first */
+  uint64_t caller;
+  sp_request_list waiting; /* never empty while in use */
+  sp_flow *prev;
+  sp_flow *next; /* in the round of flows, or in the list of free ones */
+};
+
+struct sp_session {
+  sp_map_node node;   /* by name; must be first */
+  sp_heap_node turn;  /* in slot->pinned, keyed by the eldest's arrival */
+  sp_request *eldest; /* waiting strict requests, by arrival */
+  sp_request *youngest;
+  sp_slot *slot;
+  sp_slot_id slot_id; /* 0: none yet. Not slot->id: that slot has gone. */
+  size_t requests;    /* waiting or running */
+  int64_t used;       /* when |requests| became 0 */
+  sp_session *prev;   /* unused ones, the longest unused first */
+  sp_session *next;
+  uint8_t name[];
+};
+
+struct sp_slot {
+  sp_map_node node; /* by |id|; must be first */
+  sp_slot_id id;    /* 0 when removed */
+  uint32_t capacity;
+  uint32_t load;
+  enum sp_slot_state state;
+  bool open; /* ready and with room: in |by_load| */
+  sp_slot *prev;
+  sp_slot *next; /* in |by_load|, or in the list of free ones */
+  sp_request_list running;
+  sp_heap pinned; /* sessions with requests that wait for this slot */
+  void *user;
+};
+
+/* Loads from the last of them up count as equal. */
+enum { SP_LOADS = 1024 };
+
+struct sp_dispatch {
+  const sp_mem *mem;
+  sp_dispatch_config config;
+  int64_t now; /* the latest seen: time never goes back */
+  bool closed;
+  sp_dispatch_stats stats; /* all but |slots_available| and |slots| is kept */
+
+  sp_request **chunks; /* the slab: requests never move */
+  size_t chunk_count;
+  size_t chunk_rooms;
+  sp_request *free_requests;
+  uint64_t arrivals;
+  sp_heap timers;
+  sp_request_list events; /* requests with pending events, by |next_event| */
+  sp_request_list late;   /* found too late for a slot: to be answered */
+
+  sp_map flows;
+  sp_flow *round; /* a ring; the next to be served */
+  sp_flow *free_flows;
+  size_t flow_count; /* made: one for each request that waits */
+
+  sp_map sessions;
+  sp_session *unused_first;
+  sp_session *unused_last;
+
+  sp_map slots;
+  sp_slot *free_slots;
+  sp_slot_id last_slot;
+  size_t open_slots;
+  /* Rings, the one whose load changed last first. */
+  sp_slot *by_load[SP_LOADS];
+  uint64_t loads[SP_LOADS / 64]; /* which of them are not empty */
+};
+
+/* ---- sp_dispatch_request.c: the slab, events, timers -------------------- */
+
+/* Sees to it that sp_request_take has one to give. SP_ERR_NOMEM. */
+int sp_request_reserve(sp_dispatch *d);
+sp_request *sp_request_take(sp_dispatch *d);
+sp_req_id sp_request_id(const sp_request *r);
+/* One that waits or runs, or NULL. */
+sp_request *sp_request_find(const sp_dispatch *d, sp_req_id id);
+void sp_request_emit(sp_dispatch *d, sp_request *r,
+                     enum sp_dispatch_event_kind kind);
+/* Emits SP_DISPATCH_ANSWER and counts it. */
+void sp_request_answer(sp_dispatch *d, sp_request *r,
+                       enum sp_dispatch_reason reason);
+/* Emits SP_DISPATCH_RELEASE. |r| must neither wait nor run any more. */
+void sp_request_end(sp_dispatch *d, sp_request *r);
+/* Sets the timer for what |r| is waiting for in its present state. */
+void sp_request_arm(sp_dispatch *d, sp_request *r);
+/* What it is answered that waits at |now|; SP_REASON_NONE: it goes on. */
+enum sp_dispatch_reason sp_request_late(const sp_request *r, int64_t now);
+
+/* Any entry of the slab, NULL past its end. */
+sp_request *sp_request_at(const sp_dispatch *d, size_t index);
+
+void sp_request_append(sp_request_list *list, sp_request *r);
+/* |after| NULL puts it first. */
+void sp_request_insert(sp_request_list *list, sp_request *after, sp_request *r);
+void sp_request_unlink(sp_request_list *list, sp_request *r);
+
+/* ---- sp_dispatch_queue.c: waiting requests ------------------------------ */
+
+/* Memory for one more that waits. SP_ERR_NOMEM. */
+int sp_queue_reserve(sp_dispatch *d);
+/* A new request starts to wait: for its session's slot if it is strict and
+ * there is one, else for any. */
+void sp_queue_put(sp_dispatch *d, sp_request *r);
+/* Takes a waiting request out. */
+void sp_queue_take(sp_dispatch *d, sp_request *r);
+/* The one that |slot| is to have next, or NULL. */
+sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot);
+/* The next flow's turn comes after |r|, which sp_queue_next gave, is taken. */
+void sp_queue_serve(sp_dispatch *d, sp_request *r);
+/* Moves the waiting strict requests of |s|: all of them wait for its slot from
+ * now on, or, when it has none, for any. */
+void sp_queue_pin(sp_dispatch *d, sp_session *s);
+void sp_queue_unpin(sp_dispatch *d, sp_session *s);
+/* Answers |reason| to all that wait for |slot|. */
+void sp_queue_refuse(sp_dispatch *d, sp_slot *slot,
+                     enum sp_dispatch_reason reason);
+
+/* ---- sp_dispatch_session.c ---------------------------------------------- */
+
+/* NULL when there is none, or it expired. */
+sp_session *sp_session_find(sp_dispatch *d, const uint8_t *name, size_t len);
+/* A new one with one request. NULL: no memory. */
+sp_session *sp_session_new(sp_dispatch *d, const uint8_t *name, size_t len);
+/* One request more, one less. */
+void sp_session_hold(sp_dispatch *d, sp_session *s);
+void sp_session_drop(sp_dispatch *d, sp_session *s);
+/* Its slot if that still exists. */
+sp_slot *sp_session_slot(const sp_session *s);
+/* |slot| NULL: none any more. */
+void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot);
+/* Forgets at most |most| expired ones. */
+void sp_session_expire(sp_dispatch *d, size_t most);
+void sp_session_free_all(sp_dispatch *d);
+
+/* ---- sp_dispatch_slot.c ------------------------------------------------- */
+
+sp_slot *sp_slot_find(const sp_dispatch *d, sp_slot_id id);
+/* The open slot with the least load; NULL when none is open. */
+sp_slot *sp_slot_best(const sp_dispatch *d);
+/* |r|, which does not wait, runs on |slot|, which is open. */
+void sp_slot_start(sp_dispatch *d, sp_slot *slot, sp_request *r);
+/* Takes a running request off its slot. */
+void sp_slot_finish(sp_dispatch *d, sp_request *r);
+/* Starts what waits as long as |slot| is open. */
+void sp_slot_fill(sp_dispatch *d, sp_slot *slot);
+void sp_slot_free_all(sp_dispatch *d);
+
+/* ---- sp_dispatch.c ------------------------------------------------------ */
+
+/* Starts on |slot| (may be NULL) and on any other open slot what can start,
+ * then answers what came too late. */
+void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot);
+void sp_dispatch_set_now(sp_dispatch *d, int64_t now);
+
+#endif

@@ -1,0 +1,152 @@
+#include <string.h>
+
+#include "sp_dispatch_impl.h"
+#include "sp_error.h"
+
+/* ---- the unused ones, the longest unused first --------------------------- */
+
+static void unused_append(sp_dispatch *d, sp_session *s) {
+  s->prev = d->unused_last;
+  s->next = NULL;
+  if (s->prev != NULL)
+    s->prev->next = s;
+  else
+    d->unused_first = s;
+  d->unused_last = s;
+}
+
+static void unused_unlink(sp_dispatch *d, sp_session *s) {
+  if (s->prev != NULL)
+    s->prev->next = s->next;
+  else
+    d->unused_first = s->next;
+  if (s->next != NULL)
+    s->next->prev = s->prev;
+  else
+    d->unused_last = s->prev;
+}
+
+/* |s| has no requests and is not in the list of unused ones. */
+static void destroy(sp_dispatch *d, sp_session *s) {
+  sp_map_take(&d->sessions, &s->node);
+  sp_mem_release(d->mem, s);
+}
+
+static void evict(sp_dispatch *d, sp_session *s) {
+  unused_unlink(d, s);
+  destroy(d, s);
+}
+
+static void keep_bound(sp_dispatch *d) {
+  while (d->sessions.count > d->config.max_sessions && d->unused_first != NULL)
+    evict(d, d->unused_first);
+}
+
+static bool expired(const sp_dispatch *d, const sp_session *s) {
+  int64_t ttl = d->config.affinity_ttl_ns;
+  return s->requests == 0 && ttl != SP_DISPATCH_NEVER &&
+         (uint64_t)d->now - (uint64_t)s->used >= (uint64_t)(ttl > 0 ? ttl : 0);
+}
+
+void sp_session_expire(sp_dispatch *d, size_t most) {
+  while (most-- > 0 && d->unused_first != NULL && expired(d, d->unused_first))
+    evict(d, d->unused_first);
+}
+
+/* ---- sessions ------------------------------------------------------------ */
+
+sp_session *sp_session_find(sp_dispatch *d, const uint8_t *name, size_t len) {
+  sp_session *s = (sp_session *)sp_map_get(&d->sessions, name, len);
+  if (s == NULL || !expired(d, s))
+    return s;
+  evict(d, s);
+  return NULL;
+}
+
+sp_session *sp_session_new(sp_dispatch *d, const uint8_t *name, size_t len) {
+  sp_session *s = sp_mem_alloc(d->mem, sizeof *s + len);
+  if (s == NULL)
+    return NULL;
+  memset(s, 0, sizeof *s);
+  if (len > 0)
+    memcpy(s->name, name, len);
+  s->requests = 1;
+  sp_map_put(&d->sessions, &s->node, s->name, len);
+  keep_bound(d);
+  return s;
+}
+
+void sp_session_hold(sp_dispatch *d, sp_session *s) {
+  if (s->requests++ == 0)
+    unused_unlink(d, s);
+}
+
+void sp_session_drop(sp_dispatch *d, sp_session *s) {
+  if (--s->requests > 0)
+    return;
+  if (s->slot_id == 0) {
+    destroy(d, s);
+    return;
+  }
+  s->used = d->now;
+  unused_append(d, s);
+  keep_bound(d);
+}
+
+sp_slot *sp_session_slot(const sp_session *s) {
+  return s->slot_id != 0 && s->slot->id == s->slot_id ? s->slot : NULL;
+}
+
+void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot) {
+  if (s->turn.inside)
+    sp_heap_remove(&s->slot->pinned, &s->turn);
+  s->slot = slot;
+  s->slot_id = slot != NULL ? slot->id : 0;
+  if (slot != NULL)
+    sp_queue_pin(d, s);
+  else
+    sp_queue_unpin(d, s);
+}
+
+static void drop(sp_map_node *node, void *ctx) {
+  sp_dispatch *d = ctx;
+  sp_mem_release(d->mem, (sp_session *)node);
+}
+
+void sp_session_free_all(sp_dispatch *d) {
+  sp_map_clear(&d->sessions, drop, d);
+}
+
+/* ---- the owner's --------------------------------------------------------- */
+
+int sp_dispatch_assign(sp_dispatch *d, const uint8_t *session, size_t len,
+                       sp_slot_id slot, int64_t now) {
+  sp_dispatch_set_now(d, now);
+  sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  sp_session_expire(d, 2);
+  sp_session *s = sp_session_find(d, session, len);
+  if (s != NULL)
+    sp_session_hold(d, s);
+  else if ((s = sp_session_new(d, session, len)) == NULL)
+    return SP_ERR_NOMEM;
+  sp_session_assign(d, s, found);
+  if (found->state != SP_SLOT_READY)
+    sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  sp_session_drop(d, s);
+  sp_dispatch_hand_out(d, found);
+  return SP_OK;
+}
+
+int sp_dispatch_forget(sp_dispatch *d, const uint8_t *session, size_t len) {
+  sp_session *s = sp_session_find(d, session, len);
+  if (s == NULL || s->slot_id == 0)
+    return SP_ERR_NOTFOUND;
+  sp_session_hold(d, s);
+  sp_session_assign(d, s, NULL);
+  sp_session_drop(d, s);
+  /* What waited for its slot may go to any now. */
+  sp_dispatch_hand_out(d, NULL);
+  return SP_OK;
+}

@@ -1,0 +1,209 @@
+#include "sp_dispatch_impl.h"
+#include "sp_error.h"
+
+/* ---- open slots by load -------------------------------------------------- */
+
+static size_t level_of(const sp_slot *slot) {
+  return slot->load < SP_LOADS ? slot->load : SP_LOADS - 1;
+}
+
+/* |used|: it was used just now, and is the first choice among equals. */
+static void list(sp_dispatch *d, sp_slot *slot, bool used) {
+  slot->open = slot->state == SP_SLOT_READY && slot->load < slot->capacity;
+  if (!slot->open)
+    return;
+  size_t level = level_of(slot);
+  sp_slot *first = d->by_load[level];
+  if (first == NULL) {
+    slot->prev = slot;
+    slot->next = slot;
+    d->loads[level / 64] |= UINT64_C(1) << level % 64;
+  } else {
+    slot->next = first;
+    slot->prev = first->prev;
+    slot->prev->next = slot;
+    first->prev = slot;
+  }
+  if (first == NULL || used)
+    d->by_load[level] = slot;
+  d->open_slots++;
+}
+
+static void unlist(sp_dispatch *d, sp_slot *slot) {
+  if (!slot->open)
+    return;
+  size_t level = level_of(slot);
+  if (slot->next == slot) {
+    d->by_load[level] = NULL;
+    d->loads[level / 64] &= ~(UINT64_C(1) << level % 64);
+  } else {
+    slot->prev->next = slot->next;
+    slot->next->prev = slot->prev;
+    if (d->by_load[level] == slot)
+      d->by_load[level] = slot->next;
+  }
+  slot->open = false;
+  d->open_slots--;
+}
+
+sp_slot *sp_slot_best(const sp_dispatch *d) {
+  for (size_t i = 0; i < SP_LOADS / 64; i++)
+    if (d->loads[i] != 0)
+      return d->by_load[i * 64 + (size_t)__builtin_ctzll(d->loads[i])];
+  return NULL;
+}
+
+/* ---- running ------------------------------------------------------------- */
+
+static void set_load(sp_dispatch *d, sp_slot *slot, uint32_t load) {
+  unlist(d, slot);
+  if (slot->load == 0)
+    d->stats.slots_busy++;
+  slot->load = load;
+  if (slot->load == 0)
+    d->stats.slots_busy--;
+  list(d, slot, true);
+}
+
+void sp_slot_start(sp_dispatch *d, sp_slot *slot, sp_request *r) {
+  r->state = SP_REQUEST_RUNNING;
+  r->slot = slot;
+  r->slot_id = slot->id;
+  sp_request_append(&slot->running, r);
+  set_load(d, slot, slot->load + 1);
+  d->stats.running++;
+  sp_request_arm(d, r);
+  sp_request_emit(d, r, SP_DISPATCH_START);
+  if (r->session != NULL && r->session->slot_id != slot->id) {
+    sp_session_assign(d, r->session, slot);
+    sp_request_emit(d, r, SP_DISPATCH_ASSIGNED);
+  }
+}
+
+void sp_slot_finish(sp_dispatch *d, sp_request *r) {
+  sp_slot *slot = r->slot;
+  sp_request_unlink(&slot->running, r);
+  r->slot = NULL;
+  set_load(d, slot, slot->load - 1);
+  d->stats.running--;
+}
+
+void sp_slot_fill(sp_dispatch *d, sp_slot *slot) {
+  sp_request *r;
+  while (slot->open && (r = sp_queue_next(d, slot)) != NULL) {
+    sp_queue_serve(d, r);
+    if (sp_request_late(r, d->now) == SP_REASON_NONE)
+      sp_slot_start(d, slot, r);
+    else
+      sp_request_append(&d->late, r);
+  }
+}
+
+/* ---- slots --------------------------------------------------------------- */
+
+sp_slot *sp_slot_find(const sp_dispatch *d, sp_slot_id id) {
+  return (sp_slot *)sp_map_get(&d->slots, (const uint8_t *)&id, sizeof id);
+}
+
+int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
+                         sp_slot_id *out) {
+  sp_dispatch_set_now(d, now);
+  if (capacity == 0 || capacity > INT32_MAX || d->closed)
+    return SP_ERR_INVAL;
+  if (d->last_slot == UINT32_MAX) /* ids are never used twice */
+    return SP_ERR_NOMEM;
+  sp_slot *slot = d->free_slots;
+  if (slot != NULL)
+    d->free_slots = slot->next;
+  else if ((slot = sp_mem_alloc(d->mem, sizeof *slot)) == NULL)
+    return SP_ERR_NOMEM;
+  *slot = (sp_slot){.id = ++d->last_slot, .capacity = capacity};
+  sp_map_put(&d->slots, &slot->node, (const uint8_t *)&slot->id,
+             sizeof slot->id);
+  *out = slot->id;
+  list(d, slot, false);
+  sp_dispatch_hand_out(d, slot);
+  return SP_OK;
+}
+
+int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
+  sp_dispatch_set_now(d, now);
+  sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  unlist(d, found);
+  found->state = SP_SLOT_DRAINING;
+  sp_request *r;
+  while ((r = found->running.first) != NULL) {
+    sp_slot_finish(d, r);
+    if (!r->settled)
+      sp_request_answer(d, r, SP_REASON_SLOT_LOST);
+    sp_request_end(d, r);
+  }
+  sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  sp_map_take(&d->slots, &found->node);
+  /* Sessions that had it find another id here, and know. */
+  found->id = 0;
+  found->next = d->free_slots;
+  d->free_slots = found;
+  return SP_OK;
+}
+
+int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
+                               enum sp_slot_state state, int64_t now) {
+  sp_dispatch_set_now(d, now);
+  sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  if (found->state == SP_SLOT_DRAINING && state == SP_SLOT_READY)
+    return SP_ERR_INVAL;
+  if (found->state == SP_SLOT_DRAINING || found->state == state)
+    return SP_OK;
+  unlist(d, found);
+  found->state = state;
+  list(d, found, false);
+  if (state == SP_SLOT_READY)
+    sp_dispatch_hand_out(d, found);
+  else
+    sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  return SP_OK;
+}
+
+int sp_dispatch_slot_load(const sp_dispatch *d, sp_slot_id slot) {
+  const sp_slot *found = sp_slot_find(d, slot);
+  return found != NULL ? (int)found->load : SP_ERR_NOTFOUND;
+}
+
+int sp_dispatch_slot_tie(sp_dispatch *d, sp_slot_id slot, void *user) {
+  sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  found->user = user;
+  return SP_OK;
+}
+
+void *sp_dispatch_slot_tied(const sp_dispatch *d, sp_slot_id slot) {
+  const sp_slot *found = sp_slot_find(d, slot);
+  return found != NULL ? found->user : NULL;
+}
+
+void *sp_dispatch_running(const sp_dispatch *d, sp_req_id req,
+                          sp_slot_id slot) {
+  const sp_request *r = sp_request_find(d, req);
+  bool runs = r != NULL && r->state == SP_REQUEST_RUNNING && r->slot_id == slot;
+  return runs ? r->user : NULL;
+}
+
+static void free_slot(sp_map_node *node, void *ctx) {
+  sp_dispatch *d = ctx;
+  sp_mem_release(d->mem, (sp_slot *)node);
+}
+
+void sp_slot_free_all(sp_dispatch *d) {
+  sp_map_clear(&d->slots, free_slot, d);
+  while (d->free_slots != NULL) {
+    sp_slot *next = d->free_slots->next;
+    sp_mem_release(d->mem, d->free_slots);
+    d->free_slots = next;
+  }
+}

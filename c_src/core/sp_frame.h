@@ -1,0 +1,83 @@
+/* Messages over a ring: a fixed header, then that many bytes.
+ *
+ *   byte  0..3   length of the payload, little endian
+ *         4      kind (enum sp_frame_kind)
+ *         5..7   zero
+ *         8..15  call id, little endian
+ *
+ * The ring is a stream: a frame may be larger than the ring and then passes
+ * through it in pieces. */
+#ifndef SP_FRAME_H
+#define SP_FRAME_H
+
+#include "sp_buf.h"
+#include "sp_ring.h"
+
+#define SP_FRAME_HEADER 16
+/* No payload is longer. */
+#define SP_FRAME_MAX ((uint32_t)INT32_MAX)
+
+enum sp_frame_kind {
+  /* BEAM to worker */
+  SP_FRAME_CALL = 1,   /* an ExecuteToolRequest; `stream` says which method */
+  SP_FRAME_CANCEL = 2, /* nobody waits for this call any more; empty */
+  SP_FRAME_CREDIT = 3, /* so many more chunks may come; 4 bytes */
+  SP_FRAME_PING = 4,   /* answered by PONG with the same id and payload */
+  /* worker to BEAM */
+  SP_FRAME_ANSWER = 16, /* an ExecuteToolResponse: the end of a call, after
+                           its last chunk; the tool has let go of the worker.
+                           Every CALL gets exactly one. */
+  SP_FRAME_CHUNK = 17,  /* a ToolChunk of a stream */
+  SP_FRAME_PONG = 18
+};
+
+typedef struct sp_frame {
+  uint64_t call;
+  uint8_t kind;
+  const uint8_t *payload; /* valid until the next call on the reader */
+  size_t len;
+} sp_frame;
+
+/* ---- reading ----------------------------------------------------------- */
+
+typedef struct sp_frame_reader {
+  uint8_t header[SP_FRAME_HEADER];
+  size_t have; /* of the header */
+  size_t need; /* of the payload, still to come */
+  sp_buf payload;
+} sp_frame_reader;
+
+void sp_frame_reader_init(sp_frame_reader *r, const sp_mem *mem);
+void sp_frame_reader_free(sp_frame_reader *r);
+/* Takes what the ring has. 1 and *frame when one is complete, 0 when there is
+ * not yet one. *ring_bell is set (never cleared) when the producer waits for
+ * room. SP_ERR_SYNTAX (an impossible index, a length beyond SP_FRAME_MAX, bytes
+ * 5..7 not zero), SP_ERR_NOMEM; then the stream is of no use any more. Memory
+ * grows with what arrives, not with what a length promises. */
+int sp_frame_next(sp_frame_reader *r, sp_ring *ring, sp_frame *frame,
+                  bool *ring_bell);
+
+/* ---- writing ----------------------------------------------------------- */
+
+/* A frame on its way; |parts| are concatenated. */
+typedef struct sp_frame_part {
+  const uint8_t *data;
+  size_t len;
+} sp_frame_part;
+
+typedef struct sp_frame_writer {
+  uint8_t header[SP_FRAME_HEADER];
+  size_t total; /* header and payload */
+  size_t done;
+} sp_frame_writer;
+
+/* SP_ERR_LIMIT when the payload is too long. */
+int sp_frame_begin(sp_frame_writer *w, uint8_t kind, uint64_t call,
+                   const sp_frame_part *parts, size_t count);
+/* Writes as much as there is room for, with the same |parts| each time. 1
+ * when the frame is complete, 0 when room is wanted. *ring_bell is set (never
+ * cleared) when the consumer sleeps. SP_ERR_SYNTAX for a broken ring. */
+int sp_frame_write(sp_frame_writer *w, sp_ring *ring,
+                   const sp_frame_part *parts, size_t count, bool *ring_bell);
+
+#endif

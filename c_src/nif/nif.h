@@ -1,0 +1,150 @@
+/* What the files of the NIF share. */
+#ifndef SNAKEPIT_NIF_H
+#define SNAKEPIT_NIF_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <erl_nif.h>
+
+#include "../carrier/reactor.h"
+#include "../core/sp_buf.h"
+#include "../core/sp_mem.h"
+
+/* Atoms, made once at load; am_<name>. */
+#define NIF_ATOMS(X)                                                           \
+  X(__struct__)                                                                \
+  X(binary)                                                                    \
+  X(cancelled)                                                                 \
+  X(chunk)                                                                     \
+  X(closed)                                                                    \
+  X(completed)                                                                 \
+  X(deadlines)                                                                 \
+  X(decode)                                                                    \
+  X(done)                                                                      \
+  X(draining)                                                                  \
+  X(encode)                                                                    \
+  X(encode_struct)                                                             \
+  X(ended)                                                                     \
+  X(error)                                                                     \
+  X(false)                                                                     \
+  X(full)                                                                      \
+  X(grpc)                                                                      \
+  X(hint)                                                                      \
+  X(infinity)                                                                  \
+  X(listen)                                                                    \
+  X(max_receive)                                                               \
+  X(methods)                                                                   \
+  X(nan)                                                                       \
+  X(neg_infinity)                                                              \
+  X(nil)                                                                       \
+  X(noproc)                                                                    \
+  X(not_found)                                                                 \
+  X(ok)                                                                        \
+  X(one)                                                                       \
+  X(pool_closed)                                                               \
+  X(pool_not_initialized)                                                      \
+  X(pool_saturated)                                                            \
+  X(queue_timeout)                                                             \
+  X(queue_timeouts)                                                            \
+  X(queued)                                                                    \
+  X(ready)                                                                     \
+  X(requests)                                                                  \
+  X(running)                                                                   \
+  X(saturated)                                                                 \
+  X(session_worker_unavailable)                                                \
+  X(slots)                                                                     \
+  X(slots_available)                                                           \
+  X(slots_busy)                                                                \
+  X(slots_lost)                                                                \
+  X(snakepit_local)                                                            \
+  X(snakepit_rpc)                                                              \
+  X(snakepit_rpc_cancelled)                                                    \
+  X(snakepit_rpc_ready)                                                        \
+  X(snakepit_server_stopped)                                                   \
+  X(snakepit_session)                                                          \
+  X(snakepit_slot)                                                             \
+  X(stream)                                                                    \
+  X(strict_fail_fast)                                                          \
+  X(strict_queue)                                                              \
+  X(suspect)                                                                   \
+  X(system_limit)                                                              \
+  X(tainted)                                                                   \
+  X(timeout)                                                                   \
+  X(tool_error)                                                                \
+  X(true)                                                                      \
+  X(unary)                                                                     \
+  X(wait)                                                                      \
+  X(worker_busy)                                                               \
+  X(worker_exit)
+
+#define NIF_DECLARE_ATOM(name) extern ERL_NIF_TERM am_##name;
+NIF_ATOMS(NIF_DECLARE_ATOM)
+#undef NIF_DECLARE_ATOM
+
+/* enif_alloc and friends as core wants them. */
+extern const sp_mem nif_mem;
+/* Started at load. */
+extern sp_reactor *nif_reactor;
+
+/* A binary with |text|. */
+ERL_NIF_TERM nif_make_text(ErlNifEnv *env, const char *text);
+ERL_NIF_TERM nif_make_bytes(ErlNifEnv *env, const void *bytes, size_t len);
+/* {:error, |reason|} */
+ERL_NIF_TERM nif_make_error(ErlNifEnv *env, ERL_NIF_TERM reason);
+/* A number that is not used twice in practice. */
+uint64_t nif_random(void);
+/* Milliseconds or :infinity to a time on the reactor's scale from now. */
+bool nif_get_deadline(ErlNifEnv *env, ERL_NIF_TERM term, int64_t now,
+                      int64_t *out);
+
+/* Bytes above which encoding and decoding move to a dirty scheduler: well
+ * under a millisecond of work. */
+#define NIF_INLINE_BYTES ((size_t)64 * 1024)
+
+/* Each file with resource types opens them here; 0, or -1 when refused. */
+int nif_call_load(ErlNifEnv *env);
+int nif_pool_load(ErlNifEnv *env);
+int nif_slots_load(ErlNifEnv *env);
+int nif_local_load(ErlNifEnv *env);
+int nif_message_load(ErlNifEnv *env);
+int nif_server_load(ErlNifEnv *env);
+
+/* Every NIF has this shape. */
+#define NIF(name)                                                              \
+  ERL_NIF_TERM name(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[])
+
+NIF(nif_pool_new);
+NIF(nif_pool_close);
+NIF(nif_pool_stats);
+NIF(nif_pool_set_cancel_grace);
+NIF(nif_slot_add);
+NIF(nif_slot_remove);
+NIF(nif_slot_set_state);
+NIF(nif_slot_load);
+NIF(nif_session_assign);
+NIF(nif_submit);
+NIF(nif_call_cancel);
+NIF(nif_call_credit);
+NIF(nif_decode_response);
+NIF(nif_decode_chunk);
+NIF(nif_json_encode);
+NIF(nif_json_decode);
+NIF(nif_channel_open);
+NIF(nif_channel_close);
+NIF(nif_rpc_unary);
+NIF(nif_rpc_stream);
+NIF(nif_local_start);
+NIF(nif_local_expect);
+NIF(nif_local_close);
+NIF(nif_message_encode);
+NIF(nif_message_decode);
+NIF(nif_server_start);
+NIF(nif_server_stop);
+NIF(nif_server_reply);
+NIF(nif_server_send);
+NIF(nif_server_finish);
+NIF(nif_server_fail);
+
+#endif

@@ -1,0 +1,215 @@
+/* From what a worker sent to terms, and JSON by itself. */
+#include <stdio.h>
+#include <string.h>
+
+#include "../core/sp_bridge.h"
+#include "../core/sp_error.h"
+#include "../core/sp_json.h"
+#include "nif_value.h"
+
+static ERL_NIF_TERM decode_error(ErlNifEnv *env, int err, size_t pos) {
+  char text[96];
+  snprintf(text, sizeof text, "%s at byte %zu", sp_strerror(err), pos);
+  return nif_make_error(
+      env, enif_make_tuple2(env, am_decode, nif_make_text(env, text)));
+}
+
+/* Runs |fn| again on a dirty scheduler when there is much to do. */
+static bool moved(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
+                  const ERL_NIF_TERM argv[], size_t size, ERL_NIF_TERM *out) {
+  if (size <= NIF_INLINE_BYTES ||
+      enif_thread_type() != ERL_NIF_THR_NORMAL_SCHEDULER)
+    return false;
+  *out = enif_schedule_nif(env, name, ERL_NIF_DIRTY_JOB_CPU_BOUND, fn, argc,
+                           argv);
+  return true;
+}
+
+/* The result's value as a term; SP_OK or where JSON broke. */
+static int result_term(ErlNifEnv *env, const sp_bridge_response *r,
+                       ERL_NIF_TERM *out, size_t *pos) {
+  sp_slice text;
+  if (r->has_cbor)
+    return nif_decode_cbor(env, r->cbor.data, r->cbor.len, out, pos);
+  if (!r->has_result) {
+    *out = am_nil;
+    return SP_OK;
+  }
+  switch (sp_bridge_unpack(r->type_url, r->value, &text)) {
+  case SP_BRIDGE_STRING:
+    *out = nif_make_bytes(env, text.data, text.len);
+    return SP_OK;
+  case SP_BRIDGE_BOOL:
+    *out = text.len > 0 && text.data[0] != 0 ? am_true : am_false;
+    return SP_OK;
+  default:
+    return nif_decode_json(env, text.data, text.len, out, pos);
+  }
+}
+
+static ERL_NIF_TERM tool_error(ErlNifEnv *env, sp_slice message) {
+  ERL_NIF_TERM term;
+  size_t pos;
+  if (message.len == 0 || message.data[0] != '{' ||
+      nif_decode_json(env, message.data, message.len, &term, &pos) != SP_OK)
+    term = nif_make_bytes(env, message.data, message.len);
+  return enif_make_tuple2(env, am_tool_error, term);
+}
+
+ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
+                               size_t len) {
+  sp_bridge_response r;
+  ERL_NIF_TERM term;
+  size_t pos = 0;
+  int err = sp_bridge_get_response(bytes, len, &r);
+  if (err != SP_OK)
+    return decode_error(env, err, 0);
+  if (!r.success)
+    return tool_error(env, r.error_message);
+  err = result_term(env, &r, &term, &pos);
+  if (r.binary_result.len > 0)
+    return enif_make_tuple3(
+        env, am_binary,
+        nif_make_bytes(env, r.binary_result.data, r.binary_result.len),
+        err == SP_OK ? term : am_nil);
+  if (err == SP_OK)
+    return enif_make_tuple2(env, am_ok, term);
+  /* As published: a value that is no JSON is handed on as it is. */
+  if (!r.has_cbor && (err == SP_ERR_SYNTAX || err == SP_ERR_UTF8))
+    return enif_make_tuple2(env, am_ok,
+                            nif_make_bytes(env, r.value.data, r.value.len));
+  return decode_error(env, err, pos);
+}
+
+NIF(nif_decode_response) {
+  ErlNifBinary bytes;
+  ERL_NIF_TERM term;
+  if (!enif_inspect_binary(env, argv[0], &bytes))
+    return enif_make_badarg(env);
+  if (moved(env, "decode_response", nif_decode_response, argc, argv,
+            bytes.size, &term))
+    return term;
+  return nif_decode_answer(env, bytes.data, bytes.size);
+}
+
+/* ---- chunks ------------------------------------------------------------ */
+
+typedef struct pairs {
+  ErlNifEnv *env;
+  ERL_NIF_TERM map;
+  size_t count;
+} pairs;
+
+static int add_pair(sp_slice key, sp_slice value, void *ctx) {
+  pairs *p = ctx;
+  p->count++;
+  enif_make_map_put(p->env, p->map, nif_make_bytes(p->env, key.data, key.len),
+                    nif_make_bytes(p->env, value.data, value.len), &p->map);
+  return SP_OK;
+}
+
+static void put(ErlNifEnv *env, ERL_NIF_TERM *map, const char *key,
+                ERL_NIF_TERM value) {
+  enif_make_map_put(env, *map, nif_make_text(env, key), value, map);
+}
+
+static int base64_term(ErlNifEnv *env, sp_slice data, ERL_NIF_TERM *out) {
+  sp_buf text;
+  sp_buf_init(&text, &nif_mem, 0);
+  int err = sp_json_put_base64(&text, data.data, data.len);
+  if (err == SP_OK) /* without the quotes */
+    *out = nif_make_bytes(env, text.data + 1, text.len - 2);
+  sp_buf_free(&text);
+  return err;
+}
+
+/* The payload map of interop 1.9. */
+static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
+                     ERL_NIF_TERM *map) {
+  ERL_NIF_TERM value;
+  size_t pos;
+  sp_slice data = chunk->data;
+  *map = enif_make_new_map(env);
+  if (!chunk->has_cbor && data.len == 0)
+    return SP_OK;
+  int err = chunk->has_cbor
+                ? nif_decode_cbor(env, chunk->cbor.data, chunk->cbor.len,
+                                  &value, &pos)
+                : nif_decode_json(env, data.data, data.len, &value, &pos);
+  if (err == SP_OK) {
+    if (enif_is_map(env, value))
+      *map = value;
+    else
+      put(env, map, "data", value);
+    return SP_OK;
+  }
+  if (err == SP_ERR_NOMEM || chunk->has_cbor)
+    return err;
+  err = base64_term(env, data, &value);
+  if (err == SP_OK)
+    put(env, map, "raw_data_base64", value);
+  return err;
+}
+
+NIF(nif_decode_chunk) {
+  ErlNifBinary bytes;
+  sp_bridge_chunk chunk;
+  ERL_NIF_TERM map;
+  if (!enif_inspect_binary(env, argv[0], &bytes))
+    return enif_make_badarg(env);
+  if (moved(env, "decode_chunk", nif_decode_chunk, argc, argv, bytes.size,
+            &map))
+    return map;
+  pairs metadata = {.env = env, .map = enif_make_new_map(env)};
+  int err = sp_bridge_get_chunk(bytes.data, bytes.size, &chunk, add_pair,
+                                &metadata);
+  if (err == SP_OK)
+    err = chunk_map(env, &chunk, &map);
+  if (err != SP_OK)
+    return decode_error(env, err, 0);
+  put(env, &map, "is_final", chunk.is_final ? am_true : am_false);
+  if (metadata.count > 0)
+    put(env, &map, "_metadata", metadata.map);
+  return enif_make_tuple2(env, am_ok, map);
+}
+
+/* ---- JSON by itself ---------------------------------------------------- */
+
+static NIF(json_encode_dirty);
+
+static ERL_NIF_TERM json_encode(ErlNifEnv *env, int argc,
+                                const ERL_NIF_TERM argv[], size_t limit) {
+  sp_buf out;
+  ERL_NIF_TERM result;
+  nif_encoder e = {.env = env, .out = &out};
+  sp_buf_init(&out, &nif_mem, limit);
+  int err = nif_encode_term(&e, argv[0]);
+  if (err == SP_OK)
+    result = enif_make_tuple2(env, am_ok,
+                              nif_make_bytes(env, out.data, out.len));
+  else if (err == SP_ERR_LIMIT && limit != 0)
+    result = enif_schedule_nif(env, "json_encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
+                               json_encode_dirty, argc, argv);
+  else
+    result = nif_make_error(env, nif_encode_error(&e, err));
+  sp_buf_free(&out);
+  return result;
+}
+
+static NIF(json_encode_dirty) { return json_encode(env, argc, argv, 0); }
+
+NIF(nif_json_encode) { return json_encode(env, argc, argv, NIF_INLINE_BYTES); }
+
+NIF(nif_json_decode) {
+  ErlNifBinary bytes;
+  ERL_NIF_TERM term;
+  size_t pos = 0;
+  if (!enif_inspect_binary(env, argv[0], &bytes))
+    return enif_make_badarg(env);
+  if (moved(env, "json_decode", nif_json_decode, argc, argv, bytes.size,
+            &term))
+    return term;
+  int err = nif_decode_json(env, bytes.data, bytes.size, &term, &pos);
+  return err == SP_OK ? enif_make_tuple2(env, am_ok, term)
+                      : decode_error(env, err, pos);
+}

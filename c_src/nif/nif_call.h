@@ -1,0 +1,144 @@
+/* Pools, slots and calls: the resources behind Snakepit.Native's handles. */
+#ifndef SNAKEPIT_NIF_CALL_H
+#define SNAKEPIT_NIF_CALL_H
+
+#include <stdatomic.h>
+
+#include "nif.h"
+
+#include "../carrier/grpc_client.h"
+#include "../core/sp_dispatch.h"
+
+typedef struct nif_slot nif_slot;
+
+typedef struct nif_pool {
+  ErlNifMutex *lock; /* guards all below; held across core calls only */
+  sp_dispatch *dispatch;
+  nif_slot *slots; /* each is kept */
+  int64_t armed; /* when the timer fires; the armed timer keeps the pool */
+  bool closed;
+  sp_reactor_timer timer;
+  /* Fixed: */
+  ErlNifPid owner;
+  ErlNifMonitor monitor;
+  ErlNifEnv *name_env;
+  ERL_NIF_TERM name;
+  uint64_t tag; /* tells the call ids of two pools apart */
+  atomic_llong grace_ns;
+  atomic_bool cbor; /* its workers take arguments as CBOR */
+} nif_pool;
+
+struct nif_slot {
+  nif_pool *pool; /* kept */
+  sp_slot_id id;
+  ErlNifPid worker;
+  ErlNifMonitor monitor;
+  sp_grpc_channel *channel; /* counted; NULL for a local worker, ... */
+  struct nif_link *link;    /* ... which has this, kept */
+  ErlNifBinary worker_id;
+  grpc_slice session;  /* as a field of the request, for calls without one */
+  grpc_slice metadata; /* the same for what goes into every request */
+  atomic_bool suspect;
+  /* For a local worker, cancelled calls that have not ended, since when none
+   * of them did, and the timer that looks at it (and keeps the slot). */
+  atomic_int stopping;
+  atomic_llong stopping_since;
+  sp_reactor_timer timer;
+  atomic_bool watched; /* the timer is set */
+  /* Whether it pays to wait for an answer in submit: goes up when it came in
+   * time, down when not. */
+  atomic_int quick;
+  /* Guarded by the pool's lock: */
+  ErlNifEnv *reason_env;
+  ERL_NIF_TERM reason; /* why it was removed */
+  bool removed;
+  nif_slot *prev; /* in its pool */
+  nif_slot *next;
+};
+
+/* One request, from submit or rpc_* to its end. What the caller is told is
+ * decided by |state| alone: whoever sets CLAIMED first may send the end. */
+typedef struct nif_call {
+  ErlNifPid caller;
+  ErlNifMonitor monitor;
+  ErlNifEnv *env; /* holds |ref|, later the end message */
+  ERL_NIF_TERM ref;
+  ERL_NIF_TERM end;
+  atomic_uint state;
+  bool stream;
+  ERL_NIF_TERM decoded; /* the end, decoded in the environment of submit */
+  /* The RPC: */
+  atomic_uint run;
+  atomic_uint credit; /* given before the RPC began */
+  sp_grpc_call *grpc;
+  sp_grpc_call *probe;
+  grpc_byte_buffer *answer;
+  /* Calls of a pool only: */
+  nif_pool *pool; /* kept */
+  nif_slot *slot; /* kept; the one it was started on */
+  sp_req_id req;
+  grpc_slice body;
+  grpc_slice correlation;
+  int64_t deadline;
+  ErlNifBinary session; /* .size 0 for none */
+} nif_call;
+
+/* nif_call.c ------------------------------------------------------------- */
+
+/* A call that will answer |ref| to the calling process, whose death abandons
+ * it. NULL when out of memory or when the process is gone. */
+nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream);
+/* True for the one who may end the call with nif_call_finish. */
+bool nif_call_claim(nif_call *call);
+/* Sends {ref, |payload|}, made in call->env. |env| is NULL on the reactor. */
+void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload);
+/* Both, with {:error, |reason|} for an atom. */
+void nif_call_fail(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM reason);
+/* Both, with what an RPC's status means. */
+void nif_call_answer(nif_call *call, ErlNifEnv *env, int status,
+                     const char *text, size_t len);
+/* Until nif_call_settle the end is not sent. */
+void nif_call_hold(nif_call *call);
+/* Whether there is an end. */
+bool nif_call_held(void *call);
+/* The end if there is one: true and *out is what submit returns. Otherwise it
+ * will be a message. */
+bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out);
+/* Sends a message of a stream to the caller, unless the call has ended. */
+void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes);
+/* The same for one in plain memory. */
+void nif_call_local_chunk(nif_call *call, ErlNifEnv *env, const uint8_t *bytes,
+                          size_t len);
+/* Starts the RPC on call->slot. */
+void nif_call_start(nif_call *call, ErlNifEnv *env);
+/* Tells the worker that nobody waits any more. */
+void nif_call_stop(nif_call *call);
+/* A local worker has answered; whether nif_call_stop came before. */
+bool nif_call_over(nif_call *call);
+/* Whether it was handed to a local worker. */
+bool nif_call_awaitable(nif_call *call);
+
+/* nif_pool.c, nif_slot.c ------------------------------------------------- */
+
+/* Carries out what the dispatcher decided. The lock is held at entry and free
+ * at exit. */
+void nif_pool_leave(nif_pool *pool, ErlNifEnv *env);
+/* The call that runs on |slot| under this id, kept; NULL when there is none. */
+nif_call *nif_pool_find(nif_slot *slot, sp_req_id req);
+/* The worker is done with the call: its place is free. */
+void nif_pool_complete(nif_call *call, ErlNifEnv *env);
+/* The caller has gone or cancelled. */
+void nif_pool_cancel(nif_call *call, ErlNifEnv *env);
+/* The worker cannot be relied on: nothing more goes there, its process is
+ * told once. What runs there is answered when the slot is removed. */
+void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why);
+
+/* No more requests go there over its carrier. */
+void nif_slot_disconnect(nif_slot *slot);
+
+extern ErlNifResourceType *nif_channel_type;
+typedef struct nif_channel {
+  sp_grpc_channel *ch;
+} nif_channel;
+
+#endif

@@ -1,0 +1,127 @@
+/* CBOR to terms, straight from the reader's tokens. */
+#include "nif_build.h"
+
+#include <string.h>
+
+#include "../core/sp_cbor.h"
+#include "../core/sp_error.h"
+#include "../core/sp_value.h"
+#include "nif_value.h"
+
+enum { ARRAY, MAP, TAG };
+
+static int push_bigint(nif_builder *b, const sp_cbor_token *t) {
+  static const uint8_t room[NIF_BIGINT_HEAD];
+  sp_buf_reset(&b->bytes);
+  int err = sp_buf_add(&b->bytes, room, sizeof room);
+  if (err == SP_OK)
+    err = sp_buf_add(&b->bytes, t->bytes, t->len);
+  if (err != SP_OK)
+    return err;
+  ERL_NIF_TERM term = nif_build_bigint(b, t->negative);
+  return term == 0 ? SP_ERR_LIMIT : nif_build_push(b, term);
+}
+
+static int push_tuple(nif_builder *b, ERL_NIF_TERM list) {
+  unsigned length;
+  ERL_NIF_TERM head;
+  if (!enif_get_list_length(b->env, list, &length))
+    return SP_ERR_SYNTAX;
+  sp_buf_reset(&b->bytes);
+  while (enif_get_list_cell(b->env, list, &head, &list)) {
+    int err = sp_buf_add(&b->bytes, &head, sizeof head);
+    if (err != SP_OK)
+      return err;
+  }
+  return nif_build_push(
+      b, enif_make_tuple_from_array(
+             b->env, (ERL_NIF_TERM *)(void *)b->bytes.data, length));
+}
+
+/* A tag's item is complete: what it means, or the bare item. */
+static int end_tag(nif_builder *b) {
+  uint64_t number = nif_build_top(b)->mark;
+  size_t count;
+  ERL_NIF_TERM item = *nif_build_close(b, &count);
+  if (number == SP_VALUE_TAG_TUPLE)
+    return push_tuple(b, item);
+  return nif_build_push(b, item);
+}
+
+static int end_container(nif_builder *b, bool map) {
+  size_t count;
+  ERL_NIF_TERM *items = nif_build_close(b, &count);
+  if (map)
+    return nif_build_push(b, nif_build_map(b->env, items, count / 2));
+  if (count > UINT32_MAX)
+    return SP_ERR_LIMIT;
+  return nif_build_push(
+      b, enif_make_list_from_array(b->env, items, (unsigned)count));
+}
+
+static int leaf(nif_builder *b, const sp_cbor_token *t) {
+  switch (t->type) {
+  case SP_CBOR_NULL:
+  case SP_CBOR_UNDEFINED:
+    return nif_build_push(b, am_nil);
+  case SP_CBOR_TRUE:
+    return nif_build_push(b, am_true);
+  case SP_CBOR_FALSE:
+    return nif_build_push(b, am_false);
+  case SP_CBOR_INT:
+    return nif_build_push(b, enif_make_int64(b->env, t->i));
+  case SP_CBOR_BIGINT:
+    return push_bigint(b, t);
+  case SP_CBOR_DOUBLE:
+    return nif_build_push(b, nif_build_double(b->env, t->d));
+  case SP_CBOR_TEXT:
+  case SP_CBOR_BYTES:
+    return nif_build_push(b, nif_make_bytes(b->env, t->bytes, t->len));
+  default: /* simple values mean nothing here */
+    return SP_ERR_SYNTAX;
+  }
+}
+
+static int step(nif_builder *b, const sp_cbor_token *t) {
+  int err;
+  switch (t->type) {
+  case SP_CBOR_ARRAY_BEGIN:
+    return nif_build_open(b, ARRAY, 0);
+  case SP_CBOR_MAP_BEGIN:
+    return nif_build_open(b, MAP, 0);
+  case SP_CBOR_TAG:
+    return nif_build_open(b, TAG, t->n);
+  case SP_CBOR_ARRAY_END:
+  case SP_CBOR_MAP_END:
+    err = end_container(b, t->type == SP_CBOR_MAP_END);
+    break;
+  default:
+    err = leaf(b, t);
+  }
+  nif_frame *top;
+  while (err == SP_OK && (top = nif_build_top(b)) != NULL && top->kind == TAG)
+    err = end_tag(b);
+  return err;
+}
+
+int nif_decode_cbor(ErlNifEnv *env, const uint8_t *cbor, size_t len,
+                    ERL_NIF_TERM *out, size_t *pos) {
+  nif_builder b;
+  sp_cbor_reader reader;
+  sp_cbor_token token;
+  int err;
+  nif_build_init(&b, env);
+  /* One level of a value may have a tag. */
+  sp_cbor_reader_init(&reader, &nif_mem, cbor, len, 2 * SP_VALUE_MAX_DEPTH);
+  do {
+    err = sp_cbor_next(&reader, &token);
+    if (err == SP_OK && token.type != SP_CBOR_END)
+      err = step(&b, &token);
+  } while (err == SP_OK && token.type != SP_CBOR_END);
+  if (err == SP_OK)
+    memcpy(out, b.terms.data, sizeof *out);
+  *pos = reader.pos;
+  sp_cbor_reader_free(&reader);
+  nif_build_free(&b);
+  return err;
+}

@@ -1,0 +1,171 @@
+/* JSON to terms, straight from the reader's tokens. */
+#include "nif_build.h"
+
+#include <string.h>
+
+#include "../core/sp_error.h"
+#include "../core/sp_json.h"
+#include "../core/sp_value.h"
+#include "nif_value.h"
+
+enum { ARRAY, OBJECT };
+
+/* ---- leaves ------------------------------------------------------------ */
+
+static int push_bigint(nif_builder *b, const sp_json_token *t) {
+  bool negative;
+  sp_buf_reset(&b->bytes);
+  static const uint8_t room[NIF_BIGINT_HEAD];
+  int err = sp_buf_add(&b->bytes, room, sizeof room);
+  if (err == SP_OK)
+    err = sp_json_bigint_bytes(t->text, t->len, &negative, &b->bytes);
+  if (err != SP_OK)
+    return err;
+  ERL_NIF_TERM term = nif_build_bigint(b, negative);
+  return term == 0 ? SP_ERR_LIMIT : nif_build_push(b, term);
+}
+
+static int push_text(nif_builder *b, const sp_json_token *t) {
+  return nif_build_push(b, nif_make_bytes(b->env, t->text, t->len));
+}
+
+static int push_key(nif_builder *b, const sp_json_token *t) {
+  static const char marker[] = SP_VALUE_MARKER;
+  if (t->len == sizeof marker - 1 && memcmp(t->text, marker, t->len) == 0)
+    nif_build_top(b)->mark = 1;
+  return push_text(b, t);
+}
+
+/* ---- marker objects ---------------------------------------------------- */
+
+static bool same_text(ErlNifEnv *env, ERL_NIF_TERM term, const char *text) {
+  ErlNifBinary bin;
+  return enif_inspect_binary(env, term, &bin) && bin.size == strlen(text) &&
+         memcmp(bin.data, text, bin.size) == 0;
+}
+
+static bool marked_bytes(nif_builder *b, ERL_NIF_TERM payload,
+                         ERL_NIF_TERM *out) {
+  ErlNifBinary text;
+  sp_buf_reset(&b->bytes);
+  if (!enif_inspect_binary(b->env, payload, &text) ||
+      sp_json_base64_bytes(text.data, text.size, &b->bytes) != SP_OK)
+    return false;
+  *out = nif_make_bytes(b->env, b->bytes.data, b->bytes.len);
+  return true;
+}
+
+static bool marked_tuple(ErlNifEnv *env, ERL_NIF_TERM payload,
+                         ERL_NIF_TERM *out) {
+  unsigned length;
+  ERL_NIF_TERM head;
+  if (!enif_get_list_length(env, payload, &length))
+    return false;
+  ERL_NIF_TERM *items = enif_alloc((length + 1) * sizeof *items);
+  if (items == NULL)
+    return false;
+  for (unsigned i = 0; enif_get_list_cell(env, payload, &head, &payload); i++)
+    items[i] = head;
+  *out = enif_make_tuple_from_array(env, items, length);
+  enif_free(items);
+  return true;
+}
+
+static bool marked_map(ErlNifEnv *env, ERL_NIF_TERM pairs, ERL_NIF_TERM *out) {
+  ERL_NIF_TERM pair, key, value, rest;
+  ERL_NIF_TERM map = enif_make_new_map(env);
+  while (enif_get_list_cell(env, pairs, &pair, &pairs)) {
+    if (!enif_get_list_cell(env, pair, &key, &rest) ||
+        !enif_get_list_cell(env, rest, &value, &rest) ||
+        !enif_is_empty_list(env, rest))
+      return false;
+    enif_make_map_put(env, map, key, value, &map);
+  }
+  *out = map;
+  return enif_is_empty_list(env, pairs);
+}
+
+/* What a marker object stands for; false when it is none of ours, which
+ * leaves it a map. |items| are its two keys with their values. */
+static bool marked(nif_builder *b, const ERL_NIF_TERM *items,
+                   ERL_NIF_TERM *out) {
+  int at = same_text(b->env, items[0], SP_VALUE_MARKER) ? 0 : 2;
+  ERL_NIF_TERM kind = items[at + 1], payload = items[3 - at];
+  if (!same_text(b->env, items[2 - at], SP_VALUE_PAYLOAD))
+    return false;
+  if (same_text(b->env, kind, SP_VALUE_BYTES))
+    return marked_bytes(b, payload, out);
+  if (same_text(b->env, kind, SP_VALUE_TUPLE))
+    return marked_tuple(b->env, payload, out);
+  if (same_text(b->env, kind, SP_VALUE_MAP))
+    return enif_is_list(b->env, payload) && marked_map(b->env, payload, out);
+  return false;
+}
+
+static int end(nif_builder *b) {
+  nif_frame f = *nif_build_top(b);
+  size_t count;
+  ERL_NIF_TERM made;
+  ERL_NIF_TERM *items = nif_build_close(b, &count);
+  if (f.kind == OBJECT) {
+    if (f.mark == 0 || count != 4 || !marked(b, items, &made))
+      made = nif_build_map(b->env, items, count / 2);
+  } else {
+    if (count > UINT32_MAX)
+      return SP_ERR_LIMIT;
+    made = enif_make_list_from_array(b->env, items, (unsigned)count);
+  }
+  return nif_build_push(b, made);
+}
+
+static int step(nif_builder *b, const sp_json_token *t) {
+  switch (t->type) {
+  case SP_JSON_NULL:
+    return nif_build_push(b, am_nil);
+  case SP_JSON_TRUE:
+    return nif_build_push(b, am_true);
+  case SP_JSON_FALSE:
+    return nif_build_push(b, am_false);
+  case SP_JSON_INT:
+    return nif_build_push(b, enif_make_int64(b->env, t->i));
+  case SP_JSON_BIGINT:
+    return push_bigint(b, t);
+  case SP_JSON_DOUBLE:
+    return nif_build_push(b, nif_build_double(b->env, t->d));
+  case SP_JSON_STRING:
+    return push_text(b, t);
+  case SP_JSON_KEY:
+    return push_key(b, t);
+  case SP_JSON_ARRAY_BEGIN:
+    return nif_build_open(b, ARRAY, 0);
+  case SP_JSON_OBJECT_BEGIN:
+    return nif_build_open(b, OBJECT, 0);
+  case SP_JSON_ARRAY_END:
+  case SP_JSON_OBJECT_END:
+    return end(b);
+  default:
+    return SP_ERR_SYNTAX;
+  }
+}
+
+int nif_decode_json(ErlNifEnv *env, const uint8_t *json, size_t len,
+                    ERL_NIF_TERM *out, size_t *pos) {
+  nif_builder b;
+  sp_json_reader reader;
+  sp_json_token token;
+  int err;
+  nif_build_init(&b, env);
+  /* One level of a value takes up to three of JSON. */
+  sp_json_reader_init(&reader, &nif_mem, json, len, 3 * SP_VALUE_MAX_DEPTH);
+  do {
+    err = sp_json_next(&reader, &token);
+    if (err == SP_OK && token.type != SP_JSON_END)
+      err = step(&b, &token);
+  } while (err == SP_OK && token.type != SP_JSON_END);
+  if (err == SP_OK) /* one value is what the reader lets through */
+    memcpy(out, b.terms.data, sizeof *out);
+  *pos = reader.pos;
+  sp_json_reader_free(&reader);
+  nif_build_free(&b);
+  return err;
+}

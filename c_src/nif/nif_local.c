@@ -1,0 +1,198 @@
+/* Links: waiting for local workers, and their connections. */
+#include "nif_local.h"
+
+#include <string.h>
+
+#include "nif_local_call.h"
+
+ErlNifResourceType *nif_link_type;
+
+/* One for all of the VM, made at the first local_start. */
+static sp_local *carrier;
+static ErlNifMutex *carrier_lock; /* guards |carrier| */
+
+/* ---- what the carrier says --------------------------------------------- */
+
+/* {:snakepit_local, ref, |what|} to the owner; |env| is freed. */
+static void tell(nif_link *link, ErlNifEnv *env, ERL_NIF_TERM what) {
+  enif_send(NULL, &link->owner, env,
+            enif_make_tuple3(env, am_snakepit_local,
+                             enif_make_copy(env, link->ref), what));
+  enif_free_env(env);
+}
+
+static void on_ready(void *user, sp_local_peer *peer) {
+  nif_link *link = user;
+  enif_mutex_lock(link->lock);
+  link->peer = peer;
+  bool gone = link->gone;
+  enif_mutex_unlock(link->lock);
+  if (gone)
+    sp_local_close(peer);
+  else
+    tell(link, enif_alloc_env(), am_ready);
+}
+
+static nif_slot *link_slot(nif_link *link) {
+  enif_mutex_lock(link->lock);
+  nif_slot *slot = link->slot;
+  if (slot != NULL)
+    enif_keep_resource(slot);
+  enif_mutex_unlock(link->lock);
+  return slot;
+}
+
+static void on_frame(void *user, const sp_frame *frame) {
+  nif_slot *slot = link_slot(user);
+  if (slot == NULL)
+    return; /* nothing was asked yet, or it is over */
+  nif_local_frame(slot, frame);
+  enif_release_resource(slot);
+}
+
+static void on_closed(void *user, const char *why) {
+  nif_link *link = user;
+  enif_mutex_lock(link->lock);
+  link->gone = true;
+  enif_mutex_unlock(link->lock);
+  nif_slot *slot = link_slot(link);
+  if (slot != NULL) {
+    nif_slot_suspect(slot, NULL, why);
+    enif_release_resource(slot);
+  }
+  ErlNifEnv *env = enif_alloc_env();
+  tell(link, env, enif_make_tuple2(env, am_closed, nif_make_text(env, why)));
+  enif_release_resource(link); /* the carrier's */
+}
+
+/* ---- links ------------------------------------------------------------- */
+
+bool nif_link_ready(nif_link *link) {
+  enif_mutex_lock(link->lock);
+  bool ready = link->peer != NULL && !link->gone;
+  enif_mutex_unlock(link->lock);
+  return ready;
+}
+
+void nif_link_attach(nif_link *link, nif_slot *slot) {
+  enif_mutex_lock(link->lock);
+  link->slot = slot;
+  bool gone = link->gone;
+  enif_mutex_unlock(link->lock);
+  if (gone) /* and nobody was there to be told */
+    nif_slot_suspect(slot, NULL, "the connection ended");
+}
+
+void nif_link_detach(nif_link *link) {
+  enif_mutex_lock(link->lock);
+  link->slot = NULL;
+  enif_mutex_unlock(link->lock);
+  sp_local_close(link->peer);
+}
+
+static void close_link(nif_link *link) {
+  enif_mutex_lock(link->lock);
+  link->gone = true;
+  sp_local_peer *peer = link->peer;
+  enif_mutex_unlock(link->lock);
+  if (peer != NULL)
+    sp_local_close(peer);
+  else if (sp_local_unexpect(carrier, link->token))
+    enif_release_resource(link); /* the carrier's: it never came */
+}
+
+static void link_dtor(ErlNifEnv *env, void *obj) {
+  nif_link *link = obj;
+  (void)env;
+  if (link->peer != NULL)
+    sp_local_release(link->peer);
+  if (link->ref_env != NULL)
+    enif_free_env(link->ref_env);
+  if (link->lock != NULL)
+    enif_mutex_destroy(link->lock);
+}
+
+static void link_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
+                      ErlNifMonitor *monitor) {
+  (void)env;
+  (void)pid;
+  (void)monitor;
+  close_link(obj);
+}
+
+int nif_local_load(ErlNifEnv *env) {
+  ErlNifResourceTypeInit link = {.dtor = link_dtor, .down = link_down};
+  nif_link_type = enif_open_resource_type_x(env, "snakepit_link", &link,
+                                            ERL_NIF_RT_CREATE, NULL);
+  carrier_lock = enif_mutex_create("snakepit_local");
+  return nif_link_type == NULL || carrier_lock == NULL ? -1 : 0;
+}
+
+void nif_local_stop(void) {
+  if (carrier != NULL)
+    sp_local_stop(carrier);
+}
+
+NIF(nif_local_start) {
+  static const sp_local_handler handler = {on_ready, on_frame, on_closed};
+  ErlNifBinary path;
+  char text[256];
+  (void)argc;
+  if (!enif_inspect_binary(env, argv[0], &path) || path.size >= sizeof text ||
+      memchr(path.data, 0, path.size) != NULL)
+    return enif_make_badarg(env);
+  memcpy(text, path.data, path.size);
+  text[path.size] = 0;
+  enif_mutex_lock(carrier_lock);
+  int err = carrier == NULL ? sp_local_new(text, &handler, &carrier) : 0;
+  enif_mutex_unlock(carrier_lock);
+  if (err == 0)
+    return enif_make_tuple2(env, am_ok,
+                            nif_make_text(env, sp_local_path(carrier)));
+  return nif_make_error(env, nif_make_text(env, strerror(-err)));
+}
+
+/* Fills a link that is zeroed; false when something is short. */
+static bool fill_link(ErlNifEnv *env, nif_link *link, ERL_NIF_TERM ref) {
+  link->lock = enif_mutex_create("snakepit_link");
+  link->ref_env = enif_alloc_env();
+  if (link->lock == NULL || link->ref_env == NULL ||
+      enif_self(env, &link->owner) == NULL ||
+      enif_monitor_process(env, link, &link->owner, &link->monitor) != 0)
+    return false;
+  link->ref = enif_make_copy(link->ref_env, ref);
+  return true;
+}
+
+NIF(nif_local_expect) {
+  ErlNifBinary token;
+  (void)argc;
+  if (!enif_inspect_binary(env, argv[0], &token) ||
+      token.size != SP_LOCAL_TOKEN || !enif_is_ref(env, argv[1]) ||
+      carrier == NULL)
+    return enif_make_badarg(env);
+  nif_link *link = enif_alloc_resource(nif_link_type, sizeof *link);
+  if (link == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  memset(link, 0, sizeof *link);
+  memcpy(link->token, token.data, SP_LOCAL_TOKEN);
+  bool ok = fill_link(env, link, argv[1]);
+  ERL_NIF_TERM result = ok ? enif_make_resource(env, link) : 0;
+  if (ok) {
+    enif_keep_resource(link); /* the carrier's */
+    ok = sp_local_expect(carrier, link->token, link) == 0;
+    if (!ok)
+      enif_release_resource(link);
+  }
+  enif_release_resource(link);
+  return ok ? result : enif_raise_exception(env, am_system_limit);
+}
+
+NIF(nif_local_close) {
+  nif_link *link;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_link_type, (void **)&link))
+    return enif_make_badarg(env);
+  close_link(link);
+  return am_ok;
+}

@@ -1,0 +1,166 @@
+/* Calls over the local carrier. */
+#include "nif_local_call.h"
+
+#include <unistd.h>
+
+#include "../core/sp_bridge.h"
+#include "../core/sp_error.h"
+#include "nif_value.h"
+
+/* How long submit waits for a quick worker: a few times what a small call
+ * takes, far below what a scheduler may be blocked for. */
+#define AWAIT_NS 60000
+
+/* |quick| stays within these; below 0 submit waits every 16th time only. */
+#define QUICK_MAX 16
+#define QUICK_MIN (-16)
+
+/* Set while a scheduler handles frames in nif_local_await: messages sent then
+ * need the environment of the NIF that runs, and the answer to its own call
+ * is decoded in place. */
+static _Thread_local ErlNifEnv *await_env;
+static _Thread_local nif_call *await_call;
+
+/* ---- to the worker ----------------------------------------------------- */
+
+static void release_call(void *call) { enif_release_resource(call); }
+
+static sp_frame_part part_of(const grpc_slice *slice) {
+  return (sp_frame_part){GRPC_SLICE_START_PTR(*slice),
+                         GRPC_SLICE_LENGTH(*slice)};
+}
+
+void nif_local_start_call(nif_call *call) {
+  nif_slot *slot = call->slot;
+  sp_frame_part parts[SP_LOCAL_PARTS] = {part_of(&call->body),
+                                         part_of(&slot->metadata),
+                                         part_of(&slot->session)};
+  enif_keep_resource(call); /* its slices, until they are written */
+  sp_local_send(slot->link->peer, SP_FRAME_CALL, call->req, parts,
+                call->session.size == 0 ? 3 : 2, release_call, call);
+}
+
+static void on_grace(sp_reactor_timer *timer, int64_t now) {
+  nif_slot *slot =
+      (nif_slot *)(void *)((char *)timer - offsetof(nif_slot, timer));
+  int64_t due = atomic_load(&slot->stopping_since) +
+                atomic_load(&slot->pool->grace_ns);
+  if (atomic_load(&slot->stopping) > 0 && now < due) {
+    sp_reactor_set_timer(nif_reactor, timer, due);
+    return;
+  }
+  if (atomic_load(&slot->stopping) > 0)
+    nif_slot_suspect(slot, NULL, "a cancelled call does not end");
+  atomic_store(&slot->watched, false);
+  enif_release_resource(slot);
+}
+
+static void nothing(void *arg) { (void)arg; }
+
+void nif_local_cancel_call(nif_call *call) {
+  nif_slot *slot = call->slot;
+  int64_t now = sp_reactor_now();
+  sp_local_send(slot->link->peer, SP_FRAME_CANCEL, call->req, NULL, 0, nothing,
+                NULL);
+  if (atomic_fetch_add(&slot->stopping, 1) == 0)
+    atomic_store(&slot->stopping_since, now);
+  if (atomic_exchange(&slot->watched, true))
+    return;
+  enif_keep_resource(slot); /* the timer's */
+  slot->timer.fn = on_grace;
+  sp_reactor_set_timer(nif_reactor, &slot->timer,
+                       now + atomic_load(&slot->pool->grace_ns));
+}
+
+void nif_local_credit(nif_call *call, uint32_t more) {
+  uint8_t *bytes = enif_alloc(4);
+  if (bytes == NULL)
+    return;
+  for (size_t i = 0; i < 4; i++)
+    bytes[i] = (uint8_t)(more >> (8 * i));
+  sp_frame_part part = {bytes, 4};
+  sp_local_send(call->slot->link->peer, SP_FRAME_CREDIT, call->req, &part, 1,
+                enif_free, bytes);
+}
+
+/* ---- from the worker --------------------------------------------------- */
+
+/* The end of a stream: done, or the error as a gRPC worker would send it. */
+static ERL_NIF_TERM stream_end(ErlNifEnv *env, const uint8_t *bytes,
+                               size_t len) {
+  sp_bridge_response r;
+  sp_slice text = {NULL, 0};
+  if (sp_bridge_get_response(bytes, len, &r) == SP_OK) {
+    if (r.success)
+      return am_done;
+    text = r.error_message;
+  }
+  return nif_make_error(
+      env, enif_make_tuple3(env, am_grpc,
+                            enif_make_int(env, GRPC_STATUS_INTERNAL),
+                            nif_make_bytes(env, text.data, text.len)));
+}
+
+static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
+  nif_slot *slot = call->slot;
+  if (nif_call_over(call)) {
+    atomic_store(&slot->stopping_since, sp_reactor_now());
+    atomic_fetch_sub(&slot->stopping, 1);
+  }
+  /* The worker gets its next request before the caller is woken. */
+  nif_pool_complete(call, await_env);
+  if (!nif_call_claim(call))
+    return;
+  if (call == await_call && len <= NIF_INLINE_BYTES)
+    call->decoded = nif_decode_answer(await_env, bytes, len);
+  ERL_NIF_TERM payload = am_ok;
+  if (call->stream)
+    payload = stream_end(call->env, bytes, len);
+  else if (call->decoded == 0)
+    payload = enif_make_tuple2(call->env, am_ok,
+                               nif_make_bytes(call->env, bytes, len));
+  nif_call_finish(call, await_env, payload);
+}
+
+void nif_local_frame(nif_slot *slot, const sp_frame *frame) {
+  if (frame->kind != SP_FRAME_ANSWER && frame->kind != SP_FRAME_CHUNK)
+    return;
+  nif_call *call = nif_pool_find(slot, frame->call);
+  if (call == NULL)
+    return; /* never asked, or answered: dropped */
+  if (frame->kind == SP_FRAME_ANSWER)
+    on_answer(call, frame->payload, frame->len);
+  else
+    nif_call_local_chunk(call, await_env, frame->payload, frame->len);
+  enif_release_resource(call);
+}
+
+/* ---- waiting in submit ------------------------------------------------- */
+
+static bool more_than_one_core(void) {
+  static atomic_int cores;
+  int n = atomic_load(&cores);
+  if (n == 0) {
+    n = (int)sysconf(_SC_NPROCESSORS_ONLN);
+    atomic_store(&cores, n);
+  }
+  return n > 1;
+}
+
+void nif_local_await(nif_call *call, ErlNifEnv *env) {
+  nif_slot *slot = call->slot;
+  int quick = atomic_load(&slot->quick);
+  if (!more_than_one_core() || (quick < 0 && (call->req & 15) != 0))
+    return;
+  await_env = env;
+  await_call = call;
+  sp_local_poll(slot->link->peer, nif_call_held, call,
+                sp_reactor_now() + AWAIT_NS);
+  await_call = NULL;
+  await_env = NULL;
+  bool came = nif_call_held(call);
+  if (came && quick < QUICK_MAX)
+    atomic_store(&slot->quick, quick + 1);
+  else if (!came && quick > QUICK_MIN)
+    atomic_store(&slot->quick, quick - 2);
+}

@@ -1,0 +1,190 @@
+/* Loading, the table of functions, and what all files use. */
+#include "nif.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include <grpc/support/log.h>
+
+#include "nif_local.h"
+
+#define NIF_DEFINE_ATOM(name) ERL_NIF_TERM am_##name;
+NIF_ATOMS(NIF_DEFINE_ATOM)
+
+sp_reactor *nif_reactor;
+ErlNifResourceType *nif_channel_type;
+
+static atomic_ullong random_state;
+
+/* ---- memory ------------------------------------------------------------ */
+
+static void *mem_alloc(size_t size, void *ctx) {
+  (void)ctx;
+  return enif_alloc(size);
+}
+
+static void *mem_resize(void *ptr, size_t size, void *ctx) {
+  (void)ctx;
+  return ptr == NULL ? enif_alloc(size) : enif_realloc(ptr, size);
+}
+
+static void mem_release(void *ptr, void *ctx) {
+  (void)ctx;
+  enif_free(ptr);
+}
+
+const sp_mem nif_mem = {NULL, mem_alloc, mem_resize, mem_release};
+
+/* ---- terms ------------------------------------------------------------- */
+
+ERL_NIF_TERM nif_make_bytes(ErlNifEnv *env, const void *bytes, size_t len) {
+  ERL_NIF_TERM term;
+  unsigned char *to = enif_make_new_binary(env, len, &term);
+  if (len > 0)
+    memcpy(to, bytes, len);
+  return term;
+}
+
+ERL_NIF_TERM nif_make_text(ErlNifEnv *env, const char *text) {
+  return nif_make_bytes(env, text, strlen(text));
+}
+
+ERL_NIF_TERM nif_make_error(ErlNifEnv *env, ERL_NIF_TERM reason) {
+  return enif_make_tuple2(env, am_error, reason);
+}
+
+bool nif_get_deadline(ErlNifEnv *env, ERL_NIF_TERM term, int64_t now,
+                      int64_t *out) {
+  ErlNifSInt64 ms;
+  if (enif_is_identical(term, am_infinity)) {
+    *out = INT64_MAX;
+    return true;
+  }
+  if (!enif_get_int64(env, term, &ms) || ms < 0)
+    return false;
+  *out = ms >= (INT64_MAX - now) / 1000000 ? INT64_MAX : now + ms * 1000000;
+  return true;
+}
+
+/* splitmix64 over a counter that starts at random. */
+uint64_t nif_random(void) {
+  uint64_t z = atomic_fetch_add(&random_state, 0x9e3779b97f4a7c15u);
+  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+  z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+  return z ^ (z >> 31);
+}
+
+/* ---- channels ---------------------------------------------------------- */
+
+static void channel_dtor(ErlNifEnv *env, void *obj) {
+  (void)env;
+  sp_grpc_channel_release(((nif_channel *)obj)->ch);
+}
+
+NIF(nif_channel_open) {
+  ErlNifBinary target;
+  char text[512];
+  (void)argc;
+  if (!enif_inspect_binary(env, argv[0], &target) ||
+      target.size >= sizeof text ||
+      memchr(target.data, 0, target.size) != NULL)
+    return enif_make_badarg(env);
+  memcpy(text, target.data, target.size);
+  text[target.size] = 0;
+  sp_grpc_channel *ch = sp_grpc_channel_new(nif_reactor, text);
+  if (ch == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  nif_channel *channel = enif_alloc_resource(nif_channel_type, sizeof *channel);
+  if (channel == NULL) {
+    sp_grpc_channel_release(ch);
+    return enif_raise_exception(env, am_system_limit);
+  }
+  channel->ch = ch;
+  ERL_NIF_TERM term = enif_make_resource(env, channel);
+  enif_release_resource(channel);
+  return term;
+}
+
+NIF(nif_channel_close) {
+  nif_channel *channel;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel))
+    return enif_make_badarg(env);
+  sp_grpc_channel_close(channel->ch);
+  return am_ok;
+}
+
+/* ---- load -------------------------------------------------------------- */
+
+/* gRPC reports what it recovers from on stderr; what matters arrives as the
+ * status of a call. */
+static void quiet(gpr_log_func_args *args) { (void)args; }
+
+/* At exit the libraries' destructors run while other threads go on: the
+ * reactor must not be in gRPC then. Registered after gRPC was loaded, so it
+ * runs before them. */
+static void at_exit(void) {
+  nif_local_stop();
+  sp_reactor_stop(nif_reactor);
+}
+
+static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
+  (void)priv;
+  (void)info;
+#define NIF_MAKE_ATOM(name) am_##name = enif_make_atom(env, #name);
+  NIF_ATOMS(NIF_MAKE_ATOM)
+  unsigned long long seed = (unsigned long long)sp_reactor_now();
+  if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+    seed ^= (unsigned long long)(uintptr_t)&seed;
+  atomic_init(&random_state, seed);
+  gpr_set_log_function(quiet);
+  if (sp_reactor_new(&nif_reactor) != 0 || atexit(at_exit) != 0)
+    return -1;
+  ErlNifResourceTypeInit channel = {.dtor = channel_dtor};
+  nif_channel_type = enif_open_resource_type_x(env, "snakepit_channel",
+                                               &channel, ERL_NIF_RT_CREATE,
+                                               NULL);
+  if (nif_channel_type == NULL || nif_call_load(env) != 0 ||
+      nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
+      nif_local_load(env) != 0 || nif_message_load(env) != 0 ||
+      nif_server_load(env) != 0)
+    return -1;
+  return 0;
+}
+
+static ErlNifFunc functions[] = {
+    {"pool_new", 3, nif_pool_new, 0},
+    {"pool_close", 1, nif_pool_close, 0},
+    {"pool_stats", 1, nif_pool_stats, 0},
+    {"pool_set_cancel_grace", 2, nif_pool_set_cancel_grace, 0},
+    {"slot_add", 7, nif_slot_add, 0},
+    {"slot_remove", 2, nif_slot_remove, 0},
+    {"slot_set_state", 2, nif_slot_set_state, 0},
+    {"slot_load", 1, nif_slot_load, 0},
+    {"session_assign", 3, nif_session_assign, 0},
+    {"submit", 9, nif_submit, 0},
+    {"call_cancel", 1, nif_call_cancel, 0},
+    {"call_credit", 2, nif_call_credit, 0},
+    {"decode_response", 1, nif_decode_response, 0},
+    {"decode_chunk", 1, nif_decode_chunk, 0},
+    {"json_encode", 1, nif_json_encode, 0},
+    {"json_decode", 1, nif_json_decode, 0},
+    {"channel_open", 1, nif_channel_open, 0},
+    {"channel_close", 1, nif_channel_close, 0},
+    {"rpc_unary", 6, nif_rpc_unary, 0},
+    {"rpc_stream", 6, nif_rpc_stream, 0},
+    {"local_start", 1, nif_local_start, 0},
+    {"local_expect", 2, nif_local_expect, 0},
+    {"local_close", 1, nif_local_close, 0},
+    {"message_encode", 2, nif_message_encode, 0},
+    {"message_decode", 2, nif_message_decode, 0},
+    {"server_start", 3, nif_server_start, 0},
+    {"server_stop", 1, nif_server_stop, 0},
+    {"server_reply", 2, nif_server_reply, 0},
+    {"server_send", 2, nif_server_send, 0},
+    {"server_finish", 1, nif_server_finish, 0},
+    {"server_fail", 3, nif_server_fail, 0},
+};
+
+ERL_NIF_INIT(Elixir.Snakepit.Native, functions, load, NULL, NULL, NULL)

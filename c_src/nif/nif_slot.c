@@ -1,0 +1,319 @@
+/* Slots: the places of workers in a pool. */
+#include "nif_local.h"
+
+#include <string.h>
+
+#include "../core/sp_bridge.h"
+#include "../core/sp_error.h"
+#include "nif_pool.h"
+
+ErlNifResourceType *nif_slot_type;
+
+void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why) {
+  nif_pool *pool = slot->pool;
+  if (atomic_exchange(&slot->suspect, true))
+    return;
+  enif_mutex_lock(pool->lock);
+  bool removed = slot->removed;
+  if (!removed)
+    (void)sp_dispatch_slot_set_state(pool->dispatch, slot->id, SP_SLOT_DRAINING,
+                                     sp_reactor_now());
+  nif_pool_leave(pool, env);
+  if (removed)
+    return;
+  ErlNifEnv *message = enif_alloc_env();
+  ERL_NIF_TERM term =
+      enif_make_tuple3(message, am_snakepit_slot, am_suspect,
+                       nif_make_text(message, why));
+  enif_send(env, &slot->worker, message, term);
+  enif_free_env(message);
+}
+
+/* Under the pool's lock. */
+static void list(nif_slot *slot) {
+  nif_pool *pool = slot->pool;
+  slot->next = pool->slots;
+  if (slot->next != NULL)
+    slot->next->prev = slot;
+  pool->slots = slot;
+}
+
+static void unlist(nif_slot *slot) {
+  if (slot->prev != NULL)
+    slot->prev->next = slot->next;
+  else
+    slot->pool->slots = slot->next;
+  if (slot->next != NULL)
+    slot->next->prev = slot->prev;
+  slot->prev = slot->next = NULL;
+}
+
+void nif_slot_disconnect(nif_slot *slot) {
+  if (slot->channel != NULL)
+    sp_grpc_channel_close(slot->channel);
+  else
+    nif_link_detach(slot->link);
+}
+
+/* |reason| lies in |reason_env|, which is taken over; both may be absent. */
+static void remove_slot(nif_slot *slot, ErlNifEnv *env, ErlNifEnv *reason_env,
+                        ERL_NIF_TERM reason) {
+  nif_pool *pool = slot->pool;
+  enif_mutex_lock(pool->lock);
+  if (slot->removed) {
+    enif_mutex_unlock(pool->lock);
+    if (reason_env != NULL)
+      enif_free_env(reason_env);
+    return;
+  }
+  slot->removed = true;
+  slot->reason_env = reason_env;
+  slot->reason = reason;
+  (void)sp_dispatch_slot_remove(pool->dispatch, slot->id, sp_reactor_now());
+  unlist(slot);
+  nif_pool_leave(pool, env);
+  nif_slot_disconnect(slot);
+  enif_release_resource(slot); /* the pool's */
+}
+
+static void slot_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
+                      ErlNifMonitor *monitor) {
+  (void)pid;
+  (void)monitor;
+  remove_slot(obj, env, NULL, am_noproc);
+}
+
+static void slot_dtor(ErlNifEnv *env, void *obj) {
+  nif_slot *slot = obj;
+  (void)env;
+  if (slot->reason_env != NULL)
+    enif_free_env(slot->reason_env);
+  if (slot->worker_id.size > 0)
+    enif_release_binary(&slot->worker_id);
+  if (slot->channel != NULL)
+    sp_grpc_channel_release(slot->channel);
+  if (slot->link != NULL)
+    enif_release_resource(slot->link);
+  grpc_slice_unref(slot->session);
+  grpc_slice_unref(slot->metadata);
+  if (slot->pool != NULL)
+    enif_release_resource(slot->pool);
+}
+
+static void free_bytes(void *bytes) { enif_free(bytes); }
+
+grpc_slice nif_take_slice(sp_buf *buf) {
+  size_t len;
+  uint8_t *bytes = sp_buf_take(buf, &len);
+  if (bytes == NULL)
+    return grpc_empty_slice();
+  return grpc_slice_new_with_user_data(bytes, len, free_bytes, bytes);
+}
+
+int nif_put_metadata(ErlNifEnv *env, ERL_NIF_TERM list, sp_buf *out) {
+  ERL_NIF_TERM head;
+  while (enif_get_list_cell(env, list, &head, &list)) {
+    const ERL_NIF_TERM *pair;
+    ErlNifBinary key, value;
+    int arity;
+    if (!enif_get_tuple(env, head, &arity, &pair) || arity != 2 ||
+        !enif_inspect_binary(env, pair[0], &key) ||
+        !enif_inspect_binary(env, pair[1], &value))
+      return SP_ERR_INVAL;
+    int err = sp_bridge_put_metadata(out, (sp_slice){key.data, key.size},
+                                     (sp_slice){value.data, value.size});
+    if (err != SP_OK)
+      return err;
+  }
+  return enif_is_empty_list(env, list) ? SP_OK : SP_ERR_INVAL;
+}
+
+static bool copy_binary(const ErlNifBinary *from, ErlNifBinary *to) {
+  if (from->size == 0)
+    return true;
+  if (!enif_alloc_binary(from->size, to))
+    return false;
+  memcpy(to->data, from->data, from->size);
+  return true;
+}
+
+static int fill_slot(ErlNifEnv *env, nif_slot *slot,
+                     const ERL_NIF_TERM argv[]) {
+  ErlNifBinary worker_id, session;
+  sp_buf buf;
+  sp_buf_init(&buf, &nif_mem, 0);
+  int err = SP_ERR_INVAL;
+  if (!enif_inspect_binary(env, argv[2], &worker_id) ||
+      !enif_inspect_binary(env, argv[3], &session))
+    goto done;
+  err = SP_ERR_NOMEM;
+  if (!copy_binary(&worker_id, &slot->worker_id))
+    goto done;
+  err = sp_bridge_put_session(&buf, (sp_slice){session.data, session.size});
+  if (err != SP_OK)
+    goto done;
+  slot->session = nif_take_slice(&buf);
+  err = nif_put_metadata(env, argv[6], &buf);
+  if (err != SP_OK)
+    goto done;
+  slot->metadata = nif_take_slice(&buf);
+done:
+  sp_buf_free(&buf);
+  return err;
+}
+
+/* Puts a slot that is filled into its pool. */
+static int enter_slot(ErlNifEnv *env, nif_slot *slot, uint32_t capacity) {
+  nif_pool *pool = slot->pool;
+  enif_mutex_lock(pool->lock);
+  int err = pool->closed ? SP_ERR_NOTREADY
+                         : sp_dispatch_slot_add(pool->dispatch, capacity,
+                                                sp_reactor_now(), &slot->id);
+  if (err == SP_OK) {
+    (void)sp_dispatch_slot_tie(pool->dispatch, slot->id, slot);
+    enif_keep_resource(slot);
+    list(slot);
+  }
+  nif_pool_leave(pool, env);
+  return err;
+}
+
+/* The carrier: a gRPC channel or a link. */
+static bool get_carrier(ErlNifEnv *env, ERL_NIF_TERM term,
+                        nif_channel **channel, nif_link **link) {
+  *channel = NULL;
+  *link = NULL;
+  if (enif_get_resource(env, term, nif_channel_type, (void **)channel))
+    return true;
+  return enif_get_resource(env, term, nif_link_type, (void **)link) &&
+         nif_link_ready(*link);
+}
+
+static void set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
+  if (channel != NULL) {
+    sp_grpc_channel_keep(channel->ch);
+    slot->channel = channel->ch;
+  } else {
+    enif_keep_resource(link);
+    slot->link = link;
+    atomic_store(&slot->pool->cbor, true);
+  }
+}
+
+int nif_slots_load(ErlNifEnv *env) {
+  ErlNifResourceTypeInit slot = {.dtor = slot_dtor, .down = slot_down};
+  nif_slot_type = enif_open_resource_type_x(env, "snakepit_slot", &slot,
+                                            ERL_NIF_RT_CREATE, NULL);
+  return nif_slot_type == NULL ? -1 : 0;
+}
+
+NIF(nif_slot_add) {
+  nif_pool *pool;
+  nif_channel *channel;
+  nif_link *link;
+  ErlNifPid worker;
+  unsigned capacity;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
+      !enif_get_local_pid(env, argv[1], &worker) ||
+      !enif_get_uint(env, argv[4], &capacity) || capacity == 0 ||
+      !get_carrier(env, argv[5], &channel, &link))
+    return enif_make_badarg(env);
+  nif_slot *slot = enif_alloc_resource(nif_slot_type, sizeof *slot);
+  if (slot == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  memset(slot, 0, sizeof *slot);
+  atomic_init(&slot->suspect, false);
+  atomic_init(&slot->stopping, 0);
+  atomic_init(&slot->stopping_since, 0);
+  atomic_init(&slot->watched, false);
+  atomic_init(&slot->quick, 0);
+  slot->session = grpc_empty_slice();
+  slot->metadata = grpc_empty_slice();
+  slot->worker = worker;
+  enif_keep_resource(pool);
+  slot->pool = pool;
+  set_carrier(slot, channel, link);
+  ERL_NIF_TERM result = 0;
+  int err = fill_slot(env, slot, argv);
+  if (err == SP_ERR_INVAL)
+    result = enif_make_badarg(env);
+  else if (err == SP_OK)
+    err = enter_slot(env, slot, capacity);
+  if (err == SP_OK) {
+    if (link != NULL)
+      nif_link_attach(link, slot);
+    result = enif_make_resource(env, slot);
+    if (enif_monitor_process(env, slot, &worker, &slot->monitor) != 0)
+      remove_slot(slot, env, NULL, am_noproc);
+  } else if (err == SP_ERR_NOTREADY) {
+    result = enif_raise_exception(env, am_pool_closed);
+  } else if (err != SP_ERR_INVAL) {
+    result = enif_raise_exception(env, am_system_limit);
+  }
+  enif_release_resource(slot);
+  return result;
+}
+
+NIF(nif_slot_remove) {
+  nif_slot *slot;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_slot_type, (void **)&slot))
+    return enif_make_badarg(env);
+  ErlNifEnv *reason_env = enif_alloc_env();
+  if (reason_env == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  enif_demonitor_process(env, slot, &slot->monitor);
+  remove_slot(slot, env, reason_env, enif_make_copy(reason_env, argv[1]));
+  return am_ok;
+}
+
+NIF(nif_slot_set_state) {
+  nif_slot *slot;
+  enum sp_slot_state state;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_slot_type, (void **)&slot))
+    return enif_make_badarg(env);
+  if (enif_is_identical(argv[1], am_ready))
+    state = SP_SLOT_READY;
+  else if (enif_is_identical(argv[1], am_draining))
+    state = SP_SLOT_DRAINING;
+  else if (enif_is_identical(argv[1], am_tainted))
+    state = SP_SLOT_TAINTED;
+  else
+    return enif_make_badarg(env);
+  enif_mutex_lock(slot->pool->lock);
+  int err = sp_dispatch_slot_set_state(slot->pool->dispatch, slot->id, state,
+                                       sp_reactor_now());
+  nif_pool_leave(slot->pool, env);
+  return err == SP_OK ? am_ok : nif_make_error(env, am_not_found);
+}
+
+NIF(nif_slot_load) {
+  nif_slot *slot;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_slot_type, (void **)&slot))
+    return enif_make_badarg(env);
+  enif_mutex_lock(slot->pool->lock);
+  int load = sp_dispatch_slot_load(slot->pool->dispatch, slot->id);
+  enif_mutex_unlock(slot->pool->lock);
+  return load < 0 ? nif_make_error(env, am_not_found)
+                  : enif_make_tuple2(env, am_ok, enif_make_int(env, load));
+}
+
+NIF(nif_session_assign) {
+  nif_pool *pool;
+  nif_slot *slot;
+  ErlNifBinary session;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
+      !enif_inspect_binary(env, argv[1], &session) ||
+      !enif_get_resource(env, argv[2], nif_slot_type, (void **)&slot) ||
+      slot->pool != pool)
+    return enif_make_badarg(env);
+  enif_mutex_lock(pool->lock);
+  int err = sp_dispatch_assign(pool->dispatch, session.data, session.size,
+                               slot->id, sp_reactor_now());
+  nif_pool_leave(pool, env);
+  return err == SP_OK ? am_ok : nif_make_error(env, am_not_found);
+}

@@ -1,0 +1,331 @@
+/* submit/9: from terms to a request in the dispatcher. */
+#include <stdio.h>
+#include <string.h>
+
+#include "../core/sp_bridge.h"
+#include "../core/sp_error.h"
+#include "nif_local.h"
+#include "nif_pool.h"
+#include "nif_value.h"
+
+/* No request is larger: protobuf's own bound. */
+#define MAX_REQUEST ((size_t)INT32_MAX)
+
+/* submit/9's arguments, checked but not encoded. */
+typedef struct submission {
+  nif_pool *pool;
+  ERL_NIF_TERM ref;
+  bool stream;
+  ErlNifBinary command;
+  ERL_NIF_TERM args;
+  ErlNifBinary session;
+  enum sp_affinity affinity;
+  int64_t queue_deadline;
+  int64_t deadline;
+  ERL_NIF_TERM metadata;
+  ERL_NIF_TERM binaries;
+} submission;
+
+static bool get_affinity(ERL_NIF_TERM term, enum sp_affinity *out) {
+  if (enif_is_identical(term, am_hint))
+    *out = SP_AFFINITY_HINT;
+  else if (enif_is_identical(term, am_strict_queue))
+    *out = SP_AFFINITY_STRICT_QUEUE;
+  else if (enif_is_identical(term, am_strict_fail_fast))
+    *out = SP_AFFINITY_STRICT_FAIL;
+  else
+    return false;
+  return true;
+}
+
+static bool get_pair(ErlNifEnv *env, ERL_NIF_TERM term,
+                     const ERL_NIF_TERM **pair) {
+  int arity;
+  return enif_get_tuple(env, term, &arity, pair) && arity == 2;
+}
+
+static bool get_submission(ErlNifEnv *env, const ERL_NIF_TERM argv[],
+                           int64_t now, submission *s) {
+  const ERL_NIF_TERM *times, *extra;
+  memset(s, 0, sizeof *s);
+  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&s->pool) ||
+      !enif_is_ref(env, argv[1]) ||
+      !enif_inspect_binary(env, argv[3], &s->command) ||
+      !get_affinity(argv[6], &s->affinity) ||
+      !get_pair(env, argv[7], &times) || !get_pair(env, argv[8], &extra) ||
+      !nif_get_deadline(env, times[0], now, &s->queue_deadline) ||
+      !nif_get_deadline(env, times[1], now, &s->deadline))
+    return false;
+  s->ref = argv[1];
+  s->stream = enif_is_identical(argv[2], am_stream);
+  if (!s->stream && !enif_is_identical(argv[2], am_unary))
+    return false;
+  if (!enif_is_identical(argv[5], am_nil) &&
+      !enif_inspect_binary(env, argv[5], &s->session))
+    return false;
+  s->args = argv[4];
+  s->metadata = extra[0];
+  s->binaries = extra[1];
+  return true;
+}
+
+/* ---- encoding ---------------------------------------------------------- */
+
+/* One argument. Bytes that are not text have a field of their own, which
+ * every published worker knows. */
+static int put_argument(nif_encoder *e, ERL_NIF_TERM key, ERL_NIF_TERM value) {
+  sp_buf name;
+  ErlNifBinary bytes;
+  sp_bridge_mark mark;
+  sp_buf_init(&name, &nif_mem, 0);
+  int err = nif_key_text(e, key, &name);
+  if (err != SP_OK)
+    goto done;
+  sp_slice k = {name.data, name.len};
+  size_t start = e->out->len;
+  err = sp_bridge_begin_parameter(e->out, k, &mark);
+  size_t text = e->out->len;
+  if (err == SP_OK)
+    err = nif_encode_at(e, nif_encode_term(e, value), key);
+  if (err == SP_OK)
+    err = sp_bridge_end_parameter(e->out, &mark);
+  if (err == SP_OK && enif_inspect_binary(e->env, value, &bytes) &&
+      e->out->data[text] == '{') {
+    e->out->len = start;
+    err = sp_bridge_put_binary(e->out, k, (sp_slice){bytes.data, bytes.size});
+  }
+done:
+  sp_buf_free(&name);
+  return err;
+}
+
+static int put_map_arguments(nif_encoder *e, ERL_NIF_TERM map) {
+  ErlNifMapIterator it;
+  ERL_NIF_TERM key, value;
+  int err = SP_OK;
+  enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
+  while (err == SP_OK &&
+         enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
+    err = put_argument(e, key, value);
+    enif_map_iterator_next(e->env, &it);
+  }
+  enif_map_iterator_destroy(e->env, &it);
+  return err;
+}
+
+static int put_list_arguments(nif_encoder *e, ERL_NIF_TERM list) {
+  ERL_NIF_TERM head;
+  const ERL_NIF_TERM *pair;
+  while (enif_get_list_cell(e->env, list, &head, &list)) {
+    if (!get_pair(e->env, head, &pair))
+      return nif_encode_refuse(e, NIF_NO_ARGUMENTS);
+    int err = put_argument(e, pair[0], pair[1]);
+    if (err != SP_OK)
+      return err;
+  }
+  return SP_OK;
+}
+
+static int put_arguments(nif_encoder *e, ERL_NIF_TERM args) {
+  ERL_NIF_TERM name;
+  if (enif_is_map(e->env, args)) {
+    if (enif_get_map_value(e->env, args, am___struct__, &name))
+      return nif_encode_refuse(e, NIF_A_STRUCT);
+    return put_map_arguments(e, args);
+  }
+  if (enif_is_list(e->env, args))
+    return put_list_arguments(e, args);
+  return nif_encode_refuse(e, NIF_NO_ARGUMENTS);
+}
+
+static int put_binaries(ErlNifEnv *env, ERL_NIF_TERM list, sp_buf *out) {
+  ERL_NIF_TERM head;
+  const ERL_NIF_TERM *pair;
+  ErlNifBinary key, value;
+  while (enif_get_list_cell(env, list, &head, &list)) {
+    if (!get_pair(env, head, &pair) ||
+        !enif_inspect_binary(env, pair[0], &key) ||
+        !enif_inspect_binary(env, pair[1], &value))
+      return SP_ERR_INVAL;
+    int err = sp_bridge_put_binary(out, (sp_slice){key.data, key.size},
+                                   (sp_slice){value.data, value.size});
+    if (err != SP_OK)
+      return err;
+  }
+  return SP_OK;
+}
+
+/* The correlation id among |metadata|, or a new one, which is added to it. */
+static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
+                           nif_call *call, sp_buf *out) {
+  static const char name[] = "correlation_id";
+  ERL_NIF_TERM head;
+  const ERL_NIF_TERM *pair;
+  ErlNifBinary key, value;
+  while (enif_get_list_cell(env, metadata, &head, &metadata)) {
+    if (get_pair(env, head, &pair) &&
+        enif_inspect_binary(env, pair[0], &key) &&
+        key.size == sizeof name - 1 &&
+        memcmp(key.data, name, key.size) == 0 &&
+        enif_inspect_binary(env, pair[1], &value)) {
+      grpc_slice slice =
+          grpc_slice_from_copied_buffer((const char *)value.data, value.size);
+      if (!grpc_header_nonbin_value_is_legal(slice)) {
+        grpc_slice_unref(slice); /* it still travels in the metadata */
+        slice = grpc_empty_slice();
+      }
+      call->correlation = slice;
+      return SP_OK;
+    }
+  }
+  char text[32];
+  int n = snprintf(text, sizeof text, "sp-%016llx%08llx",
+                   (unsigned long long)nif_random(),
+                   (unsigned long long)(nif_random() & 0xffffffff));
+  call->correlation = grpc_slice_from_copied_buffer(text, (size_t)n);
+  return sp_bridge_put_metadata(
+      out, (sp_slice){(const uint8_t *)name, sizeof name - 1},
+      (sp_slice){(const uint8_t *)text, (size_t)n});
+}
+
+/* All arguments as one CBOR map. */
+static int put_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args) {
+  sp_bridge_mark mark;
+  ERL_NIF_TERM name;
+  if (enif_get_map_value(e->env, args, am___struct__, &name))
+    return nif_encode_refuse(e, NIF_A_STRUCT);
+  int err = sp_bridge_begin_arguments(e->out, &mark);
+  if (err == SP_OK)
+    err = nif_cbor_arguments(e, args);
+  if (err == SP_OK)
+    err = sp_bridge_end_arguments(e->out, &mark);
+  return err;
+}
+
+/* All of the request but what only the slot knows. SP_ERR_INVAL with
+ * e->what NULL is a bad argument of submit/9 itself. */
+static int encode(nif_encoder *e, const submission *s, nif_call *call) {
+  sp_buf *out = e->out;
+  int err = sp_bridge_put_tool(
+      out, (sp_slice){s->command.data, s->command.size});
+  if (err == SP_OK && s->session.size > 0)
+    err = sp_bridge_put_session(
+        out, (sp_slice){s->session.data, s->session.size});
+  if (err == SP_OK && s->stream)
+    err = sp_bridge_put_stream(out);
+  if (err == SP_OK)
+    err = nif_put_metadata(e->env, s->metadata, out);
+  if (err == SP_OK)
+    err = put_correlation(e->env, s->metadata, call, out);
+  if (err == SP_OK)
+    err = atomic_load(&s->pool->cbor) ? put_cbor_arguments(e, s->args)
+                                      : put_arguments(e, s->args);
+  if (err == SP_OK)
+    err = put_binaries(e->env, s->binaries, out);
+  return err;
+}
+
+/* ---- submitting -------------------------------------------------------- */
+
+static ERL_NIF_TERM refusal(int err) {
+  switch (err) {
+  case SP_ERR_FULL:
+    return am_pool_saturated;
+  case SP_ERR_BUSY:
+    return am_worker_busy;
+  case SP_ERR_GONE:
+    return am_session_worker_unavailable;
+  case SP_ERR_NOTREADY:
+    return am_pool_not_initialized;
+  default:
+    return am_system_limit;
+  }
+}
+
+static uint64_t caller_key(const ErlNifPid *pid) {
+  uint64_t key = 0;
+  memcpy(&key, pid, sizeof key < sizeof *pid ? sizeof key : sizeof *pid);
+  return key;
+}
+
+static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
+                             nif_call *call, int64_t now) {
+  nif_pool *pool = s->pool;
+  sp_dispatch_request request = {
+      .session = s->session.size > 0 ? s->session.data : NULL,
+      .session_len = s->session.size,
+      .affinity = s->affinity,
+      .caller = caller_key(&call->caller),
+      .queue_deadline = s->queue_deadline,
+      .deadline = s->deadline,
+      .user = call};
+  /* A local worker that is free may answer at once. */
+  bool hold = !s->stream && atomic_load(&pool->cbor);
+  ERL_NIF_TERM result;
+  if (hold)
+    nif_call_hold(call);
+  enif_keep_resource(call); /* the dispatcher's */
+  enif_mutex_lock(pool->lock);
+  bool closed = pool->closed;
+  int err = sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
+  nif_pool_leave(pool, env);
+  if (err == SP_OK) {
+    if (hold && nif_call_awaitable(call))
+      nif_local_await(call, env);
+    if (hold && nif_call_settle(call, env, &result))
+      return result;
+    return enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
+  }
+  enif_release_resource(call);
+  return nif_make_error(env, closed ? am_pool_closed : refusal(err));
+}
+
+/* Fills in what the call keeps of the submission. */
+static int keep(const submission *s, nif_call *call, sp_buf *body) {
+  if (s->session.size > 0) {
+    if (!enif_alloc_binary(s->session.size, &call->session))
+      return SP_ERR_NOMEM;
+    memcpy(call->session.data, s->session.data, s->session.size);
+  }
+  call->body = nif_take_slice(body);
+  call->deadline = s->deadline;
+  enif_keep_resource(s->pool);
+  call->pool = s->pool;
+  return SP_OK;
+}
+
+static NIF(submit_dirty);
+
+static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
+                           size_t limit) {
+  submission s;
+  sp_buf body;
+  ERL_NIF_TERM result;
+  int64_t now = sp_reactor_now();
+  if (!get_submission(env, argv, now, &s))
+    return enif_make_badarg(env);
+  nif_call *call = nif_call_new(env, s.ref, s.stream);
+  if (call == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  nif_encoder e = {.env = env, .out = &body};
+  sp_buf_init(&body, &nif_mem, limit);
+  int err = encode(&e, &s, call);
+  if (err == SP_OK)
+    err = keep(&s, call, &body);
+  if (err == SP_OK)
+    result = dispatch(env, &s, call, now);
+  else if (err == SP_ERR_LIMIT && limit < MAX_REQUEST)
+    result = enif_schedule_nif(env, "submit", ERL_NIF_DIRTY_JOB_CPU_BOUND,
+                               submit_dirty, argc, argv);
+  else if (err == SP_ERR_INVAL && e.what == NULL)
+    result = enif_make_badarg(env);
+  else
+    result = nif_make_error(env, nif_encode_error(&e, err));
+  sp_buf_free(&body);
+  enif_release_resource(call);
+  return result;
+}
+
+static NIF(submit_dirty) { return submit(env, argc, argv, MAX_REQUEST); }
+
+NIF(nif_submit) { return submit(env, argc, argv, NIF_INLINE_BYTES); }

@@ -1,0 +1,60 @@
+/* Terms ⇄ JSON. */
+#ifndef SNAKEPIT_NIF_VALUE_H
+#define SNAKEPIT_NIF_VALUE_H
+
+#include "nif.h"
+
+typedef struct nif_encoder {
+  ErlNifEnv *env;
+  sp_buf *out;
+  const char *what;  /* set with SP_ERR_INVAL: what could not be encoded */
+  ERL_NIF_TERM path; /* and the keys and indices that lead to it */
+} nif_encoder;
+
+/* |what| for structs, which Elixir may turn into plain data and try again. */
+extern const char NIF_A_STRUCT[];
+/* |what| for arguments that are no arguments. */
+extern const char NIF_NO_ARGUMENTS[];
+
+/* Appends |term| to e->out. SP_ERR_INVAL (see above), SP_ERR_NOMEM,
+ * SP_ERR_LIMIT. */
+int nif_encode_term(nif_encoder *e, ERL_NIF_TERM term);
+/* The same as CBOR. */
+int nif_cbor_term(nif_encoder *e, ERL_NIF_TERM term);
+/* A map or keyword list of arguments, as a map with text keys. */
+int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args);
+/* Appends the bytes of a key, a binary that is text or an atom, to |text|.
+ * SP_ERR_INVAL (refused, with |key| as the path) for any other. */
+int nif_key_text(nif_encoder *e, ERL_NIF_TERM key, sp_buf *text);
+/* Notes |what|, with an empty path; SP_ERR_INVAL. */
+int nif_encode_refuse(nif_encoder *e, const char *what);
+/* Puts |step| before the path when |err| has one; returns |err|. */
+int nif_encode_at(nif_encoder *e, int err, ERL_NIF_TERM step);
+/* {:encode, path, text} or {:encode_struct, path}. */
+ERL_NIF_TERM nif_encode_error(nif_encoder *e, int err);
+
+/* What decode_response/1 says of an ExecuteToolResponse. */
+ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
+                               size_t len);
+
+/* An integer that fits no machine word. */
+typedef struct nif_bigint {
+  ErlNifBinary etf; /* to be released */
+  bool negative;
+  const uint8_t *magnitude; /* little endian, in |etf| */
+  size_t len;
+} nif_bigint;
+/* False when there is no memory. */
+bool nif_get_bigint(ErlNifEnv *env, ERL_NIF_TERM term, nif_bigint *out);
+/* What kind of term it is that cannot be sent. */
+const char *nif_term_name(ErlNifEnv *env, ERL_NIF_TERM term);
+
+/* The one value in |json|. SP_ERR_SYNTAX, SP_ERR_TRUNCATED, SP_ERR_UTF8,
+ * SP_ERR_DEPTH, SP_ERR_NOMEM; |*pos| is then where. */
+int nif_decode_json(ErlNifEnv *env, const uint8_t *json, size_t len,
+                    ERL_NIF_TERM *out, size_t *pos);
+/* The same of the one item in |cbor|. */
+int nif_decode_cbor(ErlNifEnv *env, const uint8_t *cbor, size_t len,
+                    ERL_NIF_TERM *out, size_t *pos);
+
+#endif

@@ -1,0 +1,104 @@
+/* The worker's end of the local carrier (see carrier/local.h), without Python:
+ * rings, bells, the queue of calls, and a thread that watches over them.
+ *
+ * Threads that run calls ("seats") read the ring themselves while they have
+ * nothing to do: one of them leads and looks at the ring, others wait until it
+ * leaves. When all are busy, the watcher reads. Only who holds the lock reads,
+ * and the lock is never held while waiting for anything. */
+#ifndef SP_LINK_H
+#define SP_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../core/sp_buf.h"
+#include "../core/sp_frame.h"
+
+#define SP_LINK_TOKEN 32
+/* Chunks of a stream that may be under way before the BEAM gives credit. */
+#define SP_LINK_CREDIT 16
+#define SP_LINK_WHY 160
+
+typedef struct sp_link sp_link;
+typedef struct sp_job sp_job;
+
+typedef struct sp_link_config {
+  /* True when other threads than the one that opens the link run calls; that
+   * one then runs only calls whose metadata say thread_sensitive. */
+  bool threaded;
+  /* Sent to the thread that opened the link when a call that it runs is
+   * cancelled. */
+  int interrupt_signal;
+  /* As interrupt_signal for calls that other threads run. Called on a thread
+   * that may wait; no two at a time. */
+  void (*cancelled)(void *user, uint64_t call);
+  void *user;
+} sp_link_config;
+
+enum sp_link_result {
+  SP_LINK_CLOSED = -1,     /* no more calls, or nobody to send to */
+  SP_LINK_NOTHING = 0,     /* what was asked for needs waiting */
+  SP_LINK_DONE = 1,        /* here it is */
+  SP_LINK_INTERRUPTED = 2, /* signal handlers are to be run; then try again */
+  SP_LINK_NOMEM = 3
+};
+
+/* Connects to the BEAM and starts the watcher. 0, or -1 and the reason at
+ * |why|. By the main thread; at most one link per process. */
+int sp_link_open(const char *path, const uint8_t token[SP_LINK_TOKEN],
+                 const sp_link_config *config, sp_link **out,
+                 char why[SP_LINK_WHY]);
+/* Ends the watcher and the connection; no other thread may be in a function
+ * of the link. Frees it. */
+void sp_link_close(sp_link *link);
+
+/* No calls are taken any more, those that run are cancelled, and what is left
+ * of the process after |grace_ms| is ended with |status|. From any thread. */
+void sp_link_stop(sp_link *link, int status, int grace_ms);
+/* The same for a BEAM that is gone or breaks the protocol: nothing is sent
+ * any more. |why| is static. */
+void sp_link_abandon(sp_link *link, int status, const char *why);
+/* Why and with which status it was ended; NULL for a plain stop. */
+const char *sp_link_ended(sp_link *link, int *status);
+
+/* Signal numbers written here, as Python does after set_wakeup_fd, reach the
+ * watcher: SIGTERM and SIGINT stop the link, any gives the main thread a
+ * chance to run its handlers. */
+int sp_link_signal_fd(const sp_link *link);
+
+/* ---- calls ------------------------------------------------------------- */
+
+/* The next call for this thread. |main| says that it is the main one. With
+ * |wait| false it returns SP_LINK_NOTHING rather than wait. DONE, CLOSED,
+ * INTERRUPTED (only with |main|). */
+enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
+                                 sp_job **job);
+
+/* Of the request; until sp_job_end. */
+const uint8_t *sp_job_request(const sp_job *job, size_t *len);
+uint64_t sp_job_call(const sp_job *job);
+/* From any thread while the job is kept. */
+bool sp_job_is_cancelled(const sp_job *job);
+/* Milliseconds since it was taken. */
+int64_t sp_job_elapsed_ms(const sp_job *job);
+
+/* Waits until a chunk may be sent, and takes the credit for it. DONE also
+ * when the call is cancelled. DONE, CLOSED, NOTHING, INTERRUPTED. */
+enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
+                                  bool wait);
+
+/* Sends a frame for a job: SP_FRAME_CHUNK or _ANSWER. With |wait| false
+ * NOTHING is returned, and nothing sent, when it cannot be done at once. DONE,
+ * CLOSED, NOTHING. */
+enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
+                                const uint8_t *bytes, size_t len, bool wait);
+
+/* After its answer. */
+void sp_job_end(sp_link *link, sp_job *job);
+/* For a thread of the tool's own that uses the job beside its seat: the
+ * memory stays until sp_job_release. */
+void sp_job_keep(sp_link *link, sp_job *job);
+void sp_job_release(sp_link *link, sp_job *job);
+
+#endif

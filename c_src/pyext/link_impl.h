@@ -1,0 +1,120 @@
+/* Between the link's files. */
+#ifndef SP_LINK_IMPL_H
+#define SP_LINK_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "link.h"
+
+struct sp_job {
+  uint64_t call;
+  sp_buf payload;
+  int64_t started;
+  atomic_bool cancelled;
+  bool on_main;
+  bool over;
+  unsigned refs;
+  uint32_t credit;
+  struct sp_job *next; /* in a queue, among the running, or spare */
+};
+
+typedef struct sp_job_list {
+  sp_job *first;
+  sp_job *last;
+} sp_job_list;
+
+enum sp_wait_for { SP_WAIT_CALL, SP_WAIT_MAIN_CALL, SP_WAIT_CREDIT };
+
+/* A thread that waits for something from the ring. */
+typedef struct sp_waiter {
+  enum sp_wait_for what;
+  bool main; /* runs signal handlers */
+  sp_job *job;
+  pthread_cond_t wake;
+  bool woken;
+  struct sp_waiter *next;
+} sp_waiter;
+
+/* A frame that whoever reads owes the BEAM, sent without the lock. */
+typedef struct sp_owed {
+  uint64_t call;
+  uint8_t kind;
+  size_t len;
+  struct sp_owed *next;
+  uint8_t bytes[];
+} sp_owed;
+
+struct sp_link {
+  sp_link_config config;
+  pthread_t main_thread;
+  pthread_t watcher;
+  bool one_cpu;
+  int socket;
+  int own_bell;
+  int beam_bell;
+  int kick;       /* wakes the watcher */
+  int signals[2]; /* a pipe: what sp_link_signal_fd gives, last */
+  void *memory;
+  size_t memory_size;
+
+  pthread_mutex_t send_lock; /* guards |out|; taken before |lock|, if both */
+  sp_ring out;
+
+  pthread_mutex_t lock; /* guards all that follows */
+  sp_ring in;
+  sp_frame_reader reader;
+  sp_job_list queue;      /* for any thread */
+  sp_job_list main_queue; /* for the main thread, when |threaded| */
+  sp_job *running;
+  sp_job *spare;
+  unsigned spare_count;
+  sp_waiter *followers; /* in pthread_cond_wait */
+  sp_waiter *leader;    /* looks at the ring, or waits for its bell */
+  bool asleep;          /* the BEAM is to ring */
+  bool main_poked;      /* signal handlers wait for the main thread */
+  uint64_t turn;        /* counts what the seats do */
+  bool watcher_waits;   /* without an end */
+  int64_t spin;         /* nanoseconds worth spending before sleep */
+  sp_owed *owed;
+  uint64_t *cancels; /* for config.cancelled */
+  size_t cancel_count;
+  size_t cancel_cap;
+  bool messenger; /* the thread that calls it exists */
+  pthread_cond_t messenger_gone;
+  bool closing;
+  bool released; /* sp_link_close has been called */
+  int status;
+  const char *why;
+  int64_t deadline; /* then the process is ended */
+  atomic_bool gone; /* nothing is sent any more */
+};
+
+int64_t sp_link_now(void);
+void sp_link_ring(int fd);
+/* True when the socket says that the BEAM is gone. */
+bool sp_link_is_over(const sp_link *link);
+
+/* The following want the lock. */
+
+/* Handles one frame. True when there was one. */
+bool sp_link_read(sp_link *link);
+/* Asks the BEAM to ring. False when there is something to read. */
+bool sp_link_sleep(sp_link *link);
+void sp_link_awake(sp_link *link);
+void sp_link_stop_locked(sp_link *link, int status, int grace_ms);
+void sp_link_abandon_locked(sp_link *link, int status, const char *why);
+void sp_link_cancel_job(sp_link *link, sp_job *job);
+/* Puts a job without references away. */
+void sp_link_recycle(sp_link *link, sp_job *job);
+/* Owes the BEAM the answer of a call that never ran. */
+void sp_link_refuse(sp_link *link, uint64_t call, const char *message);
+/* Wakes those that may have got what they wait for. */
+void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job);
+/* The lock is given up while sending. */
+void sp_link_pay(sp_link *link);
+
+/* This one does not. */
+void *sp_link_watch(void *arg);
+
+#endif

@@ -1,0 +1,608 @@
+#include "child.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+#include "reap.h"
+
+enum {
+  DRAIN_MS = 200,            /* for the output of a dead child to end */
+  GONE_MS = 2000,            /* for its family to be gone */
+  OBEY_MS = 5000,            /* for a guard to kill its family */
+  SWEEP_MS = 10,             /* between two looks for a lost family */
+  DRAIN_BYTES = 1024 * 1024, /* the most a pipe can hold (pipe-max-size) */
+  KILL_GUARDS_MS = 3000,     /* at the end: patience with the guards, */
+  KILL_ALL_MS = 10000        /* and with the kernel */
+};
+
+typedef struct tap {
+  uv_pipe_t pipe;
+  bool open;
+  bool reading;
+  uint8_t stream;
+  size_t drained; /* bytes read since the death of the child */
+} tap;
+
+struct sp_child {
+  sp_child *next;
+  sp_nest *nest;
+  uint64_t id;
+  pid_t guard;  /* 0 once it is reaped */
+  pid_t leader; /* 0 before STARTED */
+  sp_launch *launch;
+  uv_pipe_t ctl;
+  uv_timer_t timer;
+  tap taps[2];
+  unsigned handles; /* that are not closed yet */
+  size_t have;      /* bytes of |event| */
+  sp_guard_event event;
+  uint32_t grace_ms;
+  uint64_t credit;
+  uint64_t kill_at; /* a STOP's deadline, 0 without one */
+  uint64_t dead_at;
+  bool lost;    /* its guard died before it did */
+  bool killed;  /* the guard was told to kill */
+  bool dead;    /* |end| is known */
+  bool gone;    /* the family too */
+  bool closing; /* the last event was told */
+  sp_exit end;
+};
+
+/* What is told of a child that nobody could wait for. */
+static const sp_exit killed_by_kernel = {SP_EXIT_SIGNAL, SIGKILL, 0, 0, 0};
+
+static void on_timer(uv_timer_t *timer);
+static void on_sweep(uv_timer_t *timer);
+static void check_end(sp_child *child);
+
+static _Noreturn void out_of_memory(void) {
+  (void)fputs("snakepit_spawner: out of memory\n", stderr);
+  /* The guards see our end and kill their families. */
+  abort();
+}
+
+static sp_child *find(const sp_nest *nest, uint64_t id) {
+  for (sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->id == id && !child->closing)
+      return child;
+  return NULL;
+}
+
+/* ---- closing ------------------------------------------------------------ */
+
+static void on_close(uv_handle_t *handle) {
+  sp_child *child = handle->data;
+  if (--child->handles > 0)
+    return;
+  sp_child **at = &child->nest->first;
+  while (*at != child)
+    at = &(*at)->next;
+  *at = child->next;
+  free(child->launch);
+  free(child);
+}
+
+static void close_tap(tap *from) {
+  if (!from->open)
+    return;
+  from->open = false;
+  from->reading = false;
+  uv_close((uv_handle_t *)&from->pipe, on_close);
+}
+
+static void close_child(sp_child *child) {
+  child->closing = true;
+  close_tap(&child->taps[0]);
+  close_tap(&child->taps[1]);
+  uv_close((uv_handle_t *)&child->timer, on_close);
+  uv_close((uv_handle_t *)&child->ctl, on_close);
+}
+
+static void fail(sp_child *child, enum sp_stage stage, int errnum) {
+  char text[SP_PROTO_MAX_TEXT];
+  sp_nest *nest = child->nest;
+  sp_proto_failure_text(text, stage, errnum, child->launch->program,
+                        child->launch->cwd);
+  nest->events->failed(nest->arg, child->id, stage, errnum, text);
+  close_child(child);
+}
+
+/* ---- output ------------------------------------------------------------- */
+
+static void deliver(sp_child *child, uint8_t stream, const uint8_t *bytes,
+                    size_t len) {
+  sp_nest *nest = child->nest;
+  uint8_t *frame = malloc(SP_PROTO_OUTPUT_HEAD + len);
+  if (frame == NULL)
+    out_of_memory();
+  memcpy(frame + SP_PROTO_OUTPUT_HEAD, bytes, len);
+  child->credit -= len < child->credit ? len : child->credit;
+  nest->events->output(nest->arg, child->id, stream, frame, len);
+}
+
+static void on_alloc(uv_handle_t *handle, size_t hint, uv_buf_t *buf) {
+  const sp_child *child = handle->data;
+  size_t len = SP_PROTO_CHUNK;
+  (void)hint;
+  if (!child->dead && child->credit < len)
+    len = (size_t)child->credit;
+  *buf = uv_buf_init((char *)child->nest->scratch, (unsigned)len);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf);
+
+static void update_reading(sp_child *child) {
+  for (size_t i = 0; i < 2; i++) {
+    tap *from = &child->taps[i];
+    bool want = from->open && !child->nest->paused &&
+                (child->dead || (child->leader > 0 && child->credit > 0));
+    if (want == from->reading)
+      continue;
+    from->reading = want;
+    if (want)
+      (void)uv_read_start((uv_stream_t *)&from->pipe, on_alloc, on_read);
+    else if (from->open)
+      (void)uv_read_stop((uv_stream_t *)&from->pipe);
+  }
+}
+
+static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
+  sp_child *child = stream->data;
+  tap *from = &child->taps[stream == (uv_stream_t *)&child->taps[1].pipe];
+  if (got == 0 || !from->open)
+    return;
+  if (got > 0) {
+    deliver(child, from->stream, (const uint8_t *)buf->base, (size_t)got);
+    if (child->dead)
+      from->drained += (size_t)got;
+    if (from->drained < DRAIN_BYTES) {
+      update_reading(child);
+      return;
+    }
+  }
+  close_tap(from);
+  check_end(child);
+}
+
+/* Sends what is in the pipe now and closes it, whoever may still hold it. */
+static void drain(sp_child *child, tap *from) {
+  int fd;
+  ssize_t got;
+  if (!from->open || uv_fileno((uv_handle_t *)&from->pipe, &fd) != 0)
+    return;
+  while (from->drained < DRAIN_BYTES &&
+         (got = read(fd, child->nest->scratch, SP_PROTO_CHUNK)) > 0) {
+    from->drained += (size_t)got;
+    deliver(child, from->stream, child->nest->scratch, (size_t)got);
+  }
+  close_tap(from);
+}
+
+/* ---- the end of a child ------------------------------------------------- */
+
+static void check_end(sp_child *child) {
+  sp_nest *nest = child->nest;
+  if (child->closing || !child->dead || !child->gone || child->taps[0].open ||
+      child->taps[1].open)
+    return;
+  nest->events->ended(nest->arg, child->id, &child->end);
+  close_child(child);
+}
+
+static void set_dead(sp_child *child, const sp_exit *end) {
+  if (child->dead)
+    return;
+  child->dead = true;
+  child->dead_at = uv_now(child->nest->loop);
+  child->end = *end;
+  update_reading(child);
+  (void)uv_timer_start(&child->timer, on_timer, DRAIN_MS, 0);
+}
+
+/* The guard is dead before its child was: the kernel kills the child, and we
+ * have become the parent of the family. */
+static void set_lost(sp_child *child) {
+  sp_nest *nest = child->nest;
+  if (child->lost || child->closing)
+    return;
+  child->lost = true;
+  if (child->leader == 0)
+    fail(child, SP_STAGE_FORK, ECHILD);
+  else if (!child->dead)
+    (void)uv_timer_start(&child->timer, on_timer, GONE_MS, 0);
+  nest->quiet = 0;
+  (void)uv_timer_start(&nest->sweep, on_sweep, 0, SWEEP_MS);
+}
+
+static void order(const sp_child *child, enum sp_guard_do what, uint32_t signo,
+                  bool to_group) {
+  sp_guard_order message = {(uint32_t)what, signo, to_group};
+  int fd;
+  if (uv_fileno((const uv_handle_t *)&child->ctl, &fd) == 0)
+    while (send(fd, &message, sizeof message, MSG_NOSIGNAL) < 0 &&
+           errno == EINTR)
+      continue;
+}
+
+static void order_kill(sp_child *child) {
+  child->killed = true;
+  order(child, SP_GUARD_KILL, 0, false);
+  (void)uv_timer_start(&child->timer, on_timer, OBEY_MS, 0);
+}
+
+static void on_dead_timer(sp_child *child) {
+  uint64_t passed = uv_now(child->nest->loop) - child->dead_at;
+  drain(child, &child->taps[0]);
+  drain(child, &child->taps[1]);
+  if (passed >= GONE_MS)
+    child->gone = true;
+  else
+    (void)uv_timer_start(&child->timer, on_timer, GONE_MS - passed, 0);
+  check_end(child);
+}
+
+static void on_timer(uv_timer_t *timer) {
+  sp_child *child = timer->data;
+  if (child->dead) {
+    on_dead_timer(child);
+  } else if (child->lost) {
+    /* Killed by the kernel, or about to be: it cannot be waited for longer. */
+    set_dead(child, &killed_by_kernel);
+  } else if (!child->killed) {
+    order_kill(child);
+  } else if (child->guard > 0) {
+    (void)kill(child->guard, SIGKILL); /* stopped, or worse */
+  }
+}
+
+/* ---- what the guard says ------------------------------------------------ */
+
+static void on_event(sp_child *child) {
+  const sp_guard_event *event = &child->event;
+  sp_nest *nest = child->nest;
+  switch (event->said) {
+  case SP_GUARD_STARTED:
+    child->leader = event->pid;
+    free(child->launch);
+    child->launch = NULL;
+    nest->events->started(nest->arg, child->id, child->leader, event->start);
+    update_reading(child);
+    break;
+  case SP_GUARD_FAILED:
+    fail(child, (enum sp_stage)event->stage, event->errnum);
+    break;
+  case SP_GUARD_DIED:
+    set_dead(child, &event->exit);
+    break;
+  default:
+    break;
+  }
+}
+
+static void on_ctl_alloc(uv_handle_t *handle, size_t hint, uv_buf_t *buf) {
+  sp_child *child = handle->data;
+  (void)hint;
+  *buf = uv_buf_init((char *)&child->event + child->have,
+                     (unsigned)(sizeof child->event - child->have));
+}
+
+static void on_ctl(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
+  sp_child *child = stream->data;
+  (void)buf;
+  if (got > 0) {
+    child->have += (size_t)got;
+    if (child->have == sizeof child->event) {
+      child->have = 0;
+      on_event(child);
+    }
+  } else if (got < 0) {
+    (void)uv_read_stop(stream);
+    if (child->dead && !child->lost) {
+      child->gone = true;
+      check_end(child);
+    } else {
+      set_lost(child);
+    }
+  }
+}
+
+/* ---- SIGCHLD and lost families ------------------------------------------ */
+
+/* A guard that somebody stopped would neither watch nor kill. */
+static void on_stopped(const sp_nest *nest, pid_t pid) {
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->guard == pid)
+      (void)kill(pid, SIGCONT);
+}
+
+static void on_reaped(const sp_nest *nest, pid_t pid, int status,
+                      const struct rusage *usage) {
+  for (sp_child *child = nest->first; child != NULL; child = child->next) {
+    if (child->guard == pid) {
+      child->guard = 0;
+      if (!WIFEXITED(status) || WEXITSTATUS(status) != 0)
+        set_lost(child);
+      return;
+    }
+    if (child->leader == pid && child->guard == 0) {
+      sp_exit end = sp_guard_exit(status, usage);
+      set_dead(child, &end);
+      return;
+    }
+  }
+}
+
+static void reap(const sp_nest *nest) {
+  int status;
+  struct rusage usage;
+  pid_t pid;
+  do {
+    pid = wait4(-1, &status, WNOHANG | WUNTRACED, &usage);
+    if (pid > 0 && WIFSTOPPED(status))
+      on_stopped(nest, pid);
+    else if (pid > 0)
+      on_reaped(nest, pid, status, &usage);
+  } while (pid > 0 || (pid < 0 && errno == EINTR));
+}
+
+static void on_sigchld(uv_signal_t *handle, int signo) {
+  (void)signo;
+  reap(handle->data);
+}
+
+/* Kills what is below us and not below a living guard; how many there were. */
+static int kill_strays(const sp_nest *nest) {
+  size_t count = 0;
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    count++;
+  pid_t *guards = malloc((count + 1) * sizeof *guards);
+  if (guards == NULL)
+    out_of_memory();
+  count = 0;
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->guard > 0)
+      guards[count++] = child->guard;
+  int found = sp_reap_below(getpid(), guards, count);
+  free(guards);
+  return found;
+}
+
+static void on_sweep(uv_timer_t *timer) {
+  sp_nest *nest = timer->data;
+  sp_child *next;
+  reap(nest);
+  nest->quiet = kill_strays(nest) == 0 ? nest->quiet + 1 : 0;
+  if (nest->quiet < 2)
+    return;
+  (void)uv_timer_stop(timer);
+  for (sp_child *child = nest->first; child != NULL; child = next) {
+    next = child->next;
+    if (!child->lost || child->closing)
+      continue;
+    set_dead(child, &killed_by_kernel);
+    child->gone = true;
+    check_end(child);
+  }
+}
+
+/* ---- starting ----------------------------------------------------------- */
+
+static void close_fd(int *fd) {
+  if (*fd >= 0)
+    (void)close(*fd);
+  *fd = -1;
+}
+
+/* Nobody but us forks here, so that setting it afterwards is soon enough. */
+static int make_pair(int pair[2], bool socket) {
+  int err = socket ? socketpair(AF_UNIX, SOCK_STREAM, 0, pair) : pipe(pair);
+  if (err != 0) {
+    pair[0] = pair[1] = -1;
+    return errno;
+  }
+  for (size_t i = 0; i < 2; i++)
+    (void)fcntl(pair[i], F_SETFD, FD_CLOEXEC);
+  return 0;
+}
+
+/* Pairs: socket, stdout, stderr; [0] is ours, [1] the guard's. */
+static int fork_guard(sp_child *child, int pairs[3][2]) {
+  sigset_t all;
+  sigset_t before;
+  (void)sigfillset(&all);
+  (void)sigprocmask(SIG_SETMASK, &all, &before);
+  child->guard = fork();
+  int err = child->guard < 0 ? errno : 0;
+  if (child->guard == 0) {
+    /* Else libuv, at the guard's own fork, would close two descriptors that
+     * are not its any more. */
+    uv_library_shutdown();
+    sp_guard_main(child->launch, pairs[0][1], pairs[1][1], pairs[2][1]);
+  }
+  (void)sigprocmask(SIG_SETMASK, &before, NULL);
+  if (err != 0)
+    child->guard = 0;
+  for (size_t i = 0; i < 3; i++)
+    close_fd(&pairs[i][1]);
+  return err;
+}
+
+/* The handle takes the descriptor over. */
+static int open_pipe(sp_child *child, uv_pipe_t *pipe, int *fd) {
+  int err = uv_pipe_open(pipe, *fd);
+  if (err == 0)
+    *fd = -1;
+  pipe->data = child;
+  return err;
+}
+
+static void init_handles(sp_child *child) {
+  uv_loop_t *loop = child->nest->loop;
+  (void)uv_timer_init(loop, &child->timer);
+  (void)uv_pipe_init(loop, &child->ctl, 0);
+  child->timer.data = child->ctl.data = child;
+  child->handles = 2;
+  for (size_t i = 0; !child->launch->share_output && i < 2; i++) {
+    tap *from = &child->taps[i];
+    (void)uv_pipe_init(loop, &from->pipe, 0);
+    from->pipe.data = child;
+    from->open = true;
+    from->stream = (uint8_t)(i + 1);
+    child->handles++;
+  }
+}
+
+static void start(sp_child *child) {
+  int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
+  enum sp_stage stage = SP_STAGE_PIPE;
+  int err = make_pair(pairs[0], true);
+  for (size_t i = 1; i < 3 && err == 0 && !child->launch->share_output; i++)
+    err = make_pair(pairs[i], false);
+  if (err == 0) {
+    stage = SP_STAGE_FORK;
+    err = fork_guard(child, pairs);
+  }
+  if (err == 0) {
+    stage = SP_STAGE_PIPE;
+    err = -open_pipe(child, &child->ctl, &pairs[0][0]);
+    for (size_t i = 0; i < 2 && err == 0; i++)
+      if (child->taps[i].open)
+        err = -open_pipe(child, &child->taps[i].pipe, &pairs[i + 1][0]);
+  }
+  if (err == 0)
+    err = -uv_read_start((uv_stream_t *)&child->ctl, on_ctl_alloc, on_ctl);
+  for (size_t i = 0; i < 3; i++) {
+    close_fd(&pairs[i][0]);
+    close_fd(&pairs[i][1]);
+  }
+  /* A guard that runs already finds its socket closed, and ends. */
+  if (err != 0)
+    fail(child, stage, err);
+}
+
+void sp_nest_spawn(sp_nest *nest, const sp_spawn *spawn) {
+  const char *program = spawn->launch->program;
+  if (find(nest, spawn->id) != NULL) {
+    char text[SP_PROTO_MAX_TEXT];
+    (void)snprintf(text, sizeof text,
+                   "cannot start \"%.240s\": there is a child of that id",
+                   program);
+    nest->events->failed(nest->arg, spawn->id, SP_STAGE_REQUEST, EEXIST, text);
+    free(spawn->launch);
+    return;
+  }
+  sp_child *child = calloc(1, sizeof *child);
+  if (child == NULL)
+    out_of_memory();
+  child->nest = nest;
+  child->id = spawn->id;
+  child->launch = spawn->launch;
+  child->grace_ms = spawn->grace_ms;
+  child->credit = spawn->window > 0 ? spawn->window : SP_PROTO_WINDOW;
+  child->next = nest->first;
+  nest->first = child;
+  init_handles(child);
+  start(child);
+}
+
+/* ---- orders ------------------------------------------------------------- */
+
+void sp_nest_stop(sp_nest *nest, uint64_t id, uint32_t grace_ms) {
+  sp_child *child = find(nest, id);
+  if (child == NULL || child->dead || child->killed)
+    return;
+  uint64_t grace =
+      grace_ms == SP_PROTO_GRACE_DEFAULT ? child->grace_ms : grace_ms;
+  uint64_t kill_at = uv_now(nest->loop) + grace;
+  if (grace == 0) {
+    order_kill(child);
+    return;
+  }
+  order(child, SP_GUARD_SIGNAL, SIGTERM, true);
+  order(child, SP_GUARD_SIGNAL, SIGCONT, true);
+  if (child->kill_at != 0 && child->kill_at <= kill_at)
+    return;
+  child->kill_at = kill_at;
+  (void)uv_timer_start(&child->timer, on_timer, grace, 0);
+}
+
+void sp_nest_signal(sp_nest *nest, uint64_t id, uint32_t signo, bool to_group) {
+  const sp_child *child = find(nest, id);
+  if (child != NULL && !child->dead)
+    order(child, SP_GUARD_SIGNAL, signo, to_group);
+}
+
+void sp_nest_credit(sp_nest *nest, uint64_t id, uint32_t bytes) {
+  sp_child *child = find(nest, id);
+  if (child == NULL)
+    return;
+  child->credit += bytes;
+  update_reading(child);
+}
+
+void sp_nest_pause(sp_nest *nest, bool paused) {
+  if (nest->paused == paused)
+    return;
+  nest->paused = paused;
+  for (sp_child *child = nest->first; child != NULL; child = child->next)
+    update_reading(child);
+}
+
+int sp_nest_init(sp_nest *nest, uv_loop_t *loop, const sp_nest_events *events,
+                 void *arg) {
+  memset(nest, 0, sizeof *nest);
+  nest->loop = loop;
+  nest->events = events;
+  nest->arg = arg;
+#ifdef __linux__
+  if (prctl(PR_SET_CHILD_SUBREAPER, 1) != 0)
+    return -errno;
+#endif
+  int err = uv_timer_init(loop, &nest->sweep);
+  if (err == 0)
+    err = uv_signal_init(loop, &nest->on_child);
+  if (err == 0)
+    err = uv_signal_start(&nest->on_child, on_sigchld, SIGCHLD);
+  nest->sweep.data = nest->on_child.data = nest;
+  /* Watching alone does not keep the loop running. */
+  uv_unref((uv_handle_t *)&nest->on_child);
+  return err;
+}
+
+static bool any_child_left(void) {
+  pid_t pid;
+  do
+    pid = waitpid(-1, NULL, WNOHANG);
+  while (pid > 0 || (pid < 0 && errno == EINTR));
+  return pid == 0;
+}
+
+void sp_nest_kill_all(sp_nest *nest) {
+  int fd;
+  int pause = 1;
+  for (sp_child *child = nest->first; child != NULL; child = child->next)
+    if (!child->closing && uv_fileno((uv_handle_t *)&child->ctl, &fd) == 0)
+      (void)shutdown(fd, SHUT_RDWR);
+  for (int waited = 0; any_child_left() && waited < KILL_ALL_MS;
+       waited += pause) {
+    if (waited >= KILL_GUARDS_MS)
+      (void)sp_reap_below(getpid(), NULL, 0);
+    else if (waited > 0)
+      (void)kill_strays(nest);
+    (void)poll(NULL, 0, pause);
+    pause = pause < 32 ? pause * 2 : 32;
+  }
+}

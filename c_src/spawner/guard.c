@@ -1,0 +1,325 @@
+#include "guard.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/select.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#endif
+
+#include "reap.h"
+
+typedef struct guard {
+  int ctl;
+  pid_t leader; /* 0 once it is reaped */
+  bool started; /* its start was reported */
+  bool killing; /* the family is to end */
+  bool empty;   /* no child is left */
+} guard;
+
+static void close_one_by_one(int from, int to) {
+  DIR *dir = opendir("/dev/fd");
+  if (dir == NULL)
+    return;
+  for (const struct dirent *ent; (ent = readdir(dir)) != NULL;) {
+    long fd = strtol(ent->d_name, NULL, 10);
+    if (fd >= from && fd <= to && fd > STDERR_FILENO && fd != dirfd(dir))
+      (void)close((int)fd);
+  }
+  (void)closedir(dir);
+}
+
+static void close_range_of(int from, int to) {
+  if (from > to)
+    return;
+#ifdef SYS_close_range
+  if (syscall(SYS_close_range, (unsigned)from, (unsigned)to, 0U) == 0)
+    return;
+#endif
+  close_one_by_one(from, to);
+}
+
+/* Closes everything but stdin, stdout, stderr and |keep| (-1: none). */
+static void close_others(int one, int two, int three) {
+  int keep[3] = {one, two, three};
+  int from = STDERR_FILENO + 1;
+  for (size_t round = 0; round < 3; round++) {
+    int next = INT_MAX;
+    for (size_t i = 0; i < 3; i++)
+      if (keep[i] >= from && keep[i] < next)
+        next = keep[i];
+    if (next == INT_MAX)
+      break;
+    close_range_of(from, next - 1);
+    from = next + 1;
+  }
+  close_range_of(from, INT_MAX);
+}
+
+static void tell(const guard *self, const sp_guard_event *event) {
+  const char *at = (const char *)event;
+  size_t left = sizeof *event;
+  while (left > 0) {
+    ssize_t sent = write(self->ctl, at, left);
+    if (sent < 0 && errno == EINTR)
+      continue;
+    if (sent <= 0)
+      return; /* nobody listens: the end of the stream is seen next */
+    at += sent;
+    left -= (size_t)sent;
+  }
+}
+
+static uint64_t micros(struct timeval time) {
+  return (uint64_t)time.tv_sec * 1000000u + (uint64_t)time.tv_usec;
+}
+
+sp_exit sp_guard_exit(int status, const struct rusage *usage) {
+  sp_exit end;
+  memset(&end, 0, sizeof end);
+  end.kind = WIFSIGNALED(status) ? SP_EXIT_SIGNAL : SP_EXIT_STATUS;
+  end.value =
+      (uint32_t)(WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
+  end.utime_us = micros(usage->ru_utime);
+  end.stime_us = micros(usage->ru_stime);
+  end.max_rss_kb = (uint64_t)usage->ru_maxrss;
+#ifdef __APPLE__
+  end.max_rss_kb /= 1024;
+#endif
+  return end;
+}
+
+static void kill_leader(const guard *self) {
+  /* Not reaped yet, so both numbers are still ours. */
+  if (self->leader > 0) {
+    (void)kill(-self->leader, SIGKILL);
+    (void)kill(self->leader, SIGKILL);
+  }
+}
+
+static void leader_died(guard *self) {
+  sp_guard_event event;
+  struct rusage usage;
+  int status = 0;
+  memset(&event, 0, sizeof event);
+  memset(&usage, 0, sizeof usage);
+  kill_leader(self);
+  (void)wait4(self->leader, &status, 0, &usage);
+  self->leader = 0;
+  self->killing = true;
+  if (!self->started)
+    return;
+  event.said = SP_GUARD_DIED;
+  event.exit = sp_guard_exit(status, &usage);
+  tell(self, &event);
+}
+
+static void reap(guard *self) {
+  for (;;) {
+    siginfo_t info;
+    info.si_pid = 0;
+    /* Look without taking: the leader's number has to stay ours until its
+     * group is dead. */
+    if (waitid(P_ALL, 0, &info, WEXITED | WNOHANG | WNOWAIT) != 0) {
+      if (errno == EINTR)
+        continue;
+      self->empty = errno == ECHILD;
+      return;
+    }
+    if (info.si_pid == 0)
+      return;
+    if (info.si_pid == self->leader)
+      leader_died(self);
+    else
+      (void)waitpid(info.si_pid, NULL, 0);
+  }
+}
+
+static void obey(guard *self) {
+  sp_guard_order order;
+  char *at = (char *)&order;
+  size_t have = 0;
+  while (have < sizeof order) {
+    ssize_t got = read(self->ctl, at + have, sizeof order - have);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got <= 0) {
+      self->killing = true;
+      return;
+    }
+    have += (size_t)got;
+  }
+  if (order.what == SP_GUARD_KILL)
+    self->killing = true;
+  else if (order.what == SP_GUARD_SIGNAL && self->leader > 0 &&
+           /* There is no group yet in the first moments. */
+           (!order.to_group || kill(-self->leader, (int)order.signo) != 0))
+    (void)kill(self->leader, (int)order.signo);
+}
+
+static void on_child(int signo) { (void)signo; }
+
+/* Sleeps until a child ends, |ms| (or -1) passed, or one of two descriptors
+ * (or -1) is readable, which one it returns. SIGCHLD is let through only here,
+ * so none is missed. */
+static int sleep_for(int one, int two, long ms) {
+  fd_set set;
+  sigset_t mask;
+  struct timespec time = {ms / 1000, ms % 1000 * 1000000};
+  (void)sigfillset(&mask);
+  (void)sigdelset(&mask, SIGCHLD);
+  FD_ZERO(&set);
+  if (one >= 0)
+    FD_SET(one, &set);
+  if (two >= 0)
+    FD_SET(two, &set);
+  int top = (one > two ? one : two) + 1;
+  if (pselect(top, &set, NULL, NULL, ms < 0 ? NULL : &time, &mask) <= 0)
+    return -1;
+  return one >= 0 && FD_ISSET(one, &set) ? one : two;
+}
+
+static void serve(guard *self) {
+  reap(self);
+  while (!self->killing) {
+    if (sleep_for(self->ctl, -1, -1) >= 0)
+      obey(self);
+    reap(self);
+  }
+}
+
+/* Kills the family until the kernel says that we have no child: as we are the
+ * subreaper, no descendant is left then. */
+static void finish(guard *self) {
+  bool look = self->leader == 0;
+  long pause = 1;
+  kill_leader(self);
+  reap(self);
+  while (!self->empty) {
+    /* The group just killed is mostly the whole family; look for others only
+     * when somebody is still there after a moment. */
+    if (look)
+      (void)sp_reap_below(getpid(), NULL, 0);
+    look = true;
+    (void)sleep_for(-1, -1, pause);
+    pause = pause < 256 ? pause * 2 : 256;
+    reap(self);
+  }
+}
+
+static void become_guard(void) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  (void)sigfillset(&action.sa_mask);
+  action.sa_handler = SIG_DFL;
+  for (int signo = 1; signo <= SP_PROTO_MAX_SIGNO; signo++)
+    (void)sigaction(signo, &action, NULL);
+  action.sa_handler = on_child;
+  (void)sigaction(SIGCHLD, &action, NULL);
+  (void)setsid();
+#ifdef __linux__
+  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+  (void)prctl(PR_SET_NAME, "snakepit_guard");
+#endif
+}
+
+/* The child's output must end when the child's family ends, not with us. */
+static void let_go(int out, int err) {
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  for (int fd = STDIN_FILENO; null >= 0 && fd <= STDERR_FILENO; fd++)
+    (void)dup2(null, fd);
+  if (null > STDERR_FILENO)
+    (void)close(null);
+  if (out >= 0)
+    (void)close(out);
+  if (err >= 0)
+    (void)close(err);
+}
+
+/* Waits for the new process to execute its program, which closes its end of
+ * |fd|, or to say why it cannot. It may hang there (a directory on a dead
+ * server), so orders are obeyed meanwhile. */
+static void await_exec(guard *self, int fd, sp_launch_error *error) {
+  while (!self->killing) {
+    int ready = sleep_for(fd, self->ctl, -1);
+    if (ready == self->ctl)
+      obey(self);
+    if (ready != fd)
+      continue;
+    sp_launch_error said;
+    if (read(fd, &said, sizeof said) == (ssize_t)sizeof said)
+      *error = said;
+    return;
+  }
+}
+
+/* Forks the leader and waits until its program runs. */
+static sp_launch_error start(guard *self, const sp_launch *launch, int out,
+                             int err) {
+  sp_launch_error error = {SP_STAGE_PIPE, 0};
+  int report[2];
+  if (pipe(report) != 0) {
+    error.errnum = errno;
+    return error;
+  }
+  (void)fcntl(report[0], F_SETFD, FD_CLOEXEC);
+  (void)fcntl(report[1], F_SETFD, FD_CLOEXEC);
+  pid_t me = getpid();
+  self->leader = fork();
+  if (self->leader == 0)
+    sp_launch_exec(launch, me, out, err, report[1]);
+  if (self->leader < 0) {
+    error.stage = SP_STAGE_FORK;
+    error.errnum = errno;
+    self->leader = 0;
+  }
+  (void)close(report[1]);
+  let_go(out, err);
+  if (error.errnum == 0)
+    await_exec(self, report[0], &error);
+  (void)close(report[0]);
+  return error;
+}
+
+_Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
+                             int err) {
+  guard self;
+  sp_guard_event event;
+  memset(&self, 0, sizeof self);
+  memset(&event, 0, sizeof event);
+  close_others(ctl, out, err);
+  become_guard();
+  /* select(2) takes small numbers only; this one is above 2 and close to it. */
+  self.ctl = fcntl(ctl, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (self.ctl < 0 || self.ctl >= FD_SETSIZE)
+    _exit(1);
+  (void)close(ctl);
+  sp_launch_error error = start(&self, launch, out, err);
+  if (error.errnum != 0) {
+    event.said = SP_GUARD_FAILED;
+    event.stage = error.stage;
+    event.errnum = error.errnum;
+    tell(&self, &event);
+    finish(&self);
+    _exit(0);
+  }
+  event.said = SP_GUARD_STARTED;
+  event.pid = (int32_t)self.leader;
+  event.start = sp_reap_start_ticks(self.leader);
+  tell(&self, &event);
+  self.started = true;
+  serve(&self);
+  finish(&self);
+  _exit(0);
+}

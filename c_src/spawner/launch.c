@@ -1,0 +1,237 @@
+#include "launch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+#ifndef __GLIBC__
+extern char **environ;
+#endif
+
+/* RLIMIT_NOFILE as we found it. */
+static struct rlimit files_before;
+static bool files_raised;
+
+/* Takes strings out of one block that was measured before. */
+typedef struct arena {
+  char *at;
+} arena;
+
+static char *copy(arena *mem, sp_str text) {
+  char *start = mem->at;
+  if (text.len > 0)
+    memcpy(start, text.at, text.len);
+  start[text.len] = 0;
+  mem->at += text.len + 1;
+  return start;
+}
+
+static size_t list_bytes(sp_list list) {
+  size_t sum = 0;
+  while (list.count > 0)
+    sum += sp_proto_next(&list).len + 1;
+  return sum;
+}
+
+static size_t key_length(const char *entry) { return strcspn(entry, "="); }
+
+static bool same_key(const char *entry, size_t len, const char *other) {
+  return strncmp(entry, other, len) == 0 &&
+         (other[len] == '=' || other[len] == 0);
+}
+
+static size_t environ_count(void) {
+  size_t count = 0;
+  while (environ != NULL && environ[count] != NULL)
+    count++;
+  return count;
+}
+
+/* Sets or removes what |change| names in |env| of |*count| entries. */
+static void change_env(char **env, size_t *count, char *change) {
+  size_t len = key_length(change);
+  size_t kept = 0;
+  for (size_t i = 0; i < *count; i++)
+    if (!same_key(change, len, env[i]))
+      env[kept++] = env[i];
+  if (change[len] == '=')
+    env[kept++] = change;
+  *count = kept;
+}
+
+static void fill_env(sp_launch *launch, const sp_msg *msg, arena *mem) {
+  size_t count = 0;
+  sp_list changes = msg->env;
+  bool inherit = (msg->flags & SP_SPAWN_INHERIT_ENV) != 0;
+  if (inherit) {
+    count = environ_count();
+    if (count > 0)
+      memcpy(launch->env, environ, count * sizeof *environ);
+  }
+  while (changes.count > 0) {
+    char *change = copy(mem, sp_proto_next(&changes));
+    if (inherit)
+      change_env(launch->env, &count, change);
+    else
+      launch->env[count++] = change;
+  }
+  launch->env[count] = NULL;
+}
+
+sp_launch *sp_launch_new(const sp_msg *msg) {
+  size_t argc = (size_t)msg->args.count + 1;
+  size_t envc = (size_t)msg->env.count;
+  if ((msg->flags & SP_SPAWN_INHERIT_ENV) != 0)
+    envc += environ_count();
+  size_t pointers = argc + 1 + envc + 1;
+  size_t bytes = msg->program.len + 1 + msg->cwd.len + 1 +
+                 list_bytes(msg->args) + list_bytes(msg->env);
+  sp_launch *launch =
+      malloc(sizeof *launch + pointers * sizeof(char *) + bytes);
+  if (launch == NULL)
+    return NULL;
+  memset(launch, 0, sizeof *launch);
+  launch->argv = (char **)(launch + 1);
+  launch->env = launch->argv + argc + 1;
+  arena mem = {(char *)(launch->argv + pointers)};
+  sp_list args = msg->args;
+  launch->program = launch->argv[0] = copy(&mem, msg->program);
+  for (size_t i = 1; i < argc; i++)
+    launch->argv[i] = copy(&mem, sp_proto_next(&args));
+  launch->argv[argc] = NULL;
+  launch->cwd = copy(&mem, msg->cwd);
+  fill_env(launch, msg, &mem);
+  return launch;
+}
+
+sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes) {
+  size_t count = environ_count();
+  size_t room = count + 1;
+  for (char **at = changes; *at != NULL; at++)
+    room++;
+  sp_launch *launch = malloc(sizeof *launch + room * sizeof(char *));
+  if (launch == NULL)
+    return NULL;
+  launch->program = argv[0];
+  launch->argv = argv;
+  launch->env = (char **)(launch + 1);
+  launch->cwd = cwd;
+  launch->share_output = true;
+  if (count > 0)
+    memcpy(launch->env, environ, count * sizeof *environ);
+  for (; *changes != NULL; changes++)
+    change_env(launch->env, &count, *changes);
+  launch->env[count] = NULL;
+  return launch;
+}
+
+void sp_launch_raise_files(uint64_t most) {
+  struct rlimit limit;
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= most)
+    return;
+  files_before = limit;
+  limit.rlim_cur = limit.rlim_max < most ? limit.rlim_max : (rlim_t)most;
+  files_raised = setrlimit(RLIMIT_NOFILE, &limit) == 0;
+}
+
+static const char *search_path(const sp_launch *launch) {
+  for (char **env = launch->env; *env != NULL; env++)
+    if (same_key("PATH", 4, *env) && (*env)[4] == '=')
+      return *env + 5;
+  return "/usr/local/bin:/usr/bin:/bin";
+}
+
+/* As execvpe(3), but with the PATH of the new environment, and without handing
+ * files of an unknown format to a shell. Returns an errno. */
+static int exec_program(const sp_launch *launch) {
+  char path[PATH_MAX];
+  int worst = ENOENT;
+  if (strchr(launch->program, '/') != NULL) {
+    (void)execve(launch->program, launch->argv, launch->env);
+    return errno;
+  }
+  for (const char *at = search_path(launch);; at++) {
+    size_t len = strcspn(at, ":");
+    int need = snprintf(path, sizeof path, "%.*s%s%s", (int)len, at,
+                        len > 0 ? "/" : "./", launch->program);
+    if (len < sizeof path && need > 0 && (size_t)need < sizeof path) {
+      (void)execve(path, launch->argv, launch->env);
+      if (errno == EACCES)
+        worst = EACCES;
+      else if (errno != ENOENT && errno != ENOTDIR)
+        return errno;
+    }
+    at += len;
+    if (*at == 0)
+      return worst;
+  }
+}
+
+static void reset_signals(void) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = SIG_DFL;
+  (void)sigemptyset(&action.sa_mask);
+  for (int signo = 1; signo <= SP_PROTO_MAX_SIGNO; signo++)
+    (void)sigaction(signo, &action, NULL);
+}
+
+static int enter_session(pid_t parent) {
+  if (setsid() < 0)
+    return errno;
+#ifdef __linux__
+  if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
+    return errno;
+#endif
+  /* The parent may have died before the signal was asked for. */
+  if (getppid() != parent)
+    _exit(127);
+  return 0;
+}
+
+static int set_stdio(const sp_launch *launch, int out, int err) {
+  int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  if (null < 0 || dup2(null, STDIN_FILENO) < 0)
+    return errno;
+  if (!launch->share_output &&
+      (dup2(out, STDOUT_FILENO) < 0 || dup2(err, STDERR_FILENO) < 0))
+    return errno;
+  return 0;
+}
+
+_Noreturn void sp_launch_exec(const sp_launch *launch, pid_t parent, int out,
+                              int err, int report) {
+  sigset_t none;
+  sp_launch_error error = {SP_STAGE_SESSION, 0};
+  reset_signals();
+  if ((error.errnum = enter_session(parent)) != 0)
+    goto failed;
+  error.stage = SP_STAGE_STDIO;
+  if ((error.errnum = set_stdio(launch, out, err)) != 0)
+    goto failed;
+  if (files_raised)
+    (void)setrlimit(RLIMIT_NOFILE, &files_before);
+  error.stage = SP_STAGE_CHDIR;
+  if (launch->cwd[0] != 0 && chdir(launch->cwd) != 0) {
+    error.errnum = errno;
+    goto failed;
+  }
+  error.stage = SP_STAGE_EXEC;
+  (void)sigemptyset(&none);
+  (void)sigprocmask(SIG_SETMASK, &none, NULL);
+  error.errnum = exec_program(launch);
+failed:
+  while (write(report, &error, sizeof error) < 0 && errno == EINTR)
+    continue;
+  _exit(127);
+}

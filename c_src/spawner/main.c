@@ -1,0 +1,210 @@
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "alone.h"
+#include "launch.h"
+#include "loop.h"
+#include "reap.h"
+
+enum { GRACE_MS = 6000, KILL_WAIT_MS = 5000, MOST_FILES = 65536 };
+
+static const char help[] =
+    "Starts programs that do not outlive their starter, nor leave anything "
+    "behind.\n"
+    "\n"
+    "  snakepit_spawner [options] [--] PROGRAM [ARG]...\n"
+    "      Runs PROGRAM in a session of its own, with its stdin at /dev/null "
+    "and our\n"
+    "      stdout and stderr. When it ends, or we are told to end, or are "
+    "killed by\n"
+    "      any signal, so do all its descendants, daemons included. Exits "
+    "with its\n"
+    "      status, 128+N when signal N ended it, 127 when there is no such "
+    "program,\n"
+    "      126 when it cannot be started.\n"
+    "      SIGTERM, SIGINT, SIGHUP and SIGQUIT to us send SIGTERM to it, and "
+    "SIGKILL\n"
+    "      after the grace time; the second such signal sends SIGKILL at "
+    "once.\n"
+    "\n"
+    "      --grace MS    milliseconds from SIGTERM to SIGKILL (6000)\n"
+    "      --cwd DIR     run it in DIR\n"
+    "      --env K=V     set an environment variable; may be repeated\n"
+    "      --env K       remove it\n"
+    "      --until-eof   stop it when our stdin ends\n"
+    "\n"
+    "  snakepit_spawner --kill PID:START...\n"
+    "      Kills each process, its session and its descendants, if PID still "
+    "is the\n"
+    "      process that started at START (field 22 of /proc/PID/stat). Exits "
+    "with 0\n"
+    "      when none of them is left, 1 otherwise.\n"
+    "\n"
+    "  snakepit_spawner --kill-family PID:START...\n"
+    "      The same, for processes that are known to have lived a moment ago: "
+    "what is\n"
+    "      left of the session of one that is gone is killed, too.\n"
+    "\n"
+    "  snakepit_spawner --port\n"
+    "      Serves an Erlang port on descriptors 3 and 4.\n";
+
+typedef struct options {
+  sp_alone alone;
+  const char *cwd;
+  char **changes; /* of the environment */
+  uint32_t count;
+} options;
+
+static int complain(const char *what, const char *about) {
+  (void)fprintf(stderr,
+                "snakepit_spawner: %s: \"%s\"; see snakepit_spawner --help\n",
+                what, about);
+  return 2;
+}
+
+/* All decimal digits, and no more than |max|. */
+static bool parse_number(const char *text, unsigned long long max,
+                         unsigned long long *out) {
+  char *end;
+  if (text[0] < '0' || text[0] > '9')
+    return false;
+  errno = 0;
+  *out = strtoull(text, &end, 10);
+  return errno == 0 && *end == 0 && *out <= max;
+}
+
+static int parse_kill(const char *text, pid_t *pid, uint64_t *start) {
+  char number[24];
+  unsigned long long value;
+  const char *colon = strchr(text, ':');
+  size_t len = colon == NULL ? sizeof number : (size_t)(colon - text);
+  if (len >= sizeof number)
+    return -1;
+  memcpy(number, text, len);
+  number[len] = 0;
+  if (!parse_number(number, INT_MAX, &value) || value < 2)
+    return -1;
+  *pid = (pid_t)value;
+  if (!parse_number(colon + 1, UINT64_MAX, &value) || value == 0)
+    return -1;
+  *start = value;
+  return 0;
+}
+
+static int kill_listed(int argc, char **argv, bool recent) {
+  int code = 0;
+  pid_t pid;
+  uint64_t start;
+  for (int i = 0; i < argc; i++)
+    if (parse_kill(argv[i], &pid, &start) != 0)
+      return complain("not PID:START, a process number and its start time",
+                      argv[i]);
+  for (int i = 0; i < argc; i++) {
+    (void)parse_kill(argv[i], &pid, &start);
+    if (sp_reap_process(pid, start, recent, KILL_WAIT_MS) != 0) {
+      (void)fprintf(stderr, "snakepit_spawner: %s is still there\n", argv[i]);
+      code = 1;
+    }
+  }
+  return code;
+}
+
+/* Reads options up to the program's name; 0 or an exit code. */
+static int parse(int argc, char **argv, options *out, int *used) {
+  int i = 1;
+  for (; i < argc && argv[i][0] == '-'; i++) {
+    const char *name = argv[i];
+    unsigned long long number;
+    if (strcmp(name, "--") == 0) {
+      i++;
+      break;
+    }
+    if (strcmp(name, "--until-eof") == 0) {
+      out->alone.until_eof = true;
+      continue;
+    }
+    if (strcmp(name, "--grace") != 0 && strcmp(name, "--cwd") != 0 &&
+        strcmp(name, "--env") != 0)
+      return complain("unknown option", name);
+    if (++i == argc)
+      return complain("this option needs a value", name);
+    if (strcmp(name, "--cwd") == 0) {
+      out->cwd = argv[i];
+    } else if (strcmp(name, "--env") == 0) {
+      if (argv[i][0] == 0 || argv[i][0] == '=')
+        return complain("not K=V or K", argv[i]);
+      out->changes[out->count++] = argv[i];
+    } else if (parse_number(argv[i], UINT32_MAX - 1, &number)) {
+      out->alone.grace_ms = (uint32_t)number;
+    } else {
+      return complain("not a number of milliseconds", argv[i]);
+    }
+  }
+  *used = i;
+  return i < argc ? 0
+                  : complain("a program to run is missing after", argv[i - 1]);
+}
+
+static int run_alone(int argc, char **argv) {
+  options opts;
+  int used = 0;
+  memset(&opts, 0, sizeof opts);
+  opts.alone.grace_ms = GRACE_MS;
+  opts.cwd = "";
+  opts.changes = calloc((size_t)argc, sizeof *opts.changes);
+  if (opts.changes == NULL)
+    return complain("out of memory", argv[0]);
+  int code = parse(argc, argv, &opts, &used);
+  if (code == 0) {
+    opts.alone.launch = sp_launch_own(argv + used, opts.cwd, opts.changes);
+    if (opts.alone.launch == NULL)
+      code = complain("out of memory", argv[used]);
+  }
+  if (code == 0)
+    code = sp_alone_run(&opts.alone);
+  free(opts.changes);
+  return code;
+}
+
+/* A pipe of ours must never get the number of stdin, stdout or stderr. */
+static int fill_stdio(void) {
+  int fd;
+  do
+    fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+  while (fd >= 0 && fd <= STDERR_FILENO);
+  if (fd < 0)
+    return -1;
+  return close(fd);
+}
+
+static int run_port(int argc, char **argv) {
+  if (argc > 2)
+    return complain("--port takes no more arguments", argv[2]);
+  for (int fd = SP_LOOP_IN; fd <= SP_LOOP_OUT; fd++)
+    if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
+      return complain("descriptors 3 and 4 must be open with", argv[1]);
+  return sp_loop_run();
+}
+
+int main(int argc, char **argv) {
+  if (fill_stdio() != 0)
+    return complain("cannot open", "/dev/null");
+  if (argc < 2 || strcmp(argv[1], "--help") == 0) {
+    (void)fputs(help, argc < 2 ? stderr : stdout);
+    return argc < 2 ? 2 : 0;
+  }
+  if (strcmp(argv[1], "--kill") == 0)
+    return kill_listed(argc - 2, argv + 2, false);
+  if (strcmp(argv[1], "--kill-family") == 0)
+    return kill_listed(argc - 2, argv + 2, true);
+  sp_launch_raise_files(MOST_FILES);
+  if (strcmp(argv[1], "--port") == 0)
+    return run_port(argc, argv);
+  return run_alone(argc, argv);
+}

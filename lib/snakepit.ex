@@ -1,0 +1,147 @@
+defmodule Snakepit do
+  @moduledoc """
+  Supervised pools of worker processes, Python first.
+
+      config :snakepit,
+        pooling_enabled: true,
+        pool_size: 4,
+        adapter_args: ["--adapter", "my_tools.MyAdapter"]
+
+  and then, from any process:
+
+      {:ok, %{"result" => 8}} = Snakepit.execute("add", %{a: 5, b: 3})
+  """
+
+  alias Snakepit.Pool
+
+  @type command :: String.t()
+  @type args :: map
+  @type result :: term
+  @type session_id :: String.t()
+  @type callback_fn :: (term -> any)
+  @type pool_name :: atom | pid
+
+  @type error :: Exception.t() | :worker_busy
+
+  @doc """
+  Runs a command on a free worker and returns what it returns.
+
+  Options; others are ignored:
+
+    * `:pool` or `:pool_name` - the name of a pool
+    * `:timeout` - milliseconds for all of the call, waiting for a worker
+      included, or `:infinity`
+    * `:queue_timeout` - milliseconds to wait for a worker
+    * `:deadline_ms` - the end of both, in monotonic milliseconds
+    * `:session_id` - prefers the worker that this session had last
+    * `:affinity` - what to do when that is busy: `:hint` (take another),
+      `:strict_queue` (wait) or `:strict_fail_fast` (`{:error, :worker_busy}`)
+    * `:binary_parameters` - a map of binaries, sent as they are
+    * `:thread_sensitive` - true: the tool must run in the worker's main thread
+    * `:correlation_id` - appears in the worker's log
+
+  An exception in Python is `{:error, %Snakepit.Error.ValueError{}}` and the
+  like, everything else that goes wrong `{:error, %Snakepit.Error{}}`.
+  """
+  @spec execute(command, args | keyword, keyword) :: {:ok, result} | {:error, error}
+  def execute(command, args, opts \\ []), do: Pool.execute(command, args, opts)
+
+  @doc "`execute/3` in a session: on the worker that the session used last, if that is free."
+  @spec execute_in_session(session_id, command, args | keyword, keyword) ::
+          {:ok, result} | {:error, error}
+  def execute_in_session(session_id, command, args, opts \\ []),
+    do: Pool.execute(command, args, Keyword.put(opts, :session_id, session_id))
+
+  @doc """
+  Runs a streaming command and calls `callback_fn` in this process with each
+  chunk: a map with text keys, among them `"is_final"`.
+
+  When the callback returns `:halt` the stream is cancelled and the result is
+  `:ok`, with `{:halt, reason}` it is `{:error, reason}`. A slow callback slows
+  the worker down. The options are those of `execute/3`.
+
+      Snakepit.execute_stream("stream_data", fn chunk -> IO.inspect(chunk) end)
+      Snakepit.execute_stream("stream_data", %{count: 5}, &IO.inspect/1, timeout: 5_000)
+  """
+  @spec execute_stream(command, callback_fn) :: :ok | {:error, error | term}
+  def execute_stream(command, callback_fn) when is_function(callback_fn),
+    do: Pool.execute_stream(command, %{}, callback_fn, [])
+
+  @doc "See `execute_stream/2`."
+  @spec execute_stream(command, args | callback_fn, callback_fn | keyword) ::
+          :ok | {:error, error | term}
+  def execute_stream(command, callback_fn, opts) when is_function(callback_fn),
+    do: Pool.execute_stream(command, %{}, callback_fn, opts)
+
+  def execute_stream(command, args, callback_fn),
+    do: Pool.execute_stream(command, args, callback_fn, [])
+
+  @doc "See `execute_stream/2`."
+  @spec execute_stream(command, args | keyword, callback_fn, keyword) ::
+          :ok | {:error, error | term}
+  def execute_stream(command, args, callback_fn, opts),
+    do: Pool.execute_stream(command, args, callback_fn, opts)
+
+  @doc "`execute_stream/2` in a session."
+  @spec execute_in_session_stream(session_id, command, callback_fn) ::
+          :ok | {:error, error | term}
+  def execute_in_session_stream(session_id, command, callback_fn),
+    do: execute_in_session_stream(session_id, command, %{}, callback_fn, [])
+
+  @doc "See `execute_in_session_stream/3`."
+  @spec execute_in_session_stream(
+          session_id,
+          command,
+          args | callback_fn,
+          callback_fn | keyword
+        ) :: :ok | {:error, error | term}
+  def execute_in_session_stream(session_id, command, callback_fn, opts)
+      when is_function(callback_fn),
+      do: execute_in_session_stream(session_id, command, %{}, callback_fn, opts)
+
+  def execute_in_session_stream(session_id, command, args, callback_fn),
+    do: execute_in_session_stream(session_id, command, args, callback_fn, [])
+
+  @doc "See `execute_in_session_stream/3`."
+  @spec execute_in_session_stream(session_id, command, args | keyword, callback_fn, keyword) ::
+          :ok | {:error, error | term}
+  def execute_in_session_stream(session_id, command, args, callback_fn, opts),
+    do:
+      Pool.execute_stream(command, args, callback_fn, Keyword.put(opts, :session_id, session_id))
+
+  @doc "Counters of all pools or of one; see `Snakepit.Pool.get_stats/1`."
+  @spec get_stats(pool_name) :: map | {:error, term}
+  def get_stats(pool \\ Pool), do: Pool.get_stats(pool)
+
+  @doc "The ids of the workers of all pools or of one."
+  @spec list_workers(pool_name) :: [String.t()] | {:error, term}
+  def list_workers(pool \\ Pool), do: Pool.list_workers(pool)
+
+  @doc """
+  Ends all worker processes of this run now, and says which could not be ended.
+  Pools that are running start new workers a little later.
+  """
+  @spec cleanup() :: :ok | {:timeout, list}
+  def cleanup, do: Snakepit.RuntimeCleanup.cleanup_current_run()
+
+  @doc """
+  Starts the application, waits for the pools, runs `fun`, and stops again so
+  that no process is left. Returns what `fun` returns; `{:error, reason}` when
+  the pools do not get ready.
+
+    * `:timeout` - for the pools to get ready (15 000 ms)
+    * `:shutdown_timeout` - for the application to stop (15 000 ms)
+    * `:cleanup_timeout` - for the check that nothing is left (5 000 ms; 0: none)
+    * `:restart` - restart the application when it runs already: `true`, `false`
+      or `:auto` (with `stop_mode: :always` in a Mix project)
+    * `:await_pool` - wait for the pools (as `:pooling_enabled` says)
+    * `:stop_mode` - stop the application `:if_started` by this call, `:always`
+      or `:never`
+    * `:exit_mode` - afterwards `:halt` or `:stop` the VM, with status 0, or 1
+      when something failed; `:none`; or `:auto`, `:stop` for a VM that runs
+      with `--no-halt`. Without it `SNAKEPIT_SCRIPT_EXIT` decides
+    * `:halt` - `true` is `exit_mode: :halt`, as is `SNAKEPIT_SCRIPT_HALT=true`
+  """
+  @spec run_as_script((() -> result), keyword) :: result | {:error, term}
+  def run_as_script(fun, opts \\ []) when is_function(fun, 0), do: Snakepit.Script.run(fun, opts)
+end

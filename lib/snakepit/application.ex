@@ -1,0 +1,94 @@
+defmodule Snakepit.Application do
+  @moduledoc """
+  Starts `Snakepit.Supervisor`: sessions, tools and registries always, the
+  pools when `config :snakepit, pooling_enabled: true`.
+
+  Usually the application is started by being a dependency. `{Snakepit.Application,
+  []}` among the children of a supervisor starts the same tree there, unless
+  it runs already.
+  """
+
+  use Application
+
+  alias Snakepit.{Config, Defaults}
+
+  @doc false
+  @spec child_spec(term) :: Supervisor.child_spec()
+  def child_spec(_arg) do
+    %{id: __MODULE__, start: {__MODULE__, :start_embedded, []}, type: :supervisor}
+  end
+
+  @doc false
+  @spec start_embedded() :: Supervisor.on_start() | :ignore
+  def start_embedded do
+    if Process.whereis(Snakepit.Supervisor), do: :ignore, else: start(:normal, [])
+  end
+
+  @impl true
+  def start(_type, _args) do
+    pooling? = Application.get_env(:snakepit, :pooling_enabled, false) == true
+
+    with :ok <- check(pooling?) do
+      base = [
+        Snakepit.Bridge.SessionStore,
+        Snakepit.Bridge.ToolRegistry,
+        Snakepit.Pool.Registry,
+        Snakepit.Pool.ProcessRegistry,
+        {Task.Supervisor, name: Snakepit.TaskSupervisor},
+        Snakepit.Pool.ApplicationCleanup
+      ]
+
+      children = if pooling?, do: base ++ [Snakepit.Pool.RuntimeSupervisor], else: base
+      children = Enum.filter(children, &available?/1)
+      options = [strategy: :one_for_one, name: Snakepit.Supervisor]
+      children |> Supervisor.start_link(options) |> explained()
+    end
+  end
+
+  defp available?(module) when is_atom(module), do: Code.ensure_loaded?(module)
+  defp available?(_spec), do: true
+
+  # What can be known to fail is said before anything is started.
+  defp check(pooling?) do
+    profile = Defaults.timeout_profile()
+    profiles = Map.keys(Defaults.timeout_profiles())
+
+    cond do
+      profile not in profiles ->
+        refuse(:timeout_profile, {:invalid_timeout_profile, profile, profiles})
+
+      pooling? ->
+        with {:ok, _} <- named(:pools, Config.get_pool_configs()),
+             {:ok, _} <- named(:grpc_listener, Config.grpc_listener_config()) do
+          :ok
+        end
+
+      true ->
+        :ok
+    end
+  end
+
+  defp named(_key, {:ok, value}), do: {:ok, value}
+  defp named(:pools, {:error, why}), do: refuse(:pools, {:invalid_pool_config, why})
+  defp named(key, {:error, why}), do: refuse(key, why)
+
+  defp refuse(key, reason) do
+    Snakepit.Logger.error(:startup, "config :snakepit, #{key}: #{inspect(reason)}")
+    {:error, reason}
+  end
+
+  # The reason itself, without the supervisors around it.
+  defp explained({:error, reason}) do
+    reason = innermost(reason)
+    Snakepit.Logger.error(:startup, fn -> "snakepit did not start: #{show(reason)}" end)
+    {:error, reason}
+  end
+
+  defp explained(result), do: result
+
+  defp innermost({:shutdown, {:failed_to_start_child, _child, reason}}), do: innermost(reason)
+  defp innermost(reason), do: reason
+
+  defp show({_kind, message}) when is_binary(message), do: message
+  defp show(reason), do: inspect(reason)
+end

@@ -1,0 +1,478 @@
+defmodule Snakepit.Config do
+  @moduledoc """
+  Reads `config :snakepit` and says clearly what is wrong with it.
+
+  Pools are either a list, `pools: [%{name: :a, ...}, ...]`, or (older) the
+  flat keys `adapter_module`, `adapter_args`, `pool_size` and `pool_config`,
+  which make one pool named `:default`. Maps and keyword lists do the same.
+  """
+
+  alias Snakepit.Defaults
+
+  @type pool_config :: map
+  @type normalized_pool_config :: map
+  @type validation_result :: {:ok, [pool_config]} | {:error, term}
+  @type grpc_listener_mode :: :internal | :external | :external_pool
+  @type grpc_listener_config :: %{
+          mode: grpc_listener_mode,
+          host: String.t(),
+          bind_host: String.t(),
+          port: :inet.port_number() | nil,
+          base_port: :inet.port_number() | nil,
+          pool_size: pos_integer | nil
+        }
+
+  @default_adapter Snakepit.Adapters.GRPCPython
+  @profiles [:process, :thread]
+  @strategies [:pool, :profile, :hybrid]
+  @affinities [:hint, :strict_queue, :strict_fail_fast]
+
+  # ---- pools --------------------------------------------------------------
+
+  @doc "The pools that are configured, complete and valid."
+  @spec get_pool_configs() :: validation_result
+  def get_pool_configs do
+    case Application.get_env(:snakepit, :pools) do
+      nil -> validate_all([legacy_pool()])
+      [] -> {:error, {:invalid_pools_config, []}}
+      pools when is_list(pools) -> if one_pool?(pools), do: one(pools), else: validate_all(pools)
+      other -> {:error, {:invalid_pools_config, other}}
+    end
+  end
+
+  @doc "One of them."
+  @spec get_pool_config(atom) :: {:ok, pool_config} | {:error, :pool_not_found | term}
+  def get_pool_config(name) do
+    with {:ok, pools} <- get_pool_configs() do
+      case Enum.find(pools, &(&1.name == name)) do
+        nil -> {:error, :pool_not_found}
+        pool -> {:ok, pool}
+      end
+    end
+  end
+
+  @doc "Fills in what is missing, without judging what is there."
+  @spec normalize_pool_config(map | keyword) :: normalized_pool_config
+  def normalize_pool_config(config) do
+    config = config |> Map.new() |> rename(:env, :adapter_env)
+    explicit = Map.has_key?(config, :startup_batch_size)
+
+    %{
+      worker_profile: Defaults.default_worker_profile(),
+      pool_size: Defaults.default_pool_size(),
+      adapter_module: Application.get_env(:snakepit, :adapter_module) || @default_adapter,
+      adapter_args: [],
+      adapter_env: [],
+      capacity_strategy: Defaults.default_capacity_strategy(),
+      affinity: Defaults.default_affinity_mode(),
+      pool_identifier: nil,
+      worker_ttl: :infinity,
+      worker_max_requests: :infinity,
+      memory_threshold_mb: nil,
+      startup_batch_size: Defaults.config_default_batch_size(),
+      startup_batch_delay_ms: Defaults.config_default_batch_delay(),
+      startup_batches?: explicit,
+      threads_per_worker: Defaults.config_default_threads_per_worker(),
+      thread_safety_checks: false
+    }
+    |> Map.merge(drop_nil(config))
+    |> Map.update!(:affinity, &known_atom(&1, @affinities))
+    |> Map.update!(:worker_profile, &known_atom(&1, @profiles))
+    |> Map.update!(:adapter_env, &env_list/1)
+    |> Map.put(:heartbeat, Map.merge(heartbeat_defaults(), heartbeat(config[:heartbeat])))
+  end
+
+  @doc "One pool, complete, or what is wrong with it."
+  @spec validate_pool_config(map | keyword) :: {:ok, pool_config} | {:error, term}
+  def validate_pool_config(config) do
+    if is_map(config) or Keyword.keyword?(config) do
+      config = normalize_pool_config(config)
+
+      case Enum.find_value(checks(), &failure(&1, config)) do
+        nil -> {:ok, config}
+        reason -> {:error, reason}
+      end
+    else
+      {:error, {:invalid_pools_config, config}}
+    end
+  end
+
+  @doc "Whether the pool's workers serve several requests at a time, in threads."
+  @spec thread_profile?(map) :: boolean
+  def thread_profile?(config), do: config[:worker_profile] in [:thread, "thread"]
+
+  @doc "The heartbeat settings; a pool's `:heartbeat` is merged over them."
+  @spec heartbeat_defaults() :: map
+  def heartbeat_defaults do
+    Map.merge(
+      %{
+        enabled: true,
+        ping_interval_ms: Defaults.heartbeat_ping_interval_ms(),
+        timeout_ms: Defaults.heartbeat_timeout_ms(),
+        max_missed_heartbeats: Defaults.heartbeat_max_missed(),
+        initial_delay_ms: Defaults.heartbeat_initial_delay_ms(),
+        dependent: true
+      },
+      heartbeat(Application.get_env(:snakepit, :heartbeat))
+    )
+  end
+
+  # A keyword list is a list of pairs: one pool that lacks its list.
+  defp one_pool?(pools), do: Keyword.keyword?(pools)
+  defp one(pools), do: {:error, {:invalid_pools_config, pools}}
+
+  defp validate_all(pools) do
+    {valid, failed} =
+      pools
+      |> Enum.map(&validate_pool_config/1)
+      |> Enum.split_with(&match?({:ok, _}, &1))
+
+    valid = Enum.map(valid, &elem(&1, 1))
+    names = Enum.map(valid, & &1.name)
+
+    case {Enum.map(failed, &elem(&1, 1)), names -- Enum.uniq(names)} do
+      {[], []} -> {:ok, valid}
+      {[], twice} -> {:error, {:duplicate_pool_names, Enum.uniq(twice)}}
+      {[reason], _} when length(pools) == 1 -> {:error, reason}
+      {reasons, _} -> {:error, {:validation_failed, reasons}}
+    end
+  end
+
+  defp legacy_pool do
+    nested = plain_map(Application.get_env(:snakepit, :pool_config))
+
+    flat =
+      for key <- [:pool_size, :adapter_module, :adapter_args, :adapter_env, :worker_profile],
+          value = Application.get_env(:snakepit, key),
+          into: %{},
+          do: {key, value}
+
+    nested
+    |> Map.merge(flat)
+    |> Map.put(:name, :default)
+    |> python_adapter(Application.get_env(:snakepit, :python_adapter))
+  end
+
+  defp python_adapter(config, nil), do: config
+  defp python_adapter(config, path), do: Map.put_new(config, :adapter_args, ["--adapter", path])
+
+  # {key, fun}: fun says nil when all is well, else the reason.
+  defp checks do
+    [
+      &check_name/1,
+      &check_profile/1,
+      &check_size/1,
+      &check_adapter/1,
+      &check_args/1,
+      &check_env/1,
+      &check_strategy/1,
+      &check_affinity/1,
+      &check_ttl/1,
+      &check_max_requests/1,
+      &check_numbers/1
+    ]
+  end
+
+  defp failure(check, config), do: check.(config)
+
+  defp check_name(%{name: name}) when is_atom(name) and name not in [nil, true, false], do: nil
+  defp check_name(%{name: name}), do: {:invalid_pool_name, name, "a pool's name is an atom"}
+  defp check_name(_), do: {:missing_required_fields, [:name]}
+
+  defp check_profile(%{worker_profile: profile}) when profile in @profiles, do: nil
+
+  defp check_profile(%{worker_profile: profile}),
+    do: {:invalid_profile, profile, "worker_profile is one of #{inspect(@profiles)}"}
+
+  defp check_size(%{pool_size: size}) when is_integer(size) and size > 0, do: nil
+
+  defp check_size(%{pool_size: size}),
+    do: {:invalid_pool_size, size, "pool_size is a positive number of workers"}
+
+  defp check_adapter(%{adapter_module: module}) when is_atom(module) do
+    if Code.ensure_loaded?(module),
+      do: nil,
+      else: {:invalid_adapter_module, module, "there is no module #{inspect(module)}"}
+  end
+
+  defp check_adapter(%{adapter_module: other}),
+    do: {:invalid_adapter_module, other, "adapter_module is a module"}
+
+  defp check_args(%{adapter_args: args}) do
+    if is_list(args) and Enum.all?(args, &is_binary/1),
+      do: nil,
+      else: {:invalid_adapter_args, args, "adapter_args is a list of strings"}
+  end
+
+  defp check_env(%{adapter_env: env}) do
+    valid = fn
+      {name, value} -> is_binary(name) and name != "" and (is_binary(value) or is_nil(value))
+      _ -> false
+    end
+
+    if is_list(env) and Enum.all?(env, valid),
+      do: nil,
+      else: {:invalid_adapter_env, env, "adapter_env is a map or list of names and texts"}
+  end
+
+  defp check_strategy(%{capacity_strategy: strategy}) when strategy in @strategies, do: nil
+  defp check_strategy(%{capacity_strategy: other}), do: {:invalid_capacity_strategy, other}
+
+  defp check_affinity(%{affinity: affinity}) when affinity in @affinities, do: nil
+  defp check_affinity(%{affinity: other}), do: {:invalid_affinity, other}
+
+  defp check_ttl(%{worker_ttl: :infinity}), do: nil
+
+  defp check_ttl(%{worker_ttl: {n, unit}})
+       when is_integer(n) and n > 0 and unit in [:seconds, :minutes, :hours],
+       do: nil
+
+  defp check_ttl(%{worker_ttl: other}) do
+    {:invalid_worker_ttl, other,
+     "worker_ttl is :infinity or {positive integer, :seconds | :minutes | :hours}"}
+  end
+
+  defp check_max_requests(%{worker_max_requests: :infinity}), do: nil
+  defp check_max_requests(%{worker_max_requests: n}) when is_integer(n) and n > 0, do: nil
+
+  defp check_max_requests(%{worker_max_requests: other}) do
+    {:invalid_worker_max_requests, other,
+     "worker_max_requests is :infinity or a positive integer"}
+  end
+
+  @numbers [
+    startup_batch_size: 1,
+    startup_batch_delay_ms: 0,
+    threads_per_worker: 1,
+    max_workers: 1,
+    max_queue_size: 0,
+    memory_threshold_mb: 1
+  ]
+
+  defp check_numbers(config) do
+    Enum.find_value(@numbers, fn {key, least} ->
+      case config[key] do
+        nil -> nil
+        n when is_integer(n) and n >= least -> nil
+        other -> {:invalid_pool_option, key, other, "#{key} is an integer of at least #{least}"}
+      end
+    end)
+  end
+
+  # ---- the listener -------------------------------------------------------
+
+  @doc "How the BEAM's own gRPC server listens."
+  @spec grpc_listener_config() :: {:ok, grpc_listener_config} | {:error, term}
+  def grpc_listener_config do
+    case Application.get_env(:snakepit, :grpc_listener) do
+      nil ->
+        older_listener()
+
+      config when is_map(config) ->
+        listener(config)
+
+      config ->
+        if Keyword.keyword?(config), do: listener(Map.new(config)), else: listener_error(config)
+    end
+  end
+
+  @doc "The same, or raises an `ArgumentError` that says what is wrong."
+  @spec grpc_listener_config!() :: grpc_listener_config
+  def grpc_listener_config! do
+    case grpc_listener_config() do
+      {:ok, config} ->
+        config
+
+      {:error, reason} ->
+        raise ArgumentError, "config :snakepit, :grpc_listener is wrong: #{inspect(reason)}"
+    end
+  end
+
+  defp older_listener do
+    port = Application.get_env(:snakepit, :grpc_port)
+    host = Application.get_env(:snakepit, :grpc_host)
+
+    if port in [nil, 0] and host == nil do
+      listener(%{})
+    else
+      listener(%{
+        mode: if(port == 0, do: :internal, else: :external),
+        host: host || Defaults.grpc_internal_host(),
+        port: port || Defaults.grpc_port()
+      })
+    end
+  end
+
+  defp listener(config) do
+    get = fn key -> Map.get(config, key, Map.get(config, Atom.to_string(key))) end
+    host = get.(:host)
+
+    case mode(get.(:mode)) do
+      :internal ->
+        host = host || Defaults.grpc_internal_host()
+        listening(:internal, host, get.(:bind_host), nil, nil, nil)
+
+      :external ->
+        with :ok <- text(host, :missing_host), :ok <- port(get.(:port), :missing_port) do
+          listening(:external, host, get.(:bind_host), get.(:port), nil, nil)
+        end
+
+      :external_pool ->
+        size = get.(:pool_size) || Defaults.grpc_port_pool_size()
+
+        with :ok <- text(host, :missing_host),
+             :ok <- port(get.(:base_port), :missing_base_port),
+             :ok <- size(size, get.(:base_port)) do
+          listening(:external_pool, host, get.(:bind_host), nil, get.(:base_port), size)
+        end
+
+      :error ->
+        listener_error(:invalid_mode)
+    end
+  end
+
+  defp mode(nil), do: :internal
+  defp mode(mode) when mode in [:internal, "internal"], do: :internal
+  defp mode(mode) when mode in [:external, "external"], do: :external
+
+  defp mode(mode) when mode in [:external_pool, "external_pool", "external-pool"],
+    do: :external_pool
+
+  defp mode(_), do: :error
+
+  defp listening(mode, host, bind_host, port, base_port, size) do
+    {:ok,
+     %{
+       mode: mode,
+       host: host,
+       bind_host: bind_host || host,
+       port: port,
+       base_port: base_port,
+       pool_size: size
+     }}
+  end
+
+  defp text(value, _why) when is_binary(value) and value != "", do: :ok
+  defp text(_, why), do: listener_error(why)
+
+  defp port(value, _why) when value in 1..65_535, do: :ok
+  defp port(_, why), do: listener_error(why)
+
+  defp size(size, base) when is_integer(size) and size > 0 and base + size - 1 <= 65_535, do: :ok
+  defp size(_, _), do: listener_error(:invalid_pool_size)
+
+  defp listener_error(why), do: {:error, {:invalid_grpc_listener_config, why}}
+
+  for name <- [
+        :grpc_listener_ready_timeout_ms,
+        :grpc_listener_port_check_interval_ms,
+        :grpc_listener_reuse_attempts,
+        :grpc_listener_reuse_wait_timeout_ms,
+        :grpc_listener_reuse_retry_delay_ms
+      ] do
+    @doc "See `Snakepit.Defaults.#{name}/0`."
+    @spec unquote(name)() :: non_neg_integer
+    def unquote(name)(), do: Defaults.unquote(name)()
+  end
+
+  # ---- the instance -------------------------------------------------------
+
+  @doc "The name of this installation, of `:instance_name` or `SNAKEPIT_INSTANCE_NAME`."
+  @spec instance_name() :: String.t() | nil
+  def instance_name, do: instance(:instance_name, "SNAKEPIT_INSTANCE_NAME")
+
+  @doc "What tells this VM from others of the same name, of `:instance_token` or `SNAKEPIT_INSTANCE_TOKEN`."
+  @spec instance_token() :: String.t() | nil
+  def instance_token, do: instance(:instance_token, "SNAKEPIT_INSTANCE_TOKEN")
+
+  @doc "The instance's name as it can stand on a command line."
+  @spec instance_name_identifier() :: String.t() | nil
+  def instance_name_identifier, do: identifier(instance_name())
+
+  @doc "The instance's token as it can stand on a command line."
+  @spec instance_token_identifier() :: String.t() | nil
+  def instance_token_identifier, do: identifier(instance_token())
+
+  @doc "Where state that outlives the VM is kept: `:data_dir`, `SNAKEPIT_DATA_DIR`, else `priv/data`."
+  @spec data_dir() :: String.t()
+  def data_dir do
+    case set(Application.get_env(:snakepit, :data_dir)) ||
+           set(System.get_env("SNAKEPIT_DATA_DIR")) do
+      nil -> Application.app_dir(:snakepit, "priv/data")
+      dir -> Path.expand(dir)
+    end
+  end
+
+  defp instance(key, variable) do
+    set(Application.get_env(:snakepit, key)) || set(System.get_env(variable))
+  end
+
+  defp set(nil), do: nil
+
+  defp set(value) do
+    text = value |> to_string() |> String.trim()
+    if text in ["", "nil", "null", "none"], do: nil, else: text
+  end
+
+  defp identifier(nil), do: nil
+  defp identifier(name), do: String.replace(name, ~r/[^a-zA-Z0-9_-]/, "_")
+
+  # ---- small parts --------------------------------------------------------
+
+  defp plain_map(nil), do: %{}
+  defp plain_map(map) when is_map(map), do: map
+  defp plain_map(list), do: if(Keyword.keyword?(list), do: Map.new(list), else: %{})
+
+  defp rename(map, from, to) do
+    case Map.pop(map, from) do
+      {nil, map} -> map
+      {value, map} -> Map.put_new(map, to, value)
+    end
+  end
+
+  defp drop_nil(map), do: map |> Enum.reject(fn {_key, value} -> value == nil end) |> Map.new()
+
+  defp known_atom(value, atoms) when is_binary(value),
+    do: Enum.find(atoms, value, &(Atom.to_string(&1) == value))
+
+  defp known_atom(value, _atoms), do: value
+
+  # A bare name means an empty value.
+  defp env_list(env) when is_map(env), do: env |> Map.to_list() |> env_list()
+
+  defp env_list(env) when is_list(env) do
+    Enum.map(env, fn
+      {name, value} when is_atom(name) -> {Atom.to_string(name), env_value(value)}
+      {name, value} -> {name, env_value(value)}
+      name when is_binary(name) -> {name, ""}
+      other -> other
+    end)
+  end
+
+  defp env_list(other), do: other
+
+  defp env_value(value) when is_integer(value) or is_boolean(value), do: to_string(value)
+  defp env_value(value), do: value
+
+  # What the settings and the monitor call by different names is one thing.
+  @heartbeat_keys %{
+    "heartbeat_ping_interval_ms" => :ping_interval_ms,
+    "interval_ms" => :ping_interval_ms,
+    "heartbeat_timeout_ms" => :timeout_ms,
+    "heartbeat_max_missed" => :max_missed_heartbeats,
+    "max_missed" => :max_missed_heartbeats,
+    "heartbeat_initial_delay_ms" => :initial_delay_ms,
+    "ping_interval_ms" => :ping_interval_ms,
+    "timeout_ms" => :timeout_ms,
+    "max_missed_heartbeats" => :max_missed_heartbeats,
+    "initial_delay_ms" => :initial_delay_ms,
+    "enabled" => :enabled,
+    "dependent" => :dependent
+  }
+
+  defp heartbeat(config) do
+    Map.new(plain_map(config), fn {key, value} ->
+      {Map.get(@heartbeat_keys, to_string(key), key), value}
+    end)
+  end
+end

@@ -1,0 +1,468 @@
+defmodule Snakepit.GRPCWorker do
+  @moduledoc """
+  Owns one worker: its OS process, its channel and its place in the pool.
+
+  It starts the process, waits until that says on which port it listens, pings
+  it, and gives it to the pool. From then on calls go from their callers to
+  the worker directly; this process watches. When the OS process ends, what
+  runs on it is answered with how it ended, and this process stops for its
+  supervisor to start it again.
+  """
+
+  use GenServer, restart: :transient
+
+  alias Snakepit.{Config, Defaults, Error, Native, Spawner}
+  alias Snakepit.GRPCWorker.{Launch, State}
+  alias Snakepit.Pool.{Call, ProcessRegistry}
+  alias Snakepit.Pool.Registry, as: Workers
+
+  @type worker_state :: map
+  @type worker :: pid | String.t()
+
+  @ping "/snakepit.bridge.BridgeService/Ping"
+  @ping_timeout_ms 2_000
+  @first_poll_ms 3
+  @slowest_poll_ms 50
+  # A broken connection is most often a process that just ended: then how it
+  # ended is worth a moment's wait.
+  @suspect_wait_ms 500
+
+  # ---- for users ----------------------------------------------------------
+
+  @doc """
+  Starts a worker. Options: `:id`, `:adapter`, `:pool_name` (a pool that gets
+  the worker; none for one that stands alone), `:worker_config`.
+  """
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(opts) do
+    id = opts[:id] || "worker_#{System.unique_integer([:positive])}"
+    GenServer.start_link(__MODULE__, Keyword.put(opts, :id, id), name: Workers.via_tuple(id))
+  end
+
+  @doc "How long a supervisor waits for a worker to stop."
+  @spec supervisor_shutdown_timeout() :: non_neg_integer
+  def supervisor_shutdown_timeout,
+    do: Defaults.graceful_shutdown_timeout_ms() + Defaults.shutdown_margin_ms()
+
+  @doc "Runs a command on this very worker."
+  @spec execute(worker, String.t(), map, timeout | keyword | nil, keyword) ::
+          {:ok, term} | {:error, term}
+  def execute(worker, command, args, timeout_or_opts \\ nil, opts \\ []) do
+    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
+    with {:ok, target} <- direct(worker), do: Call.execute(target, command, args, opts)
+  end
+
+  @doc "The same in a session."
+  @spec execute_in_session(worker, String.t(), String.t(), map, timeout | keyword | nil, keyword) ::
+          {:ok, term} | {:error, term}
+  def execute_in_session(worker, session_id, command, args, timeout_or_opts \\ nil, opts \\ []) do
+    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
+    execute(worker, command, args, Keyword.put(opts, :session_id, session_id))
+  end
+
+  @doc "Runs a streaming command on this very worker."
+  @spec execute_stream(
+          worker,
+          String.t(),
+          map,
+          (map -> term),
+          timeout | keyword | nil,
+          keyword
+        ) :: :ok | {:error, term}
+  def execute_stream(worker, command, args, callback_fn, timeout_or_opts \\ nil, opts \\ []) do
+    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_stream_timeout())
+
+    with {:ok, target} <- direct(worker),
+         do: Call.stream(target, command, args, callback_fn, opts)
+  end
+
+  @doc "Asks the worker whether it answers."
+  @spec get_health(worker) :: {:ok, map} | {:error, term}
+  def get_health(worker),
+    do: call(worker, :get_health, Defaults.grpc_worker_health_check_timeout_ms())
+
+  @doc "What is known of it: id, pool, port, OS process, session."
+  @spec get_info(worker) :: {:ok, map} | {:error, term}
+  def get_info(worker), do: call(worker, :get_info)
+
+  @doc "Its gRPC channel."
+  @spec get_channel(worker) :: {:ok, reference} | {:error, :not_connected | :not_found}
+  def get_channel(worker), do: call(worker, :get_channel)
+
+  @doc "The session id that it sends for calls without one."
+  @spec get_session_id(worker) :: {:ok, String.t()} | {:error, :not_found}
+  def get_session_id(worker), do: call(worker, :get_session_id)
+
+  defp call(worker, request, timeout \\ 5_000)
+
+  defp call(worker, request, timeout) when is_binary(worker) do
+    case Workers.get_worker_pid(worker) do
+      {:ok, pid} -> call(pid, request, timeout)
+      error -> error
+    end
+  end
+
+  defp call(worker, request, timeout), do: GenServer.call(worker, request, timeout + 1_000)
+
+  defp direct(worker) do
+    case call(worker, :direct) do
+      {:ok, target} ->
+        {:ok, target}
+
+      {:error, :not_found} ->
+        {:error,
+         Error.worker_error("there is no worker #{inspect(worker)}", %{worker_id: worker})}
+
+      {:error, why} ->
+        message = "worker #{inspect(worker)} is not ready"
+        {:error, Error.worker_error(message, %{reason: why, worker_id: worker})}
+    end
+  end
+
+  defp options(opts, more, default) when is_list(opts),
+    do: opts |> Keyword.merge(more) |> Keyword.put_new(:timeout, default)
+
+  defp options(nil, opts, default), do: Keyword.put_new(opts, :timeout, default)
+  defp options(timeout, opts, _default), do: Keyword.put(opts, :timeout, timeout)
+
+  # ---- start --------------------------------------------------------------
+
+  @impl true
+  def init(opts) do
+    _ = Process.flag(:trap_exit, true)
+    config = opts[:worker_config] || %{}
+    pool = opts[:pool_name] || config[:pool_name]
+
+    state = %State{
+      id: opts[:id],
+      adapter: opts[:adapter] || config[:adapter_module] || Snakepit.Adapters.GRPCPython,
+      pool: if(is_atom(pool), do: pool),
+      config: config,
+      session_id:
+        "session_#{System.unique_integer([:positive])}_#{System.system_time(:microsecond)}",
+      started_at: System.monotonic_time(:millisecond)
+    }
+
+    :ok =
+      Workers.put_metadata(state.id, %{
+        worker_module: __MODULE__,
+        pool_name: state.pool,
+        pool_identifier: config[:pool_identifier] || state.pool,
+        adapter_module: state.adapter
+      })
+
+    {:ok, state, {:continue, :launch}}
+  end
+
+  @impl true
+  def handle_continue(:launch, state) do
+    _ = Code.ensure_loaded(state.adapter)
+
+    with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
+         :ok <- ProcessRegistry.reserve_worker(state.id),
+         {:ok, os_id, os_pid} <- spawn_process(spec) do
+      :ok = ProcessRegistry.activate_worker(state.id, self(), os_pid, "grpc_worker", os_id: os_id)
+      deadline = System.monotonic_time(:millisecond) + Defaults.grpc_server_ready_timeout()
+
+      state = %{
+        state
+        | phase: :waiting,
+          os_id: os_id,
+          os_pid: os_pid,
+          program: spec.program,
+          ready_file: ready_file,
+          deadline: deadline
+      }
+
+      {:noreply, poll(state, @first_poll_ms)}
+    else
+      {:error, message} -> start_failed(state, message, :not_started)
+    end
+  end
+
+  defp spawn_process(spec) do
+    case Spawner.spawn(spec) do
+      {:ok, os_id, os_pid} -> {:ok, os_id, os_pid}
+      {:error, %{message: message}} -> {:error, message}
+      {:error, other} -> {:error, "#{spec.program} cannot be started: #{inspect(other)}"}
+    end
+  end
+
+  defp poll(state, delay) do
+    _ = Process.send_after(self(), {:poll, state.os_id}, delay)
+    %{state | poll_ms: delay}
+  end
+
+  defp read_port(path) do
+    with {:ok, text} <- File.read(path),
+         {port, _rest} when port in 1..65_535 <- Integer.parse(String.trim(text)) do
+      _ = File.rm(path)
+      {:ok, port}
+    else
+      _ -> :not_yet
+    end
+  end
+
+  defp connect(state), do: %{state | channel: Native.channel_open("127.0.0.1:#{state.port}")}
+
+  defp late?(state), do: System.monotonic_time(:millisecond) >= state.deadline
+
+  # ---- events -------------------------------------------------------------
+
+  @impl true
+  def handle_info({:poll, os_id}, %State{phase: :waiting, os_id: os_id} = state) do
+    case read_port(state.ready_file) do
+      {:ok, port} ->
+        {:noreply, ping(connect(%{state | phase: :pinging, port: port}))}
+
+      :not_yet ->
+        if late?(state),
+          do: start_failed(state, too_late(state), :timeout),
+          else: {:noreply, poll(state, min(state.poll_ms * 2, @slowest_poll_ms))}
+    end
+  end
+
+  def handle_info({:poll, os_id}, %State{phase: :pinging, os_id: os_id} = state),
+    do: {:noreply, ping(state)}
+
+  def handle_info({ref, {:ok, _pong}}, %State{phase: :pinging, ping: ref} = state),
+    do: {:noreply, ready(state)}
+
+  def handle_info({ref, {:error, why}}, %State{phase: :pinging, ping: ref} = state) do
+    if late?(state),
+      do: start_failed(state, "it does not answer on port #{state.port}: #{inspect(why)}", :ping),
+      else: {:noreply, poll(state, @slowest_poll_ms)}
+  end
+
+  def handle_info({ref, answer}, state) when is_map_key(state.checks, ref) do
+    {from, checks} = Map.pop(state.checks, ref)
+    GenServer.reply(from, health(answer, state))
+    {:noreply, %{state | checks: checks}}
+  end
+
+  def handle_info({:snakepit_os, id, {:output, stream, bytes}}, %State{os_id: id} = state) do
+    :ok = Spawner.ack(Spawner, id, byte_size(bytes))
+    {:noreply, State.output(state, stream, bytes)}
+  end
+
+  def handle_info({:snakepit_os, id, {:exit, how, _usage}}, %State{os_id: id} = state),
+    do: exited(%{state | os_id: nil}, how)
+
+  def handle_info({:snakepit_slot, :suspect, why}, %State{phase: :ready} = state) do
+    Snakepit.Logger.warning(:worker, fn -> "worker #{state.id} is replaced: #{why}" end)
+    _ = Process.send_after(self(), {:give_up, state.os_id}, @suspect_wait_ms)
+    {:noreply, %{state | suspect: why}}
+  end
+
+  def handle_info({:give_up, os_id}, %State{os_id: os_id} = state) when os_id != nil do
+    :ok = Spawner.stop(Spawner, os_id, 0)
+    {:noreply, state}
+  end
+
+  # Supervisors do not send this; a linked helper that ended means nothing.
+  def handle_info(_message, state), do: {:noreply, state}
+
+  @impl true
+  def handle_call(:direct, _from, %State{phase: :ready} = state) do
+    state = with_direct(state)
+    config = Map.put(state.config, :adapter_module, state.adapter)
+    {:reply, {:ok, Call.target(state.pool || :direct, state.direct, config)}, state}
+  end
+
+  def handle_call(:direct, _from, state), do: {:reply, {:error, :not_ready}, state}
+
+  def handle_call(:get_info, _from, state), do: {:reply, {:ok, State.info(state)}, state}
+
+  def handle_call(:get_session_id, _from, state), do: {:reply, {:ok, state.session_id}, state}
+
+  def handle_call(:get_channel, _from, %State{channel: nil} = state),
+    do: {:reply, {:error, :not_connected}, state}
+
+  def handle_call(:get_channel, _from, state), do: {:reply, {:ok, state.channel}, state}
+
+  def handle_call({:get_port}, _from, state), do: {:reply, {:ok, state.port}, state}
+
+  def handle_call({:get_port_metadata}, _from, state) do
+    {:reply, {:ok, %{current_port: state.port, requested_port: 0}}, state}
+  end
+
+  def handle_call(:get_memory_usage, _from, state) do
+    {:memory, bytes} = Process.info(self(), :memory)
+    {:reply, {:ok, bytes}, state}
+  end
+
+  def handle_call(:get_health, from, %State{phase: :ready} = state) do
+    ref = send_ping(state, Defaults.grpc_worker_health_check_timeout_ms())
+    {:noreply, %{state | checks: Map.put(state.checks, ref, from)}}
+  end
+
+  def handle_call(:get_health, _from, state), do: {:reply, {:error, :not_ready}, state}
+
+  # The pool's process was replaced: its scheduler is gone, and what that
+  # closed with it.
+  @impl true
+  def handle_cast(:attach, %State{phase: :ready} = state),
+    do: {:noreply, state |> release(:stopped) |> connect() |> join()}
+
+  def handle_cast(:attach, state), do: {:noreply, state}
+
+  # ---- ready --------------------------------------------------------------
+
+  defp ping(state), do: %{state | ping: send_ping(state, @ping_timeout_ms)}
+
+  defp send_ping(state, timeout) do
+    ref = make_ref()
+    # A message without fields has no bytes.
+    {:ok, _call} = Native.rpc_unary(state.channel, ref, @ping, "", timeout, [])
+    ref
+  end
+
+  defp ready(state) do
+    state = join(%{state | phase: :ready, ping: nil})
+    took = System.monotonic_time(:millisecond) - state.started_at
+
+    Snakepit.Logger.info(:worker, fn ->
+      "worker #{state.id} is ready (OS process #{state.os_pid}, #{took} ms)"
+    end)
+
+    state
+  end
+
+  defp join(state) do
+    state = %{state | slot: add_slot(state)}
+    :ok = Workers.put_metadata(state.id, %{ready: true})
+    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
+    state
+  end
+
+  defp add_slot(state) do
+    with true <- state.pool != nil, {:ok, handle} <- Snakepit.Pool.handle(state.pool) do
+      slot(state, handle)
+    else
+      _ -> nil
+    end
+  rescue
+    # The pool's process just died; the next one will call for its workers.
+    error in ErlangError ->
+      if error.original == :pool_closed, do: nil, else: reraise(error, __STACKTRACE__)
+  end
+
+  defp slot(state, handle) do
+    capacity = capacity(state.config)
+    Native.slot_add(handle, self(), state.id, state.session_id, capacity, state.channel, [])
+  end
+
+  defp capacity(config) do
+    if Config.thread_profile?(config) and config[:capacity_strategy] != :profile,
+      do: config[:threads_per_worker] || 1,
+      else: 1
+  end
+
+  # A pool of this worker alone, for calls that name it.
+  defp with_direct(%State{direct: nil} = state) do
+    queue = Defaults.pool_max_queue_size()
+    handle = Native.pool_new(:direct, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
+    %{state | direct: handle, direct_slot: slot(state, handle)}
+  end
+
+  defp with_direct(state), do: state
+
+  defp health({:ok, _pong}, state), do: {:ok, Map.put(State.info(state), :healthy, true)}
+  defp health({:error, why}, _state), do: {:error, why}
+
+  defp tell_pool(%State{pool: nil}, _message), do: :ok
+  defp tell_pool(_state, message), do: GenServer.cast(Snakepit.Pool, message)
+
+  # ---- the end ------------------------------------------------------------
+
+  # Starting failed: the pool is told why, and decides whether to try again.
+  defp start_failed(state, message, cause) do
+    {tail, shown} = State.last_lines(state)
+    message = "worker #{state.id} did not start: #{message}#{shown}"
+
+    error =
+      Error.worker_error(message, %{
+        reason: :start_failed,
+        cause: cause,
+        worker_id: state.id,
+        pool: state.pool,
+        adapter: state.adapter,
+        stderr: tail
+      })
+
+    tell_pool(state, {:worker_failed, state.pool, state.id, error})
+    if state.pool == nil, do: Snakepit.Logger.error(:worker, message)
+    {:stop, {:shutdown, {:start_failed, error}}, %{state | phase: :failed}}
+  end
+
+  defp too_late(state) do
+    "#{state.program} did not get ready within #{Defaults.grpc_server_ready_timeout()} ms. " <>
+      "If it only needs longer, raise config :snakepit, grpc_server_ready_timeout"
+  end
+
+  defp exited(%State{phase: phase} = state, how) when phase in [:waiting, :pinging] do
+    message = "#{state.program} #{State.exit_text(how)} before it was ready"
+    start_failed(state, message, State.exit_cause(how))
+  end
+
+  defp exited(state, how) do
+    state = release(state, how)
+
+    reason =
+      case how do
+        {:status, 0} -> {:grpc_server_exited_unexpectedly, 0}
+        {:status, status} -> {:grpc_server_exited, status}
+        other -> {:external_process_died, other}
+      end
+
+    Snakepit.Logger.warning(:worker, fn -> "worker #{state.id}: #{State.exit_text(how)}" end)
+    {:stop, reason, state}
+  end
+
+  @impl true
+  def terminate(reason, state) do
+    state = release(state, if(planned?(reason), do: :stopped, else: {:crashed, reason}))
+
+    grace = if planned?(reason) and state.phase != :failed, do: grace(), else: 0
+    ended = if state.os_id, do: stop_process(state, grace), else: :ok
+    if state.ready_file, do: File.rm(state.ready_file)
+    # What may still run stays on record for the last clean-up.
+    if ended == :ok, do: ProcessRegistry.unregister_worker(state.id)
+  end
+
+  # What runs there is answered with what is known.
+  defp release(state, how) do
+    for slot <- [state.slot, state.direct_slot], slot != nil do
+      :ok = Native.slot_remove(slot, State.exit_info(state, how))
+    end
+
+    if state.channel, do: Native.channel_close(state.channel)
+    %{state | slot: nil, direct: nil, direct_slot: nil, channel: nil}
+  end
+
+  defp stop_process(state, grace) do
+    :ok = Spawner.stop(Spawner, state.os_id, grace)
+    await_exit(state.os_id, System.monotonic_time(:millisecond) + grace + 1_000)
+  end
+
+  defp await_exit(os_id, until) do
+    receive do
+      {:snakepit_os, ^os_id, {:exit, _how, _usage}} ->
+        :ok
+
+      {:snakepit_os, ^os_id, {:output, _stream, bytes}} ->
+        :ok = Spawner.ack(Spawner, os_id, byte_size(bytes))
+        await_exit(os_id, until)
+    after
+      max(until - System.monotonic_time(:millisecond), 0) ->
+        Snakepit.Logger.error(:worker, "an OS process did not end in time")
+    end
+  end
+
+  defp grace, do: Defaults.graceful_shutdown_timeout_ms()
+
+  defp planned?(:normal), do: true
+  defp planned?(:shutdown), do: true
+  defp planned?({:shutdown, _}), do: true
+  defp planned?(_), do: false
+end

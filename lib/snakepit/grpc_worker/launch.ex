@@ -1,0 +1,212 @@
+defmodule Snakepit.GRPCWorker.Launch do
+  @moduledoc false
+  # Command line and environment of a worker process.
+
+  alias Snakepit.{Config, Defaults, Native, PythonRuntime}
+  alias Snakepit.Adapters.GRPCPython
+  alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
+
+  @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
+  @thread_variables ~w(OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
+
+  @type spec :: %{
+          program: String.t(),
+          args: [String.t()],
+          env: [{String.t(), String.t() | nil}],
+          cd: String.t() | nil,
+          grace_ms: non_neg_integer
+        }
+
+  @doc "What to start, and the file in which the worker will say its port."
+  @spec build(String.t(), module, map) ::
+          {:ok, spec, ready_file :: String.t()} | {:error, String.t()}
+  def build(worker_id, adapter, config) do
+    with {:ok, program} <- program(adapter),
+         {:ok, script} <- script(adapter, config) do
+      ready_file = ready_file(worker_id)
+
+      {:ok,
+       %{
+         program: program,
+         args: List.wrap(script) ++ arguments(adapter, config),
+         env: environment(program, ready_file, config),
+         cd: script && Path.dirname(script),
+         grace_ms: Defaults.graceful_shutdown_timeout_ms()
+       }, ready_file}
+    end
+  end
+
+  # ---- program and arguments ----------------------------------------------
+
+  defp program(adapter) do
+    case adapter.executable_path() do
+      path when is_binary(path) and path != "" -> {:ok, path}
+      _ -> {:error, no_program(adapter)}
+    end
+  end
+
+  defp no_program(GRPCPython) do
+    case PythonRuntime.resolve_executable() do
+      {:error, reason} -> PythonRuntime.explain(reason)
+      {:ok, _path, _meta} -> "the Python interpreter was not found"
+    end
+  end
+
+  defp no_program(adapter),
+    do: "#{inspect(adapter)}.executable_path/0 names no program: is the runtime installed?"
+
+  defp script(adapter, config) do
+    case adapter.script_path() do
+      path when path in [nil, ""] ->
+        {:ok, nil}
+
+      path ->
+        path = threaded(Path.expand(path), raw_args(adapter, config))
+
+        if File.regular?(path),
+          do: {:ok, path},
+          else: {:error, "#{path}, the script of #{inspect(adapter)}, does not exist"}
+    end
+  end
+
+  defp threaded(path, args) do
+    if Path.basename(path) == "grpc_server.py" and has_flag?(args, "--max-workers"),
+      do: Path.join(Path.dirname(path), "grpc_server_threaded.py"),
+      else: path
+  end
+
+  @doc false
+  @spec arguments(module, map) :: [String.t()]
+  def arguments(adapter, config) do
+    args = raw_args(adapter, config)
+
+    args
+    |> add(args, "--port", Integer.to_string(port(adapter)))
+    |> add(args, "--elixir-address", elixir_address())
+    |> add([], "--snakepit-run-id", ProcessRegistry.get_beam_run_id())
+    |> add(args, "--snakepit-instance-name", Config.instance_name_identifier())
+    |> add(args, "--snakepit-instance-token", Config.instance_token_identifier())
+  end
+
+  defp raw_args(adapter, config) do
+    args = if config[:adapter_args] in [nil, []], do: [], else: config.adapter_args
+
+    cond do
+      Config.thread_profile?(config) -> thread_args(args, config)
+      args == [] -> adapter.script_args()
+      true -> args
+    end
+  end
+
+  defp thread_args(args, config) do
+    adapter = config[:adapter_spec] || @threaded_adapter
+    threads = Integer.to_string(config[:threads_per_worker] || 1)
+    checked = if config[:thread_safety_checks], do: ["--thread-safety-check"], else: []
+
+    args
+    |> add(args, "--adapter", adapter)
+    |> add(args, "--max-workers", threads)
+    |> Kernel.++(if has_flag?(args, "--thread-safety-check"), do: [], else: checked)
+  end
+
+  defp add(list, _present, _flag, nil), do: list
+
+  defp add(list, present, flag, value) do
+    if has_flag?(present, flag), do: list, else: list ++ [flag, value]
+  end
+
+  defp has_flag?(args, flag), do: Enum.any?(args, &String.contains?(&1, flag))
+
+  defp port(adapter) do
+    if function_exported?(adapter, :get_port, 0), do: adapter.get_port(), else: 0
+  end
+
+  defp elixir_address do
+    listener = Snakepit.GRPC.Listener
+    if Process.whereis(listener), do: listener.address()
+  end
+
+  # ---- environment --------------------------------------------------------
+
+  defp environment(program, ready_file, config) do
+    %{
+      "SNAKEPIT_READY_FILE" => ready_file,
+      "SNAKEPIT_HEARTBEAT_CONFIG" => heartbeat(config),
+      "SNAKEPIT_LOG_LEVEL" => to_string(Application.get_env(:snakepit, :log_level, :error)),
+      "SNAKEPIT_PROTO_PATH" => to_string(Native.ebin()),
+      "SNAKEPIT_PYTHON" => program,
+      "PYTHONPATH" => python_path(),
+      "PYTHONUNBUFFERED" => "1",
+      "GRPC_VERBOSITY" => System.get_env("GRPC_VERBOSITY") || "ERROR"
+    }
+    |> Map.merge(group())
+    |> Map.merge(threads(config))
+    |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
+    |> override(config[:adapter_env] || [])
+    |> Enum.to_list()
+  end
+
+  defp group do
+    if Application.get_env(:snakepit, :process_group_kill, true),
+      do: %{"SNAKEPIT_PROCESS_GROUP" => "1"},
+      else: %{}
+  end
+
+  defp threads(config) do
+    if Config.thread_profile?(config) do
+      Map.new(@thread_variables, &{&1, to_string(config[:threads_per_worker] || 1)})
+    else
+      (@thread_variables ++ ["VECLIB_MAXIMUM_THREADS"])
+      |> Map.new(&{&1, System.get_env(&1) || "1"})
+      |> Map.put("GRPC_POLL_STRATEGY", System.get_env("GRPC_POLL_STRATEGY") || "poll")
+    end
+  end
+
+  # The names are compared without regard to case.
+  defp override(env, additions) do
+    Enum.reduce(additions, env, fn {name, value}, env ->
+      same = Enum.filter(Map.keys(env), &(String.downcase(&1) == String.downcase(name)))
+      env |> Map.drop(same) |> Map.put(name, value)
+    end)
+  end
+
+  defp python_path do
+    inherited = String.split(System.get_env("PYTHONPATH") || "", ":", trim: true)
+
+    own = [
+      Application.app_dir(:snakepit, "priv/python"),
+      Path.join(File.cwd!(), "priv/python")
+    ]
+
+    (inherited ++ own ++ bridge_path()) |> Enum.uniq() |> Enum.join(":")
+  end
+
+  defp bridge_path do
+    case :code.priv_dir(:snakebridge) do
+      {:error, :bad_name} -> []
+      dir -> [Path.join(to_string(dir), "python")]
+    end
+  end
+
+  defp heartbeat(config) do
+    heartbeat = Map.merge(Config.heartbeat_defaults(), config[:heartbeat] || %{})
+
+    {:ok, json} =
+      Native.json_encode(%{
+        enabled: heartbeat.enabled,
+        interval_ms: heartbeat.ping_interval_ms,
+        timeout_ms: heartbeat.timeout_ms,
+        max_missed_heartbeats: heartbeat.max_missed_heartbeats,
+        initial_delay_ms: heartbeat.initial_delay_ms,
+        dependent: heartbeat.dependent
+      })
+
+    json
+  end
+
+  defp ready_file(worker_id) do
+    name = String.replace(worker_id, ~r/[^A-Za-z0-9_.-]/, "_")
+    unique = System.unique_integer([:positive])
+    Path.join(ApplicationCleanup.run_dir(), "snakepit_ready_#{name}_#{unique}")
+  end
+end

@@ -1,0 +1,294 @@
+defmodule Snakepit.Native do
+  @moduledoc false
+  # The functions of snakepit_nif.so and nothing else. What they send:
+  #
+  #   submit/9        {ref, {:ok, bytes}}            unary: an ExecuteToolResponse
+  #                   {ref, {:chunk, bytes}}         stream: a ToolChunk each
+  #                   {ref, :done}                   stream: ended well
+  #                   {ref, {:error, reason}}        the end, either kind
+  #   rpc_unary/6     {ref, {:ok, bytes}} | {ref, {:error, reason}}
+  #   rpc_stream/6    {ref, {:chunk, bytes}}, then {ref, :done} | {ref, {:error, reason}}
+  #
+  # A call ends with exactly one {:ok, _}, :done or {:error, _}. Reasons:
+  #
+  #   :queue_timeout | :timeout | :session_worker_unavailable | :pool_closed
+  #   {:worker_exit, term}            the term given to slot_remove/2, or
+  #                                   :noproc when the worker process just died
+  #   {:grpc, status, message}        a gRPC status (integer) and its text
+  #
+  # submit/9 may have the end at once and returns it instead of a message:
+  # `{:done, decoded}` is what decode_response/1 would say, `{:ended, end}` what
+  # the message would hold.
+  #
+  # To the worker process of a slot:
+  #
+  #   {:snakepit_slot, :suspect, why}  the connection broke, or a cancelled call
+  #                                    did not end within the grace time: the
+  #                                    slot takes nothing more and wants to be
+  #                                    replaced
+  # To the process that made the pool:
+  #
+  #   {:snakepit_session, pool_name, session_id, worker_id}  a session was assigned
+
+  @on_load :load
+
+  @typep handle :: reference
+  @type reason :: term
+
+  @doc false
+  def load do
+    path = :filename.join(ebin(), ~c"snakepit_nif")
+
+    case :erlang.load_nif(path, 0) do
+      :ok -> :ok
+      {:error, {:reload, _}} -> :ok
+      {:error, {kind, text}} -> {:error, {kind, text, path}}
+    end
+  end
+
+  # What the build makes lies beside the beams: `priv` in the build path is a
+  # link into the source tree, and releases copy `ebin` as it is.
+  @doc false
+  @spec ebin() :: charlist
+  def ebin do
+    case :code.which(__MODULE__) do
+      path when is_list(path) -> :filename.dirname(path)
+      _ -> :filename.join(:code.lib_dir(:snakepit), ~c"ebin")
+    end
+  end
+
+  # ---- pools --------------------------------------------------------------
+
+  @doc "A scheduler owned by the caller; closed when that process dies."
+  @spec pool_new(name :: atom, max_queue :: non_neg_integer, affinity_ttl_ms :: non_neg_integer) ::
+          handle
+  def pool_new(_name, _max_queue, _affinity_ttl_ms), do: err!()
+
+  @spec pool_close(handle) :: :ok
+  def pool_close(_pool), do: err!()
+
+  @doc "Keys: requests completed cancelled queue_timeouts deadlines saturated slots_lost queued running slots slots_busy slots_available."
+  @spec pool_stats(handle) :: %{atom => non_neg_integer}
+  def pool_stats(_pool), do: err!()
+
+  @doc """
+  Adds a worker: from now on it gets requests. `worker` is its process (the
+  slot is removed when that dies), `session` the id sent for calls that have
+  none, `metadata` goes into every request.
+  """
+  @spec slot_add(
+          handle,
+          worker :: pid,
+          worker_id :: String.t(),
+          session :: String.t(),
+          capacity :: pos_integer,
+          channel_or_link :: handle,
+          metadata :: [{String.t(), String.t()}]
+        ) :: handle
+  def slot_add(_pool, _worker, _worker_id, _session, _capacity, _channel, _metadata), do: err!()
+
+  @doc "Removes it; what runs on it is answered {:worker_exit, reason}."
+  @spec slot_remove(handle, reason) :: :ok
+  def slot_remove(_slot, _reason), do: err!()
+
+  @spec slot_set_state(handle, :ready | :draining | :tainted) :: :ok | {:error, :not_found}
+  def slot_set_state(_slot, _state), do: err!()
+
+  @doc "Requests running on it now."
+  @spec slot_load(handle) :: {:ok, non_neg_integer} | {:error, :not_found}
+  def slot_load(_slot), do: err!()
+
+  @doc "How long a cancelled call may take to end before its worker is suspect; default 5000."
+  @spec pool_set_cancel_grace(handle, ms :: non_neg_integer) :: :ok
+  def pool_set_cancel_grace(_pool, _ms), do: err!()
+
+  @spec session_assign(handle, session :: String.t(), slot :: handle) ::
+          :ok | {:error, :not_found}
+  def session_assign(_pool, _session, _slot), do: err!()
+
+  # ---- calls --------------------------------------------------------------
+
+  @doc """
+  Hands one request to the pool. The answer comes as a message tagged `ref`
+  (made by the caller with make_ref/0). The caller's death cancels the call.
+
+  `args` is a map (or keyword list) with text or atom keys; `metadata` and
+  `binaries` are lists of pairs of binaries. `queue_ms` bounds the wait for a
+  worker, `timeout_ms` the whole call.
+
+  Errors: `:pool_saturated`, `:worker_busy`, `:session_worker_unavailable`,
+  `:pool_not_initialized`, `:pool_closed`, and
+  `{:encode, path, text}` for arguments that cannot be encoded: `path` is the
+  way to the value, `text` says what it is. `{:encode_struct, path}` for a
+  struct: Snakepit.Encoder can turn it into plain data first.
+  """
+  @spec submit(
+          handle,
+          reference,
+          kind :: :unary | :stream,
+          command :: String.t(),
+          args :: map | keyword,
+          session :: String.t() | nil,
+          affinity :: :hint | :strict_queue | :strict_fail_fast,
+          times :: {queue_ms :: timeout, timeout_ms :: timeout},
+          extra :: {metadata :: list, binaries :: list}
+        ) ::
+          {:ok, call :: handle}
+          | {:done, {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
+          | {:ended, {:ok, binary} | {:error, reason}}
+          | {:error, reason}
+  def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
+
+  @doc """
+  Cancels. `:ok`: no further message of this call comes. `:one`: exactly one
+  more chunk comes, and no end. `:ended`: the call had ended by itself, its end
+  is in the mailbox or about to be.
+  """
+  @spec call_cancel(handle) :: :ok | :one | :ended
+  def call_cancel(_call), do: err!()
+
+  @doc "Allows `n` more chunks to be sent. A stream starts with 16."
+  @spec call_credit(handle, pos_integer) :: :ok
+  def call_credit(_call, _n), do: err!()
+
+  @doc """
+  What an ExecuteToolResponse says: `{:ok, term}`, `{:binary, bytes, meta}`
+  (binary_result; `meta` is the decoded result or nil),
+  `{:tool_error, term}` (error_message: a map when it is JSON, else text), or
+  `{:error, {:decode, text}}`.
+  """
+  @spec decode_response(binary) ::
+          {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}
+  def decode_response(_bytes), do: err!()
+
+  @doc """
+  What a ToolChunk says, as the map that stream callbacks get (interop 1.9):
+  `"is_final"`, `"_metadata"` when there is any, and the data.
+  """
+  @spec decode_chunk(binary) :: {:ok, map} | {:error, reason}
+  def decode_chunk(_bytes), do: err!()
+
+  @doc "JSON as it goes over the wire, for tools and tests."
+  @spec json_encode(term) :: {:ok, binary} | {:error, reason}
+  def json_encode(_term), do: err!()
+
+  @spec json_decode(binary) :: {:ok, term} | {:error, reason}
+  def json_decode(_bytes), do: err!()
+
+  # ---- gRPC client --------------------------------------------------------
+
+  @doc "A channel to `host:port` or `unix:path`; connects when first used."
+  @spec channel_open(target :: String.t()) :: handle
+  def channel_open(_target), do: err!()
+
+  @spec channel_close(handle) :: :ok
+  def channel_close(_channel), do: err!()
+
+  @doc "One unary call of any method (\"/package.Service/Method\") with message bytes."
+  @spec rpc_unary(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
+          {:ok, call :: handle}
+  def rpc_unary(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  @spec rpc_stream(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
+          {:ok, call :: handle}
+  def rpc_stream(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  # ---- local carrier ------------------------------------------------------
+
+  @doc """
+  Listens at a Unix socket for workers on this host; once per VM, later calls
+  give the path of the first.
+  """
+  @spec local_start(path :: String.t()) :: {:ok, path :: String.t()} | {:error, String.t()}
+  def local_start(_path), do: err!()
+
+  @doc """
+  Expects one worker, which shows the 32 bytes `token`. The calling process gets
+
+      {:snakepit_local, ref, :ready}            it has come: slot_add/7 takes the
+                                                link in place of a channel
+      {:snakepit_local, ref, {:closed, why}}    it has gone, or could not be let in
+
+  The process's death closes the link.
+  """
+  @spec local_expect(token :: <<_::256>>, ref :: reference) :: link :: handle
+  def local_expect(_token, _ref), do: err!()
+
+  @spec local_close(link :: handle) :: :ok
+  def local_close(_link), do: err!()
+
+  # ---- messages -----------------------------------------------------------
+
+  @doc """
+  Any message of proto/snakepit_bridge.proto to bytes. `name` is the message's
+  (:PingRequest), the map has atom keys as in the proto; strings and bytes are
+  binaries, maps are maps, `google.protobuf.Any` is
+  `%{type_url: _, value: _}`, a Timestamp `%{seconds: _, nanos: _}`, a set
+  oneof field is there under its own name. Absent keys are defaults. Floats that
+  the BEAM does not have are :nan, :infinity and :neg_infinity.
+
+  `{:error, {:encode, path, text}}`: `path` is the way to what cannot be
+  encoded, `text` says why.
+  """
+  @spec message_encode(atom, map) :: {:ok, binary} | {:error, reason}
+  def message_encode(_name, _map), do: err!()
+
+  @doc "Bytes to such a map: every field is there; message fields that are not set are nil, unset oneof members are left out. {:error, {:decode, text}} names message and field."
+  @spec message_decode(atom, binary) :: {:ok, map} | {:error, reason}
+  def message_decode(_name, _bytes), do: err!()
+
+  # ---- gRPC server --------------------------------------------------------
+
+  @doc """
+  Listens on `host:port` (port 0 takes a free one). `methods` are those that
+  are served ("/package.Service/Method"); calls of others end with
+  UNIMPLEMENTED. `max_receive` bounds a message. `{:error, :listen}` when the
+  address cannot be listened on.
+
+  The caller owns the server, which stops when it dies, and gets for each call
+
+      {:snakepit_rpc, call, method, bytes, headers, time_left_ms | :infinity}
+
+  with the client's message. Any process answers it with `server_reply/2`
+  (unary), or `server_send/2` any number of times and `server_finish/1`, or
+  `server_fail/3`. When the client has gone, the deadline has passed or the
+  server stops before that, the owner gets `{:snakepit_rpc_cancelled, call}`
+  once, and answers are `{:error, :cancelled}`. A call that nobody answers
+  stays open until then.
+  """
+  @spec server_start(
+          host :: String.t(),
+          port :: :inet.port_number(),
+          options :: %{
+            required(:methods) => [String.t()],
+            optional(:max_receive) => non_neg_integer | :infinity
+          }
+        ) :: {:ok, handle, port :: 1..65_535} | {:error, :listen | :system_limit}
+  def server_start(_host, _port, _options), do: err!()
+
+  @doc """
+  Open calls end with UNAVAILABLE. When all is closed the owner gets
+  `{:snakepit_server_stopped, server}`.
+  """
+  @spec server_stop(handle) :: :ok
+  def server_stop(_server), do: err!()
+
+  @spec server_reply(handle, iodata) :: :ok | {:error, :cancelled}
+  def server_reply(_call, _bytes), do: err!()
+
+  @doc """
+  Never blocks: the message is queued. `:wait` means that it was taken and the
+  queue is at its bound; `{:snakepit_rpc_ready, call}` comes when the next may
+  be sent, and until then it is `{:error, :full}`.
+  """
+  @spec server_send(handle, iodata) :: :ok | :wait | {:error, :full | :cancelled}
+  def server_send(_call, _bytes), do: err!()
+
+  @spec server_finish(handle) :: :ok | {:error, :cancelled}
+  def server_finish(_call), do: err!()
+
+  @spec server_fail(handle, status :: 1..16, message :: iodata) :: :ok | {:error, :cancelled}
+  def server_fail(_call, _status, _message), do: err!()
+
+  defp err!, do: :erlang.nif_error({:not_loaded, __MODULE__})
+end

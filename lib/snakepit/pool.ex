@@ -1,0 +1,666 @@
+defmodule Snakepit.Pool do
+  @moduledoc """
+  The pools: named sets of workers with one queue each.
+
+  A call goes from its process to the pool's native scheduler and on to a
+  worker. The process registered as `Snakepit.Pool` is not on that way: it
+  starts workers, and replaces those that are missing.
+
+  Functions that take a pool take its name, or `Snakepit.Pool` for the default
+  one (`:default`, else the first that is configured).
+  """
+
+  use GenServer
+
+  alias Snakepit.{Config, Defaults, Error, Native}
+  alias Snakepit.Pool.{Call, Roster, WorkerSupervisor}
+  alias Snakepit.Pool.Registry, as: Workers
+  alias Snakepit.Pool.Worker.StarterRegistry
+
+  @type pool :: atom | String.t() | pid
+  @type result :: {:ok, term} | {:error, Exception.t() | :worker_busy}
+
+  @stats [
+    requests: :requests,
+    queued: :queued,
+    queue_timeouts: :queue_timeouts,
+    pool_saturated: :saturated,
+    workers: :slots,
+    available: :slots_available,
+    busy: :slots_busy
+  ]
+
+  # ---- calls --------------------------------------------------------------
+
+  @doc """
+  Runs a command on a free worker; see `Snakepit.execute/3`.
+  """
+  @spec execute(String.t(), map | keyword, keyword) :: result
+  def execute(command, args, opts \\ []) do
+    case target(opts[:pool_name] || opts[:pool]) do
+      {:ok, target} -> target |> Call.execute(command, args, opts) |> counted(target)
+      {:error, reason, name} -> {:error, refused(name, command, reason)}
+    end
+  end
+
+  @doc "Runs a streaming command; see `Snakepit.execute_stream/4`."
+  @spec execute_stream(String.t(), map | keyword, (map -> term), keyword) ::
+          :ok | {:error, term}
+  def execute_stream(command, args, callback_fn, opts \\ []) do
+    case target(opts[:pool_name] || opts[:pool]) do
+      {:ok, target} -> target |> Call.stream(command, args, callback_fn, opts) |> counted(target)
+      {:error, reason, name} -> {:error, refused(name, command, reason)}
+    end
+  end
+
+  @doc """
+  The time a call gets: its `:timeout`, else the configured one.
+
+      iex> Snakepit.Pool.get_default_timeout_for_call(:execute, %{}, timeout: 5)
+      5
+  """
+  @spec get_default_timeout_for_call(:execute | :execute_stream | :queue, map, keyword) :: timeout
+  def get_default_timeout_for_call(call_type, _args, opts) do
+    case {opts[:timeout], call_type} do
+      {nil, :execute} -> Defaults.pool_request_timeout()
+      {nil, :execute_stream} -> Defaults.pool_streaming_timeout()
+      {nil, :queue} -> Defaults.pool_queue_timeout()
+      {timeout, _} -> timeout
+    end
+  end
+
+  @doc """
+  The time that a call leaves for its worker: of its deadline, its timeout or
+  the given default.
+
+      iex> Snakepit.Pool.derive_rpc_timeout_from_opts([], 60_000)
+      58_800
+  """
+  @spec derive_rpc_timeout_from_opts(keyword, timeout) :: timeout
+  def derive_rpc_timeout_from_opts(opts, default_timeout) do
+    case opts[:deadline_ms] do
+      nil -> Defaults.rpc_timeout(opts[:timeout] || default_timeout)
+      deadline -> Defaults.rpc_timeout(left(deadline))
+    end
+  end
+
+  @doc "The time a call may wait for a worker: not longer than its deadline."
+  @spec effective_queue_timeout_ms(keyword, timeout) :: timeout
+  def effective_queue_timeout_ms(opts, configured_queue_timeout) do
+    case opts[:deadline_ms] do
+      nil -> configured_queue_timeout
+      deadline -> min(configured_queue_timeout, left(deadline))
+    end
+  end
+
+  defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
+
+  defp refused(name, command, :not_running) do
+    error = not_running()
+    %{error | details: Map.merge(error.details, %{command: command, pool: name, pool_name: name})}
+  end
+
+  defp refused(name, command, :pool_not_found) do
+    known = names() |> Enum.map(&inspect/1) |> Enum.join(", ")
+
+    Error.pool_error("there is no pool #{inspect(name)}; there is #{known}", %{
+      reason: :pool_not_found,
+      command: command,
+      pool: name,
+      pool_name: name
+    })
+  end
+
+  defp counted(result, target) do
+    if match?({:error, _}, result), do: :counters.add(target.errors, 1, 1)
+    result
+  end
+
+  # ---- what there is ------------------------------------------------------
+
+  @doc """
+  Counters, of one pool or of all together: `workers`, `available`, `busy`,
+  `queued` as they are now, and `requests`, `errors`, `queue_timeouts`,
+  `pool_saturated` since the pool was started.
+  """
+  @spec get_stats(pool) :: map | {:error, {:pool_not_found, term}}
+  def get_stats(pool \\ __MODULE__)
+
+  def get_stats(pool) when pool == __MODULE__ or is_pid(pool) do
+    Enum.reduce(targets(), zeros(), fn target, sum ->
+      Map.merge(sum, stats(target), fn _key, a, b -> a + b end)
+    end)
+  end
+
+  def get_stats(pool) do
+    case target(pool) do
+      {:ok, target} -> stats(target)
+      {:error, _reason, name} -> {:error, {:pool_not_found, name}}
+    end
+  end
+
+  @doc "The counters of one pool."
+  @spec get_stats(pool, pool) :: map | {:error, {:pool_not_found, term}}
+  def get_stats(_pool, pool_name), do: get_stats(pool_name)
+
+  @doc "The ids of the workers that are ready, of one pool or all."
+  @spec list_workers(pool) :: [String.t()] | {:error, {:pool_not_found, term}}
+  def list_workers(pool \\ __MODULE__)
+
+  def list_workers(pool) when pool == __MODULE__ or is_pid(pool),
+    do: Enum.flat_map(targets(), &ready_workers(&1.name))
+
+  def list_workers(pool) do
+    case target(pool) do
+      {:ok, target} -> ready_workers(target.name)
+      {:error, _reason, name} -> {:error, {:pool_not_found, name}}
+    end
+  end
+
+  @doc "The ids of the workers of one pool."
+  @spec list_workers(pool, pool) :: [String.t()] | {:error, {:pool_not_found, term}}
+  def list_workers(_pool, pool_name), do: list_workers(pool_name)
+
+  @doc "Waits until each pool (or the named one) has a worker, or cannot get one."
+  @spec await_ready(pool, timeout | nil) :: :ok | {:error, Error.t()}
+  def await_ready(pool \\ __MODULE__, timeout \\ nil), do: await(:ready, pool, timeout)
+
+  @doc "Waits until each worker that a pool starts with is ready or has failed."
+  @spec await_init_complete(pool, timeout | nil) :: :ok | {:error, Error.t()}
+  def await_init_complete(pool \\ __MODULE__, timeout \\ nil),
+    do: await(:init_complete, pool, timeout)
+
+  defp await(what, pool, timeout) do
+    timeout = timeout || Defaults.pool_await_ready_timeout()
+    only = if is_pid(pool) or pool == __MODULE__, do: :all, else: pool
+    GenServer.call(__MODULE__, {:await, what, only, timeout}, :infinity)
+  catch
+    :exit, _ -> {:error, not_running()}
+  end
+
+  @doc false
+  @spec not_running() :: Error.t()
+  def not_running do
+    message =
+      if Application.get_env(:snakepit, :pooling_enabled, false),
+        do: "the pools are not running: start the application :snakepit first",
+        else:
+          "pooling is off: set config :snakepit, pooling_enabled: true and start the " <>
+            "application :snakepit"
+
+    Error.pool_error(message, %{reason: :pool_not_initialized})
+  end
+
+  # ---- targets ------------------------------------------------------------
+
+  @doc false
+  @spec handle(atom) :: {:ok, reference} | :error
+  def handle(name) do
+    case :persistent_term.get({__MODULE__, name}, nil) do
+      nil -> :error
+      target -> {:ok, target.handle}
+    end
+  end
+
+  @doc false
+  # Why a pool has no worker, if it is known.
+  @spec failure(atom) :: Error.t() | nil
+  def failure(name) do
+    GenServer.call(__MODULE__, {:failure, name}, 1_000)
+  catch
+    :exit, _ -> nil
+  end
+
+  defp target(pool) when is_nil(pool) or pool == __MODULE__ or is_pid(pool) do
+    case :persistent_term.get(__MODULE__, nil) do
+      nil -> {:error, :not_running, pool || __MODULE__}
+      %{default: name} -> target(name)
+    end
+  end
+
+  defp target(pool) when is_atom(pool) do
+    case :persistent_term.get({__MODULE__, pool}, nil) do
+      nil -> {:error, absent(), pool}
+      target -> {:ok, target}
+    end
+  end
+
+  # No atom is made of a name that comes from outside.
+  defp target(pool) when is_binary(pool) do
+    case Enum.find(names(), &(Atom.to_string(&1) == pool)) do
+      nil -> {:error, absent(), pool}
+      name -> target(name)
+    end
+  end
+
+  defp target(pool), do: {:error, absent(), pool}
+
+  defp absent, do: if(names() == [], do: :not_running, else: :pool_not_found)
+
+  defp names, do: :persistent_term.get(__MODULE__, %{names: []}).names
+
+  defp targets do
+    for name <- names(), {:ok, target} <- [target(name)], do: target
+  end
+
+  defp stats(target) do
+    native = Native.pool_stats(target.handle)
+    counts = Map.new(@stats, fn {key, native_key} -> {key, Map.fetch!(native, native_key)} end)
+    Map.put(counts, :errors, :counters.get(target.errors, 1))
+  end
+
+  defp zeros, do: Map.new([{:errors, 0} | Enum.map(@stats, fn {key, _} -> {key, 0} end)])
+
+  defp ready_workers(name) do
+    pattern = {:"$1", :_, %{pool_name: name, ready: true}}
+    Workers |> Registry.select([{pattern, [], [:"$1"]}]) |> Enum.sort()
+  end
+
+  # ---- the process --------------------------------------------------------
+
+  @doc "Starts all configured pools."
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
+
+  @impl true
+  def init(_opts) do
+    _ = Process.flag(:trap_exit, true)
+
+    case Config.get_pool_configs() do
+      {:ok, configs} ->
+        pools = Enum.map(configs, &open/1)
+        publish(Enum.map(pools, & &1.name))
+        {:ok, state(pools), {:continue, :start_workers}}
+
+      {:error, reason} ->
+        {:stop, {:invalid_pool_config, reason}}
+    end
+  end
+
+  # `slots` bounds how many workers start at a time: more would only make
+  # each of them slower, up to its time-out.
+  defp state(pools) do
+    %{
+      pools: Map.new(pools, &{&1.name, &1}),
+      order: Enum.map(pools, & &1.name),
+      monitors: %{},
+      queue: :queue.new(),
+      starting: MapSet.new(),
+      slots: max(System.schedulers_online() * 2, 8),
+      waiters: %{},
+      logged: %{}
+    }
+  end
+
+  defp open(config) do
+    size = size(config)
+    queue = config[:max_queue_size] || Defaults.pool_max_queue_size()
+    handle = Native.pool_new(config.name, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
+    target = Call.target(config.name, handle, config)
+    :persistent_term.put({__MODULE__, config.name}, target)
+    Roster.new(config, size)
+  end
+
+  defp size(config) do
+    limit = config[:max_workers] || Defaults.pool_max_workers()
+
+    if config.pool_size > limit do
+      Snakepit.Logger.warning(:pool, fn ->
+        "pool #{inspect(config.name)}: #{config.pool_size} workers are wanted, the limit is " <>
+          "#{limit}: raise max_workers or config :snakepit, pool_max_workers"
+      end)
+    end
+
+    min(config.pool_size, limit)
+  end
+
+  defp publish(names) do
+    default = if :default in names, do: :default, else: hd(names)
+    :persistent_term.put(__MODULE__, %{default: default, names: names})
+  end
+
+  @impl true
+  def handle_continue(:start_workers, state) do
+    _ = schedule_reconcile()
+    state = Enum.reduce(state.order, state, &adopt/2)
+
+    {state, started} =
+      Enum.reduce(state.order, {state, []}, fn name, {state, started} ->
+        roster = state.pools[name]
+        {roster, ids} = Roster.add(roster, Roster.missing(roster, now()), :initial)
+        {put_in(state.pools[name], roster), [{name, batches(roster.config, ids)} | started]}
+      end)
+
+    # The first batch of each pool, then by their delays.
+    state =
+      for {name, batches} <- Enum.reverse(started), {batch, delay} <- batches, reduce: state do
+        state -> later(state, name, batch, delay)
+      end
+
+    {:noreply, pump(state)}
+  end
+
+  defp later(state, name, ids, 0), do: enqueue(state, name, ids)
+
+  defp later(state, name, ids, delay) do
+    _ = Process.send_after(self(), {:start, name, ids}, delay)
+    state
+  end
+
+  # Only who asks for batches gets them.
+  defp batches(config, ids) do
+    case batch(config) do
+      nil ->
+        [{ids, 0}]
+
+      {size, delay} ->
+        ids |> Enum.chunk_every(size) |> Enum.with_index(&{&1, &2 * delay})
+    end
+  end
+
+  defp batch(config) do
+    global = Application.get_env(:snakepit, :pool_startup_batch_size)
+
+    cond do
+      config.startup_batches? -> {config.startup_batch_size, config.startup_batch_delay_ms}
+      global != nil -> {global, Defaults.pool_startup_batch_delay_ms()}
+      true -> nil
+    end
+  end
+
+  # Workers that outlived a former process of this name.
+  defp adopt(name, state) do
+    for id <- StarterRegistry.list_starters(),
+        {:ok, pid, %{pool_name: ^name}} <- [Workers.fetch_worker(id)],
+        {:ok, starter} <- [StarterRegistry.get_starter_pid(id)],
+        reduce: state do
+      state ->
+        :ok = GenServer.cast(pid, :attach)
+        state = update_in(state.pools[name], &Roster.adopt(&1, id))
+        monitor(state, starter, {:starter, name, id})
+    end
+  end
+
+  # One that was between two lives when this process took over.
+  defp adopted(state, name, id) do
+    with false <- Map.has_key?(state.pools[name].workers, id),
+         {:ok, starter} <- StarterRegistry.get_starter_pid(id) do
+      monitor(state, starter, {:starter, name, id})
+    else
+      _ -> state
+    end
+  end
+
+  # ---- starting workers ---------------------------------------------------
+
+  defp enqueue(state, name, ids) do
+    %{state | queue: Enum.reduce(ids, state.queue, &:queue.in({name, &1}, &2))}
+  end
+
+  defp pump(state) do
+    if MapSet.size(state.starting) < state.slots do
+      case :queue.out(state.queue) do
+        {{:value, {name, id}}, queue} -> pump(start(%{state | queue: queue}, name, id))
+        {:empty, _queue} -> state
+      end
+    else
+      state
+    end
+  end
+
+  defp start(state, name, id) do
+    config = state.pools[name].config
+    arg = {id, Snakepit.GRPCWorker, config.adapter_module, name, config}
+
+    case WorkerSupervisor.start_starter(arg) do
+      {:ok, starter} ->
+        state
+        |> update_pool(name, &Roster.starting(&1, id))
+        |> Map.update!(:starting, &MapSet.put(&1, id))
+        |> monitor(starter, {:starter, name, id})
+
+      {:error, reason} ->
+        error =
+          Error.worker_error("worker #{id} did not start: #{inspect(reason)}", %{reason: reason})
+
+        state |> failed(name, id, error) |> update_pool(name, &Roster.gone(&1, id)) |> settle()
+    end
+  end
+
+  defp monitor(state, pid, what) do
+    put_in(state.monitors[Process.monitor(pid)], what)
+  end
+
+  defp failed(state, name, id, error) do
+    limits = %{
+      first_wait: max(Defaults.pool_reconcile_interval_ms(), 100),
+      max_rounds: Defaults.worker_starter_max_restarts()
+    }
+
+    state
+    |> report(name, error)
+    |> update_pool(name, &Roster.failed(&1, id, error, now(), limits))
+    |> Map.update!(:starting, &MapSet.delete(&1, id))
+  end
+
+  # The same failure of many workers and many tries is one line.
+  defp report(state, name, error) do
+    what = {error.details[:cause], error.details[:stderr]}
+
+    if state.logged[name] == what do
+      state
+    else
+      Snakepit.Logger.error(:pool, "pool #{inspect(name)}: #{error.message}")
+      put_in(state.logged[name], what)
+    end
+  end
+
+  defp update_pool(state, name, fun), do: %{state | pools: Map.update!(state.pools, name, fun)}
+
+  # ---- events -------------------------------------------------------------
+
+  @impl true
+  def handle_cast({:worker_ready, name, id, pid}, state) when is_map_key(state.pools, name) do
+    state =
+      state
+      |> adopted(name, id)
+      |> update_pool(name, &Roster.ready(&1, id, pid))
+      |> Map.update!(:starting, &MapSet.delete(&1, id))
+      |> Map.update!(:logged, &Map.delete(&1, name))
+      |> monitor(pid, {:worker, name, id})
+
+    {:noreply, state |> settle() |> pump()}
+  end
+
+  def handle_cast({:worker_failed, name, id, error}, state) when is_map_key(state.pools, name) do
+    {:noreply, state |> failed(name, id, error) |> settle() |> pump()}
+  end
+
+  def handle_cast(_other, state), do: {:noreply, state}
+
+  @impl true
+  def handle_info({:DOWN, ref, :process, _pid, reason}, state)
+      when is_map_key(state.monitors, ref) do
+    {what, monitors} = Map.pop(state.monitors, ref)
+    {:noreply, %{state | monitors: monitors} |> down(what, reason) |> settle() |> pump()}
+  end
+
+  def handle_info(:reconcile, state) do
+    _ = schedule_reconcile()
+    {:noreply, state.order |> Enum.reduce(state, &reconcile/2) |> pump()}
+  end
+
+  def handle_info({:start, name, ids}, state),
+    do: {:noreply, state |> enqueue(name, ids) |> pump()}
+
+  def handle_info({:waited, from}, state) do
+    case Map.pop(state.waiters, from) do
+      {nil, _} ->
+        {:noreply, state}
+
+      {waiter, waiters} ->
+        GenServer.reply(from, {:error, waited_too_long(waiter, state)})
+        {:noreply, %{state | waiters: waiters}}
+    end
+  end
+
+  def handle_info({:snakepit_session, _pool, session_id, worker_id}, state) do
+    remember(session_id, worker_id)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  # Its supervisor starts it again.
+  defp down(state, {:worker, name, id}, _reason) do
+    update_pool(state, name, fn roster ->
+      if Map.has_key?(roster.workers, id), do: Roster.starting(roster, id), else: roster
+    end)
+  end
+
+  # A starter that ends without a word of its worker failed before it had one.
+  defp down(state, {:starter, name, id}, reason) do
+    state =
+      if MapSet.member?(state.starting, id) do
+        error = Error.worker_error("worker #{id} did not start: #{inspect(reason)}", %{})
+        failed(state, name, id, error)
+      else
+        state
+      end
+
+    update_pool(state, name, &Roster.gone(&1, id))
+  end
+
+  defp reconcile(name, state) do
+    count = min(Roster.missing(state.pools[name], now()), Defaults.pool_reconcile_batch_size())
+    {roster, ids} = Roster.add(state.pools[name], count, :later)
+    state |> update_pool(name, fn _ -> roster end) |> enqueue(name, ids)
+  end
+
+  defp schedule_reconcile do
+    case Defaults.pool_reconcile_interval_ms() do
+      0 -> :off
+      interval -> Process.send_after(self(), :reconcile, interval)
+    end
+  end
+
+  defp remember(session_id, worker_id) do
+    store = Snakepit.Bridge.SessionStore
+    if Process.whereis(store), do: store.store_worker_session(session_id, worker_id)
+    :ok
+  catch
+    # The store is restarting; what it had is gone with it.
+    :exit, _ -> :ok
+  end
+
+  # ---- waiting for pools --------------------------------------------------
+
+  @impl true
+  def handle_call({:await, what, only, timeout}, from, state) do
+    case wanted(only, state) do
+      {:ok, names} ->
+        waiter = %{what: what, names: names, timeout: timeout}
+
+        case verdict(waiter, state) do
+          nil ->
+            if timeout != :infinity, do: Process.send_after(self(), {:waited, from}, timeout)
+            {:noreply, put_in(state.waiters[from], waiter)}
+
+          answer ->
+            {:reply, answer, state}
+        end
+
+      :error ->
+        {:reply, {:error, Error.normalize_public_error(:pool_not_found, %{pool_name: only})},
+         state}
+    end
+  end
+
+  def handle_call({:failure, name}, _from, state) do
+    {:reply, state.pools[name] && state.pools[name].error, state}
+  end
+
+  # They come back, but not before the next look but one.
+  def handle_call(:stop_workers, _from, state) do
+    stop_workers()
+    until = now() + max(Defaults.pool_reconcile_interval_ms(), 1)
+    pools = Map.new(state.pools, fn {name, roster} -> {name, Roster.hold(roster, until)} end)
+    {:reply, :ok, %{state | pools: pools, queue: :queue.new()}}
+  end
+
+  defp wanted(:all, state), do: {:ok, state.order}
+
+  defp wanted(name, state) do
+    case Enum.find(state.order, &(&1 == name or Atom.to_string(&1) == name)) do
+      nil -> :error
+      name -> {:ok, [name]}
+    end
+  end
+
+  defp settle(state) do
+    {answered, waiting} =
+      state.waiters
+      |> Enum.map(fn {from, waiter} -> {from, waiter, verdict(waiter, state)} end)
+      |> Enum.split_with(fn {_from, _waiter, answer} -> answer != nil end)
+
+    for {from, _waiter, answer} <- answered, do: GenServer.reply(from, answer)
+    %{state | waiters: Map.new(waiting, fn {from, waiter, nil} -> {from, waiter} end)}
+  end
+
+  defp verdict(%{what: what, names: names}, state) do
+    pools = Enum.map(names, &Map.fetch!(state.pools, &1))
+
+    cond do
+      Enum.any?(pools, &Roster.dead?/1) -> {:error, dead(Enum.filter(pools, &Roster.dead?/1))}
+      what == :init_complete and not Enum.all?(pools, &Roster.settled?/1) -> nil
+      Enum.all?(pools, &Roster.ready?/1) -> :ok
+      true -> nil
+    end
+  end
+
+  defp dead([roster | _] = rosters) do
+    details =
+      case Enum.map(rosters, & &1.name) do
+        [name] -> %{pool: name}
+        names -> %{pools: names}
+      end
+
+    Error.pool_error(
+      "pool #{inspect(roster.name)} has no worker: #{roster.error.message}",
+      roster.error.details |> Map.merge(details) |> Map.put(:reason, :no_workers_started)
+    )
+  end
+
+  defp waited_too_long(waiter, state) do
+    late = Enum.reject(waiter.names, &Roster.ready?(state.pools[&1]))
+    shown = if late == [], do: waiter.names, else: late
+    pool = if length(shown) == 1, do: hd(shown), else: shown
+
+    Error.timeout_error(
+      "pool #{inspect(pool)} was not ready within #{waiter.timeout} ms",
+      %{pool: pool, timeout_ms: waiter.timeout, reason: :timeout}
+    )
+  end
+
+  # ---- the end ------------------------------------------------------------
+
+  # All at once, as each may take its grace time.
+  defp stop_workers do
+    StarterRegistry.list_starters()
+    |> Enum.map(&Task.async(fn -> WorkerSupervisor.stop_worker(&1) end))
+    |> Task.await_many(:infinity)
+  end
+
+  # After a crash the next process puts its own handles in place of these.
+  @impl true
+  def terminate(reason, state) do
+    for name <- state.order, {:ok, handle} <- [handle(name)], do: :ok = Native.pool_close(handle)
+
+    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason) do
+      :persistent_term.erase(__MODULE__)
+      for name <- state.order, do: :persistent_term.erase({__MODULE__, name})
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

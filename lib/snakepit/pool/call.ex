@@ -1,0 +1,571 @@
+defmodule Snakepit.Pool.Call do
+  @moduledoc false
+  # One request, in the process of its caller: budget, submit, answer. What a
+  # pool is, as far as a call needs to know, is its target; see target/3.
+
+  alias Snakepit.{Defaults, Encoder, Error, Native}
+  alias Snakepit.Error.PythonException
+
+  @affinities [:hint, :strict_queue, :strict_fail_fast]
+  # Beyond its budget a call is ended by the caller itself. The native part
+  # does that in time; this is for the case that it does not.
+  @slack_ms 10_000
+  # A message that is being sent at this moment arrives within these.
+  @last_words_ms 1_000
+  @one_more_ms 20
+  @credit 8
+
+  @hooks [validate_command: 2, prepare_args: 2, process_response: 2, command_timeout: 2]
+
+  @type target :: %{
+          name: atom,
+          handle: reference,
+          affinity: :hint | :strict_queue | :strict_fail_fast,
+          adapter: module | nil,
+          hooks: [atom],
+          streams?: boolean,
+          errors: :counters.counters_ref()
+        }
+
+  @spec target(atom, reference, map) :: target
+  def target(name, handle, config) do
+    adapter = config[:adapter_module]
+    has? = fn {fun, arity} -> adapter != nil and function_exported?(adapter, fun, arity) end
+    _ = adapter && Code.ensure_loaded(adapter)
+
+    %{
+      name: name,
+      handle: handle,
+      affinity: config[:affinity] || Defaults.default_affinity_mode(),
+      adapter: adapter,
+      hooks: for({fun, arity} <- @hooks, has?.({fun, arity}), do: fun),
+      streams?: adapter == nil or (has?.({:uses_grpc?, 0}) and adapter.uses_grpc?()),
+      errors: :counters.new(1, [:write_concurrency])
+    }
+  end
+
+  @spec execute(target, String.t(), map | keyword, keyword) ::
+          {:ok, term} | {:error, Exception.t() | :worker_busy}
+  def execute(target, command, args, opts) do
+    with {:ok, request} <- request(target, :execute, command, args, opts),
+         {:ok, value} <- unary(request) do
+      processed(request, value)
+    end
+  end
+
+  @spec stream(target, String.t(), map | keyword, (map -> term), keyword) ::
+          :ok | {:error, term}
+  def stream(%{streams?: false} = target, command, _args, _fun, _opts) do
+    details = Map.put(context(target, command), :adapter, target.adapter)
+
+    {:error,
+     Error.validation_error("Streaming not supported by #{inspect(target.adapter)}", details)}
+  end
+
+  def stream(target, command, args, fun, opts) when is_function(fun, 1) do
+    with {:ok, request} <- request(target, :execute_stream, command, args, opts) do
+      streaming(request, fun)
+    end
+  end
+
+  def stream(target, command, _args, fun, _opts) do
+    message = "the callback of a stream is a function of one argument, not #{inspect(fun)}"
+    {:error, Error.validation_error(message, context(target, command))}
+  end
+
+  # ---- the request --------------------------------------------------------
+
+  defp request(target, kind, command, args, opts) do
+    with {:ok, command} <- valid_command(command),
+         {:ok, args} <- valid_args(args),
+         :ok <- hooked(target, command, args),
+         {:ok, affinity} <- valid_affinity(opts[:affinity] || target.affinity),
+         {:ok, session} <- valid_session(opts[:session_id]),
+         {:ok, times} <- times(target, kind, command, args, opts),
+         {:ok, binaries} <- binaries(opts[:binary_parameters]) do
+      {args, correlation_id} = correlation(args, opts[:correlation_id])
+
+      {:ok,
+       %{
+         target: target,
+         command: command,
+         args: prepared(target, command, args),
+         session: session,
+         affinity: affinity,
+         times: times,
+         extra: {metadata(correlation_id, opts), binaries}
+       }}
+    else
+      {:error, {:validation, message}} ->
+        {:error, Error.validation_error(message, context(target, command))}
+
+      {:error, reason} ->
+        {:error, error(reason, context(target, command))}
+    end
+  end
+
+  defp valid_command(command) when is_binary(command) and command != "", do: {:ok, command}
+
+  defp valid_command(command) when is_atom(command) and command not in [nil, true, false],
+    do: {:ok, Atom.to_string(command)}
+
+  defp valid_command(other), do: invalid("a command is a text, not #{inspect(other)}")
+
+  defp valid_args(nil), do: {:ok, %{}}
+  defp valid_args(%_{} = struct), do: {:ok, Encoder.plain(struct)}
+  defp valid_args(args) when is_map(args), do: {:ok, args}
+
+  defp valid_args(args) do
+    if Keyword.keyword?(args),
+      do: {:ok, Map.new(args)},
+      else: invalid("arguments are a map, not #{inspect(args, limit: 5, printable_limit: 200)}")
+  end
+
+  defp valid_affinity(affinity) when affinity in @affinities, do: {:ok, affinity}
+
+  defp valid_affinity(affinity) do
+    case Enum.find(@affinities, &(to_string(&1) == affinity)) do
+      nil -> invalid("affinity is one of #{inspect(@affinities)}, not #{inspect(affinity)}")
+      known -> {:ok, known}
+    end
+  end
+
+  defp valid_session(nil), do: {:ok, nil}
+  defp valid_session(id) when is_binary(id) and id != "", do: {:ok, id}
+  defp valid_session(id), do: invalid("a session id is a text, not #{inspect(id)}")
+
+  defp binaries(map) when is_map(map) and not is_struct(map) do
+    Enum.reduce_while(map, {:ok, []}, fn
+      {key, value}, {:ok, list} when is_binary(value) and (is_binary(key) or is_atom(key)) ->
+        {:cont, {:ok, [{to_string(key), value} | list]}}
+
+      {key, _value}, _ ->
+        {:halt, {:error, {:invalid_parameter, key, :not_binary}}}
+    end)
+  end
+
+  defp binaries(_), do: {:ok, []}
+
+  defp times(target, kind, command, args, opts) do
+    total = budget(target, kind, command, args, opts)
+    queue = opts[:queue_timeout] || queue_timeout(kind)
+
+    cond do
+      not timeout?(total) ->
+        invalid("a timeout is a number of milliseconds or :infinity, not #{inspect(total)}")
+
+      not timeout?(queue) ->
+        invalid("queue_timeout is milliseconds or :infinity, not #{inspect(queue)}")
+
+      true ->
+        {:ok, {min(queue, total), total}}
+    end
+  end
+
+  defp timeout?(value), do: value == :infinity or (is_integer(value) and value >= 0)
+
+  defp queue_timeout(:execute), do: Defaults.pool_queue_timeout()
+  defp queue_timeout(:execute_stream), do: Defaults.checkout_timeout()
+
+  # Numbers sort before atoms: anything is less than :infinity.
+  defp budget(target, kind, command, args, opts) do
+    total = opts[:timeout] || configured(target, kind, command, args)
+
+    case opts[:deadline_ms] do
+      nil -> total
+      deadline -> min(total, max(deadline - System.monotonic_time(:millisecond), 0))
+    end
+  end
+
+  defp configured(_target, :execute_stream, _command, _args),
+    do: Defaults.pool_streaming_timeout()
+
+  defp configured(target, :execute, command, args) do
+    if :command_timeout in target.hooks do
+      per_command = target.adapter.command_timeout(command, args)
+
+      case Application.get_env(:snakepit, :pool_request_timeout) do
+        nil -> per_command
+        explicit -> min(explicit, per_command)
+      end
+    else
+      Defaults.pool_request_timeout()
+    end
+  end
+
+  defp hooked(target, command, args) do
+    if :validate_command in target.hooks do
+      case target.adapter.validate_command(command, args) do
+        :ok -> :ok
+        {:error, why} -> invalid(if is_binary(why), do: why, else: inspect(why))
+      end
+    else
+      :ok
+    end
+  end
+
+  defp prepared(target, command, args) do
+    if :prepare_args in target.hooks,
+      do: target.adapter.prepare_args(command, args),
+      else: args
+  end
+
+  defp processed(%{target: target} = request, value) do
+    if :process_response in target.hooks do
+      case target.adapter.process_response(request.command, value) do
+        {:ok, value} -> {:ok, value}
+        {:error, reason} -> {:error, error(reason, context(target, request.command))}
+      end
+    else
+      {:ok, value}
+    end
+  end
+
+  defp metadata(correlation_id, opts) do
+    list = [{"correlation_id", correlation_id}]
+
+    if opts[:thread_sensitive] in [true, "true"],
+      do: [{"thread_sensitive", "true"} | list],
+      else: list
+  end
+
+  # The arguments may carry the id; then it is not one of the tool's.
+  defp correlation(args, option) do
+    {from_atom, args} = Map.pop(args, :correlation_id)
+    {from_text, args} = Map.pop(args, "correlation_id")
+    {args, Enum.find([option, from_atom, from_text], &id?/1) || new_correlation_id()}
+  end
+
+  defp id?(id), do: is_binary(id) and id != ""
+
+  defp new_correlation_id do
+    "sp-" <> Base.encode16(:crypto.strong_rand_bytes(12), case: :lower)
+  end
+
+  # ---- unary --------------------------------------------------------------
+
+  defp unary(request) do
+    # Made here, so that the receive below looks at newer messages only.
+    ref = make_ref()
+
+    case submit(request, ref, :unary) do
+      {:ok, call} ->
+        receive do
+          {^ref, answer} -> answered(answer, request)
+        after
+          patience(request) -> overdue(call, ref, request)
+        end
+
+      {:error, reason} ->
+        failed(reason, request)
+    end
+  end
+
+  defp answered({:ok, bytes}, request) do
+    case Native.decode_response(bytes) do
+      {:ok, value} -> {:ok, value}
+      {:binary, bytes, meta} when meta in [nil, %{}] -> {:ok, {:binary, bytes}}
+      {:binary, bytes, meta} -> {:ok, {:binary, bytes, meta}}
+      {:tool_error, what} -> {:error, tool_error(what, request)}
+      {:error, reason} -> failed(reason, request)
+    end
+  end
+
+  defp answered({:error, reason}, request), do: failed(reason, request)
+
+  defp overdue(call, ref, request) do
+    case Native.call_cancel(call) do
+      :ok ->
+        failed(:timeout, request)
+
+      _ended ->
+        receive do
+          {^ref, answer} -> answered(answer, request)
+        after
+          @last_words_ms -> failed(:timeout, request)
+        end
+    end
+  end
+
+  # ---- streams ------------------------------------------------------------
+
+  defp streaming(request, fun) do
+    ref = make_ref()
+
+    case submit(request, ref, :stream) do
+      {:ok, call} ->
+        stream = %{ref: ref, call: call, fun: fun, request: request, taken: 0}
+        consume(ref, Map.put(stream, :until, until(request)))
+
+      {:error, reason} ->
+        failed(reason, request)
+    end
+  end
+
+  defp consume(ref, stream) do
+    receive do
+      {^ref, {:chunk, bytes}} -> chunk(Native.decode_chunk(bytes), ref, stream)
+      {^ref, :done} -> :ok
+      {^ref, {:error, reason}} -> failed(reason, stream.request)
+    after
+      left(stream.until) ->
+        stop(stream)
+        failed(:timeout, stream.request)
+    end
+  end
+
+  defp chunk({:error, reason}, _ref, stream) do
+    stop(stream)
+    failed(reason, stream.request)
+  end
+
+  defp chunk({:ok, chunk}, ref, stream) do
+    case deliver(stream, chunk) do
+      {:value, :halt} ->
+        stop(stream)
+        :ok
+
+      {:value, {:halt, reason}} ->
+        stop(stream)
+        {:error, reason}
+
+      {:value, _} ->
+        consume(ref, credited(stream))
+
+      {:raised, exception, stacktrace} ->
+        message = "the stream's callback raised: #{Exception.message(exception)}"
+        reason = {:callback_exception, exception, stacktrace}
+        {:error, Error.pool_error(message, Map.put(context(stream.request), :reason, reason))}
+    end
+  end
+
+  # What the callback throws or exits with goes on to the caller.
+  defp deliver(stream, chunk) do
+    {:value, stream.fun.(chunk)}
+  catch
+    :error, reason ->
+      stop(stream)
+      {:raised, Exception.normalize(:error, reason, __STACKTRACE__), __STACKTRACE__}
+
+    kind, reason ->
+      stop(stream)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp credited(%{taken: taken} = stream) when taken + 1 < @credit,
+    do: %{stream | taken: taken + 1}
+
+  defp credited(stream) do
+    :ok = Native.call_credit(stream.call, @credit)
+    %{stream | taken: 0}
+  end
+
+  # No message of a stream is left to its caller.
+  defp stop(stream) do
+    case Native.call_cancel(stream.call) do
+      :ok -> flush(stream.ref, 0)
+      :one -> flush(stream.ref, @one_more_ms)
+      :ended -> flush(stream.ref, @last_words_ms)
+    end
+  end
+
+  defp flush(ref, wait) do
+    receive do
+      {^ref, {:chunk, _}} -> flush(ref, wait)
+      {^ref, _end} -> :ok
+    after
+      wait -> :ok
+    end
+  end
+
+  defp until(request) do
+    case patience(request) do
+      :infinity -> :infinity
+      ms -> System.monotonic_time(:millisecond) + ms
+    end
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left(until), do: max(until - System.monotonic_time(:millisecond), 0)
+
+  # ---- both ---------------------------------------------------------------
+
+  defp submit(request, ref, kind) do
+    case submit_once(request, ref, kind) do
+      {:error, {:encode_struct, _path}} ->
+        submit_once(%{request | args: Encoder.plain(request.args)}, ref, kind)
+
+      result ->
+        result
+    end
+  end
+
+  defp submit_once(request, ref, kind) do
+    Native.submit(
+      request.target.handle,
+      ref,
+      kind,
+      request.command,
+      request.args,
+      request.session,
+      request.affinity,
+      request.times,
+      request.extra
+    )
+  end
+
+  defp patience(%{times: {_queue, :infinity}}), do: :infinity
+  defp patience(%{times: {_queue, total}}), do: total + @slack_ms
+
+  # ---- what went wrong ----------------------------------------------------
+
+  defp failed(reason, request), do: {:error, error(reason, context(request))}
+
+  defp context(%{target: target, command: command} = request) do
+    {_queue, total} = request.times
+    target |> context(command) |> Map.put(:timeout_ms, total)
+  end
+
+  defp context(target, command) do
+    %{command: command, pool: target.name, pool_name: target.name}
+  end
+
+  defp tool_error(%{"type" => type, "message" => message} = info, _request)
+       when is_binary(type) and is_binary(message),
+       do: PythonException.from_wire(info)
+
+  defp tool_error(text, request) do
+    text = if is_binary(text), do: text, else: inspect(text)
+    Error.worker_error(text, Map.put(context(request), :reason, text))
+  end
+
+  # The one that is documented as a bare atom.
+  defp error(:worker_busy, _context), do: :worker_busy
+
+  defp error(:pool_not_initialized, context) do
+    why = Snakepit.Pool.failure(context.pool)
+
+    message =
+      case why do
+        nil ->
+          "pool #{inspect(context.pool)} has no worker yet: " <>
+            "Snakepit.Pool.await_ready/2 waits until it has"
+
+        %{message: text} ->
+          "pool #{inspect(context.pool)} has no worker: #{text}"
+      end
+
+    known = if why, do: Map.take(why.details, [:cause, :stderr, :worker_id]), else: %{}
+    details = context |> Map.merge(known) |> Map.put(:reason, :pool_not_initialized)
+    Error.pool_error(message, details)
+  end
+
+  defp error({:encode, path, text}, context) do
+    where = if path == [], do: "", else: " at #{show_path(path)}"
+    reason = {:invalid_parameter, :json_encode_failed, text}
+
+    Error.pool_error(
+      "the arguments cannot be sent: #{text}#{where}",
+      Map.merge(context, %{reason: reason, path: path})
+    )
+  end
+
+  defp error({:encode_struct, path}, context),
+    do: error({:encode, path, "a struct that has no plain form"}, context)
+
+  defp error({:decode, text}, context) do
+    Error.worker_error(
+      "the worker's answer cannot be read: #{text}",
+      Map.put(context, :reason, {:decode, text})
+    )
+  end
+
+  defp error({:invalid_parameter, key, :not_binary} = reason, context) do
+    Error.pool_error(
+      "binary_parameters: the value of #{inspect(key)} is not a binary",
+      Map.put(context, :reason, reason)
+    )
+  end
+
+  defp error({:worker_exit, why}, context) do
+    details = Map.merge(context, %{reason: :worker_exit, exit_reason: why})
+
+    case why do
+      %{text: text} = info ->
+        known = Map.take(info, [:worker_id, :os_pid, :exit_status, :signal, :stderr])
+        exit_reason = Map.get(info, :exit, :unknown)
+        details = Map.merge(%{details | exit_reason: exit_reason}, known)
+        Error.worker_error("the worker died during the call: #{text}", details)
+
+      other ->
+        Error.worker_error("the worker died during the call: #{inspect(other)}", details)
+    end
+  end
+
+  defp error({:grpc, 4, _text}, context), do: error(:timeout, context)
+
+  defp error({:grpc, status, text}, context) do
+    case status == 13 and exception(text) do
+      %{} = exception -> exception
+      _ -> grpc_error(status, text, context)
+    end
+  end
+
+  defp error(:timeout, context) do
+    took = if context[:timeout_ms], do: " (#{context.timeout_ms} ms)", else: ""
+    message = "#{context.command}: the call took longer than its timeout#{took}"
+    Error.timeout_error(message, Map.put(context, :reason, :timeout))
+  end
+
+  defp error(reason, context), do: Error.normalize_public_error(reason, context)
+
+  # An exception in a stream arrives as the text of a status.
+  defp exception("{" <> _ = text) do
+    case Native.json_decode(text) do
+      {:ok, %{"type" => type, "message" => message} = info}
+      when is_binary(type) and is_binary(message) ->
+        PythonException.from_wire(info)
+
+      _ ->
+        nil
+    end
+  end
+
+  defp exception(_text), do: nil
+
+  @statuses %{
+    1 => :cancelled,
+    2 => :unknown,
+    3 => :invalid_argument,
+    5 => :not_found,
+    6 => :already_exists,
+    7 => :permission_denied,
+    8 => :resource_exhausted,
+    9 => :failed_precondition,
+    10 => :aborted,
+    11 => :out_of_range,
+    12 => :unimplemented,
+    13 => :internal,
+    14 => :unavailable,
+    15 => :data_loss,
+    16 => :unauthenticated
+  }
+
+  defp grpc_error(status, text, context) do
+    name = Map.get(@statuses, status, :unknown)
+    Error.grpc_error(name, "#{name}: #{text}", Map.put(context, :reason, name))
+  end
+
+  defp show_path(path) do
+    path
+    |> Enum.map(fn
+      index when is_integer(index) -> "[#{index}]"
+      key when is_binary(key) or is_atom(key) -> ".#{key}"
+      key -> ".#{inspect(key)}"
+    end)
+    |> Enum.join()
+    |> String.trim_leading(".")
+  end
+
+  defp invalid(message), do: {:error, {:validation, message}}
+end

@@ -1,0 +1,1 @@
+"""Tools of the showcase, one module for each topic."""

@@ -1,0 +1,112 @@
+"""The base class of adapters and the decorator for their tools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, overload
+
+if TYPE_CHECKING:
+    from .session_context import SessionContext
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+_WRAPPERS = (staticmethod, classmethod)
+
+
+@dataclass
+class ToolMetadata:
+    """What ``@tool`` knows about a function."""
+
+    description: str = ""
+    supports_streaming: bool = False
+    parameters: list[Any] = field(default_factory=list)
+    required_variables: list[str] = field(default_factory=list)
+
+
+@overload
+def tool(description: _F) -> _F: ...
+
+
+@overload
+def tool(
+    description: str = "",
+    supports_streaming: bool = False,
+    required_variables: Optional[Iterable[str]] = None,
+) -> Callable[[_F], _F]: ...
+
+
+def tool(
+    description: Any = "",
+    supports_streaming: bool = False,
+    required_variables: Optional[Iterable[str]] = None,
+) -> Any:
+    """Makes a method or function callable from Elixir.
+
+    ``@tool``, ``@tool("what it does")`` and ``@tool(supports_streaming=True)``
+    all work. Generator functions stream without being declared so.
+    """
+
+    def mark(function: _F) -> _F:
+        text = description if isinstance(description, str) else ""
+        metadata = ToolMetadata(
+            description=text or (function.__doc__ or "").strip(),
+            supports_streaming=supports_streaming,
+            required_variables=list(required_variables or ()),
+        )
+        inner: Any = function.__func__ if isinstance(function, _WRAPPERS) else function
+        inner._tool_metadata = metadata
+        return function
+
+    direct = callable(description) or isinstance(description, _WRAPPERS)
+    return mark(description) if direct else mark
+
+
+class BaseAdapter:
+    """One instance serves one request; keep what must last in module globals.
+
+    Tools are methods marked with ``@tool``, methods named
+    ``execute_<command>``, and methods whose first parameter is ``ctx``.
+    Optional hooks: ``initialize()`` before, ``cleanup()`` after the tool; both
+    may be coroutines.
+    """
+
+    session_context: Optional[SessionContext] = None
+
+    @property
+    def session_id(self) -> Optional[str]:
+        context = self.session_context
+        return None if context is None else context.session_id
+
+    def set_session_context(self, session_context: SessionContext) -> None:
+        self.session_context = session_context
+
+    def execute_tool(self, tool_name: str, arguments: dict[str, Any], context: Any) -> Any:
+        """Finds the tool and calls it; override it to dispatch in another way."""
+        from .dispatch import find_tool
+
+        stream = getattr(context, "stream", None)
+        return find_tool(self, tool_name).call(arguments, context, stream)
+
+    def call_tool(self, tool_name: str, **arguments: Any) -> Any:
+        """Calls a tool of this adapter by name."""
+        method = getattr(self, tool_name)
+        if not callable(method):
+            raise TypeError(f"{tool_name!r} of {type(self).__name__} is not callable")
+        return method(**arguments)
+
+    def get_tools(self) -> list[Any]:
+        """ToolRegistration messages of all tools."""
+        from .registration import registrations
+
+        return registrations(self)
+
+    def register_with_session(self, session_id: str, stub: Any) -> list[str]:
+        """Registers the tools with the BEAM; the names that it knows now."""
+        from .registration import register
+
+        return register(self, session_id, stub)
+
+    async def register_with_session_async(self, session_id: str, stub: Any) -> list[str]:
+        from .registration import register_async
+
+        return await register_async(self, session_id, stub)

@@ -1,0 +1,1 @@
+"""The worker process: what runs tools, and the carriers that bring calls."""

@@ -1,0 +1,97 @@
+"""One request on its way through the worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Callable, Optional, Protocol
+
+from ..errors import ToolCancelled
+
+
+@dataclass
+class Reply:
+    """The answer to a call. ``value`` and ``error`` are JSON; one of them is set."""
+
+    value: Optional[bytes] = None
+    kind: str = "null"
+    binary: bytes = b""
+    error: Optional[str] = None
+    cancelled: bool = False
+    elapsed_ms: int = 0
+
+
+class Sink(Protocol):
+    """Where a carrier takes chunks and the reply. Called by the running lane."""
+
+    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        """Waits while the receiver is behind; returns at once after ``close``."""
+
+    def finish(self, reply: Reply) -> None: ...
+
+    def close(self) -> None:
+        """Any thread: nothing will be received any more."""
+
+
+class _NoSink:
+    """For calls whose reply is returned to who runs them."""
+
+    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        raise RuntimeError("a unary call has no stream")
+
+    def finish(self, reply: Reply) -> None:
+        """Nobody waits."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+NO_SINK: Sink = _NoSink()
+
+
+class Call:
+    """A request, decoded only when it runs."""
+
+    __slots__ = (
+        "cancelled",
+        "deadline",
+        "interrupted",
+        "key",
+        "metadata",
+        "parameters",
+        "session_id",
+        "sink",
+        "stream",
+        "tool",
+    )
+
+    def __init__(
+        self,
+        tool: str,
+        session_id: str,
+        metadata: dict[str, str],
+        parameters: Callable[[], dict[str, Any]],
+        sink: Sink = NO_SINK,
+        stream: bool = False,
+        key: str = "",
+        deadline: Optional[float] = None,
+    ) -> None:
+        self.tool = tool
+        self.session_id = session_id
+        self.metadata = metadata
+        self.parameters = parameters
+        self.sink = sink
+        self.stream = stream
+        self.key = key
+        self.deadline = deadline
+        self.cancelled = False
+        self.interrupted = False
+
+    def is_cancelled(self) -> bool:
+        return self.cancelled
+
+    def check(self) -> None:
+        """Raises ToolCancelled once nobody waits for the call."""
+        if self.cancelled:
+            self.interrupted = True
+            raise ToolCancelled(f"the call of {self.tool!r} was cancelled")

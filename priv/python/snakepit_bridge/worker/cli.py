@@ -1,0 +1,89 @@
+"""Start-up and end of a worker process."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, Optional
+
+from ..errors import BridgeError
+from ..logging_config import configure_logging
+from .options import parse
+
+
+def main(argv: Optional[Sequence[str]] = None, mode: str = "process") -> int:
+    """Runs a worker until it is told to stop; the exit status."""
+    options = parse(argv, mode)
+    configure_logging()
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(0)
+    try:
+        if options.health_check:
+            return _health_check(options)
+        _lead_group()
+        return _serve(options)
+    except BridgeError as error:
+        print(f"snakepit: {error}", file=sys.stderr)
+        traceback.print_exception(type(error), error, error.__traceback__)
+        return 1
+    except Exception as error:
+        print(f"snakepit: {type(error).__name__}: {error}", file=sys.stderr)
+        traceback.print_exc()
+        return 1
+
+
+def _health_check(options: argparse.Namespace) -> int:
+    _load_grpc()
+    _load_adapter(options)
+    print("ok")
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    process = _load_grpc()
+    adapter = _load_adapter(options)
+    result: int = process.WorkerProcess(options, adapter).run()
+    return result
+
+
+def _load_grpc() -> Any:
+    # gRPC's own handlers around fork() abort tools that start processes.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    try:
+        import grpc  # noqa: F401
+    except ImportError as error:
+        raise BridgeError(
+            f"cannot import grpcio: {type(error).__name__}: {error} - "
+            f"{sys.executable} -m pip install 'grpcio>=1.60,<2' 'protobuf>=4.25,<8', "
+            "or name another interpreter in config :snakepit, :python_executable"
+        ) from error
+    from . import process
+
+    return process
+
+
+def _load_adapter(options: argparse.Namespace) -> Any:
+    from .loader import load_adapter
+
+    adapter = load_adapter(options.adapter)
+    unsafe = getattr(adapter, "__thread_safe__", None) is not True
+    if options.mode == "threaded" and unsafe and not _is_module(adapter):
+        raise BridgeError(
+            f"cannot use adapter {options.adapter!r} in threaded mode: the class does not "
+            "say that it is thread-safe - set __thread_safe__ = True in it, derive it "
+            "from ThreadSafeAdapter, or use the process profile"
+        )
+    return adapter
+
+
+def _is_module(adapter: Any) -> bool:
+    return not isinstance(adapter, type)
+
+
+def _lead_group() -> None:
+    wanted = os.environ.get("SNAKEPIT_PROCESS_GROUP", "").strip().lower()
+    if wanted in ("1", "true", "yes", "on") and os.getpgid(0) != os.getpid():
+        os.setsid()

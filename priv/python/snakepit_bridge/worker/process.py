@@ -1,0 +1,87 @@
+"""A serving worker: lanes in front, gRPC beside, signals to end it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import threading
+from typing import Any
+
+from ..logging_config import get_logger
+from .beam import BeamLink
+from .grpc_server import GrpcServer, LanePool
+from .grpc_service import BridgeService
+from .requests import AdapterHost
+from .runner import Runner
+
+_log = get_logger(__name__)
+
+# Tools that do not yield to cancellation get this long after SIGTERM.
+_EXIT_GRACE_S = 1.5
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class WorkerProcess:
+    """Made and run in the main thread."""
+
+    def __init__(self, options: argparse.Namespace, adapter: Any) -> None:
+        self._beam = BeamLink(options.elixir_address)
+        known_beam = bool(options.elixir_address)
+        host = AdapterHost(adapter, self._beam.stub if known_beam else None)
+        threads = options.max_workers if options.mode == "threaded" else 0
+        self._runner = Runner(host, threads)
+        service = BridgeService(self._runner, self._beam.stub, known_beam)
+        handler = service.handler(LanePool(self._runner))
+        self._server = GrpcServer(handler, options.host, options.port)
+
+    def run(self) -> int:
+        port = self._server.start()
+        self._catch_signals()
+        _write_ready_file(os.environ.get("SNAKEPIT_READY_FILE", ""), port)
+        _log.info("serving on port %d", port)
+        self._runner.serve()
+        self._server.stop(timeout=1.0)
+        self._beam.close()
+        return 0
+
+    # ---- signals ----------------------------------------------------------
+    # The C handler writes to a pipe that another thread reads: so a worker
+    # stops even while a tool keeps the main thread inside C code.
+
+    def _catch_signals(self) -> None:
+        reader, writer = os.pipe()
+        os.set_blocking(writer, False)
+        for number in _STOP_SIGNALS:
+            signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        watcher = threading.Thread(
+            target=self._watch, args=(reader,), name="signals", daemon=True
+        )
+        watcher.start()
+
+    def _watch(self, reader: int) -> None:
+        while not set(_STOP_SIGNALS).intersection(os.read(reader, 256)):
+            pass
+        timer = threading.Timer(_EXIT_GRACE_S, _leave)
+        timer.daemon = True
+        timer.start()
+        self._runner.close()
+
+
+def _leave() -> None:
+    """A tool did not yield: nothing of the interpreter's own end can be waited for."""
+    os._exit(0)
+
+
+def _write_ready_file(path: str, port: int) -> None:
+    """All at once: whoever reads it finds a whole number or nothing."""
+    if not path:
+        return
+    temporary = f"{path}.tmp"
+    with open(temporary, "w", encoding="ascii") as file:
+        file.write(str(port))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,248 @@
+"""Runs one call on an adapter: hooks, tool, result."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import time
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any, Callable, Optional
+
+from .. import _values
+from ..base_adapter import BaseAdapter
+from ..dispatch import find_tool, is_stream, streams_error
+from ..errors import ToolCancelled
+from ..logging_config import correlation_id, get_logger
+from ..serialization import BinaryResult, wire_type
+from ..session_context import SessionContext
+from ..streams import StreamChunk, ToolStream
+from . import failure
+from .calls import Call, Reply
+from .lanes import Lane
+
+_log = get_logger(__name__)
+
+
+class AdapterHost:
+    """Makes an adapter for every call and runs the tool on a lane."""
+
+    def __init__(self, adapter: Any, connect: Optional[Callable[[], Any]] = None) -> None:
+        self._adapter = adapter
+        self._connect = connect
+        self._registered: set[str] = set()
+        self._registers = connect is not None and _own_method(adapter, "register_with_session")
+
+    def run(self, call: Call, lane: Lane) -> Reply:
+        """Never raises: whatever the tool does becomes the reply."""
+        started = time.monotonic()
+        token = correlation_id.set(call.metadata.get("correlation_id") or "-")
+        request = _Request(self, call, lane)
+        try:
+            reply = request.run()
+        finally:
+            correlation_id.reset(token)
+        reply.elapsed_ms = int((time.monotonic() - started) * 1000)
+        return reply
+
+    def instance(self) -> Any:
+        return self._adapter() if isinstance(self._adapter, type) else self._adapter
+
+    def context(self, call: Call) -> SessionContext:
+        return SessionContext(
+            None,
+            call.session_id,
+            call.metadata,
+            connect=self._connect,
+            deadline=call.deadline,
+            is_cancelled=call.is_cancelled,
+        )
+
+    def register(self, adapter: Any, context: SessionContext) -> None:
+        """Only for adapters that bring their own registration."""
+        if not self._registers or context.session_id in self._registered:
+            return
+        try:
+            adapter.register_with_session(context.session_id, context.stub)
+            self._registered.add(context.session_id)
+        except Exception as error:
+            _log.warning("register_with_session failed: %s", failure.text_of(error))
+
+
+class _Request:
+    """The state of one call while it runs."""
+
+    def __init__(self, host: AdapterHost, call: Call, lane: Lane) -> None:
+        self.host = host
+        self.call = call
+        self.lane = lane
+        self.adapter: Any = None
+        self.arguments: Optional[dict[str, Any]] = None
+        self.chunks = 0
+        self.ended = False
+
+    def run(self) -> Reply:
+        # Disarmed last, outside of everything that could be interrupted.
+        try:
+            try:
+                self.lane.arm(self.call)
+                reply = self._execute()
+            finally:
+                self.lane.disarm()
+        except BaseException as error:
+            self.lane.disarm()
+            reply = self._failed(error)
+        self._clean_up()
+        return reply
+
+    def _execute(self) -> Reply:
+        call = self.call
+        self.adapter = adapter = self.host.instance()
+        context = self.host.context(call)
+        if call.stream:
+            context.stream = ToolStream(self._emit)
+        set_context = getattr(adapter, "set_session_context", None)
+        if callable(set_context):
+            set_context(context)
+        self.host.register(adapter, context)
+        self._hook("initialize")
+        self.arguments = call.parameters()
+        value = self._start(adapter, context, self.arguments)
+        if type(value) is not dict:  # the most frequent result needs no questions
+            value = self._settle(value)
+        if call.stream:
+            self._stream(value)
+            return Reply()
+        if type(value) is not dict and is_stream(value):
+            self._close_stream(value)
+            raise streams_error(call.tool)
+        return _encoded(value)
+
+    def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
+        if _own_method(adapter, "execute_tool"):
+            return adapter.execute_tool(
+                tool_name=self.call.tool, arguments=arguments, context=context
+            )
+        tool = find_tool(adapter, self.call.tool)
+        if not self.call.stream and tool.streaming:
+            raise streams_error(self.call.tool)
+        return tool.call(arguments, context, context.stream)
+
+    def _settle(self, value: Any) -> Any:
+        return self.lane.run_coroutine(_await(value)) if inspect.isawaitable(value) else value
+
+    def _hook(self, name: str) -> None:
+        hook = getattr(self.adapter, name, None)
+        if hook is not None and callable(hook) and not isinstance(self.adapter, ModuleType):
+            self._settle(hook())
+
+    # ---- streams ----------------------------------------------------------
+
+    def _stream(self, value: Any) -> None:
+        if hasattr(type(value), "__anext__"):
+            self.lane.run_coroutine(self._drain_async(value))
+        elif is_stream(value):
+            self._drain(value)
+        elif value is not None or self.chunks == 0:
+            # What a tool returns after sending is its last item.
+            self._emit(StreamChunk(value, is_final=self.chunks > 0))
+        if not self.ended:
+            self._emit(StreamChunk(None, is_final=True))
+
+    def _drain(self, iterator: Any) -> None:
+        try:
+            while not self.ended:
+                try:
+                    item = next(iterator)
+                except StopIteration as stop:
+                    if stop.value is not None:
+                        self._emit(StreamChunk(stop.value, is_final=True))
+                    return
+                self._emit(item)
+        finally:
+            self._close_stream(iterator)
+
+    async def _drain_async(self, iterator: Any) -> None:
+        try:
+            async for item in iterator:
+                self._emit(item)
+                if self.ended:
+                    return
+        finally:
+            if hasattr(iterator, "aclose"):
+                await iterator.aclose()
+
+    def _close_stream(self, iterator: Any) -> None:
+        if hasattr(iterator, "close"):
+            iterator.close()
+        elif hasattr(iterator, "aclose"):
+            self.lane.run_coroutine(_await(iterator.aclose()))
+
+    def _emit(self, item: Any) -> None:
+        if self.ended:
+            return
+        data, final, metadata = _chunk(item)
+        self.chunks += 1
+        self.ended = final
+        if threading.get_ident() != self.lane.thread_id:  # a thread of the tool's own
+            self.call.sink.put(data, final, metadata)
+            if self.call.cancelled:
+                raise ToolCancelled(f"the call of {self.call.tool!r} was cancelled")
+            return
+        # The wait for the receiver is ours: cancellation ends it by itself.
+        self.lane.disarm()
+        self.call.sink.put(data, final, metadata)
+        self.lane.arm(self.call)
+
+    # ---- the end ----------------------------------------------------------
+
+    def _failed(self, error: BaseException) -> Reply:
+        if self.call.cancelled:
+            return Reply(cancelled=True, error="cancelled")
+        report = failure.describe(error, self.call.tool, self.call.session_id, self.arguments)
+        limit = failure.MAX_DETAILS if self.call.stream else None
+        return Reply(error=failure.to_json(report, limit))
+
+    def _clean_up(self) -> None:
+        if self.adapter is None:
+            return
+        try:
+            self._hook("cleanup")
+        except BaseException as error:
+            _log.error("cleanup after %s failed: %s", self.call.tool, failure.text_of(error))
+
+
+async def _await(value: Any) -> Any:
+    return await value
+
+
+def _own_method(adapter: Any, name: str) -> bool:
+    """Whether the adapter itself defines it, not our base class."""
+    kind = adapter if isinstance(adapter, (type, ModuleType)) else type(adapter)
+    method = getattr(kind, name, None)
+    return callable(method) and method is not getattr(BaseAdapter, name, None)
+
+
+def _encoded(value: Any) -> Reply:
+    if isinstance(value, BinaryResult):
+        meta = b"{}" if value.metadata is None else _values.dumps(value.metadata)
+        return Reply(value=meta, kind="map", binary=value.data)
+    text = _values.dumps(value)
+    return Reply(value=text, kind=wire_type(value, text))
+
+
+def _chunk(item: Any) -> tuple[bytes, bool, Optional[dict[str, str]]]:
+    final, metadata = False, None
+    if hasattr(item, "is_final") and hasattr(item, "data"):
+        final = bool(item.is_final)
+        given = getattr(item, "metadata", None)
+        if isinstance(given, Mapping):
+            metadata = {str(key): str(value) for key, value in given.items()}
+        item = item.data
+    if item is None:
+        return b"", final, metadata
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return bytes(item), final, metadata
+    if isinstance(item, str):
+        return item.encode("utf-8", "backslashreplace"), final, metadata
+    return _values.dumps(item), final, metadata

@@ -1,0 +1,184 @@
+"""Queues calls, hands them to lanes, and knows which are not over yet."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import Callable, Optional
+
+from ..logging_config import get_logger
+from . import failure
+from .calls import Call, Reply
+from .lanes import Lane, MainLane, ThreadLane
+from .requests import AdapterHost
+from .sinks import UnarySink
+
+_log = get_logger(__name__)
+
+_TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
+
+Job = Callable[[Lane], None]
+Jobs = queue.SimpleQueue  # put() is safe in signal handlers
+
+
+class Runner:
+    """Process mode (``threads`` 0): tools run in the main thread, first come first served.
+
+    Threaded mode: in ``threads`` threads; only calls marked thread-sensitive
+    run in the main thread.
+    """
+
+    def __init__(self, host: AdapterHost, threads: int = 0) -> None:
+        self._host = host
+        self._threads = threads
+        self._main: Jobs[Optional[Job]] = queue.SimpleQueue()
+        self._shared: Jobs[Optional[Job]] = self._main if threads == 0 else queue.SimpleQueue()
+        self._here = threading.local()  # .lane: the lane of this thread
+        # Guards the three below.
+        self._lock = threading.Lock()
+        self._active: dict[Call, Optional[Lane]] = {}  # None: still in a queue
+        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def submit(self, call: Call) -> None:
+        """From any thread. The reply goes to ``call.sink``."""
+        if self._enter(call, None):
+            self._queue_for(call).put(lambda lane: self._run_queued(call, lane))
+        else:
+            call.sink.finish(_stopping())
+
+    def execute(self, call: Call) -> Reply:
+        """Runs it right here if this thread is a lane, else on one; the reply.
+
+        A call that is given to another lane gets its own sink for that.
+        """
+        lane: Optional[Lane] = getattr(self._here, "lane", None)
+        if lane is None or (_wants_main(call) and not isinstance(lane, MainLane)):
+            call.sink = sink = UnarySink()
+            self.submit(call)
+            return sink.wait()
+        return self._run(call, lane) if self._enter(call, lane) else _stopping()
+
+    def post(self, job: Callable[[], None]) -> None:
+        """From any thread: a lane will run the job, in turn with calls."""
+        self._shared.put(lambda _lane: job())
+
+    def cancel(self, call: Call) -> None:
+        """From any thread. A queued call is over at once, a running one is interrupted."""
+        call.cancelled = True
+        call.sink.close()
+        with self._lock:
+            if call not in self._active:
+                return
+            lane = self._active[call]
+            callbacks = self._forget(call) if lane is None else []
+        if lane is not None:
+            lane.interrupt(call)
+        else:
+            call.sink.finish(Reply(cancelled=True, error="cancelled"))
+            _tell(callbacks)
+
+    def when_over(self, key: str, callback: Callable[[], None]) -> None:
+        """Calls back once no call with that key is queued or running; at once if none is."""
+        with self._lock:
+            if self._is_active(key):
+                self._waiting.setdefault(key, []).append(callback)
+                return
+        callback()
+
+    def close(self) -> None:
+        """Takes no more calls, cancels all, and lets ``serve`` return."""
+        with self._lock:
+            self._closed = True
+            calls = list(self._active)
+        for call in calls:
+            self.cancel(call)
+        self._main.put(None)
+        for _ in range(self._threads):
+            self._shared.put(None)
+
+    def serve(self) -> None:
+        """Runs calls in the main thread until ``close``."""
+        workers = [
+            threading.Thread(target=self.serve_thread, name=f"tool-{i}", daemon=True)
+            for i in range(self._threads)
+        ]
+        for worker in workers:
+            worker.start()
+        self._serve_lane(MainLane(), self._main)
+        for worker in workers:
+            worker.join()
+
+    def serve_thread(self) -> None:
+        """Runs calls in this thread, not the main one, until ``close``."""
+        self._serve_lane(ThreadLane(), self._shared)
+
+    def _serve_lane(self, lane: Lane, jobs: Jobs[Optional[Job]]) -> None:
+        self._here.lane = lane
+        while True:
+            job = jobs.get()
+            if job is None:
+                break
+            job(lane)
+        while not jobs.empty():  # what came late is told so
+            job = jobs.get()
+            if job is None:
+                jobs.put(None)  # another lane's
+                break
+            job(lane)
+        lane.close()
+
+    def _run_queued(self, call: Call, lane: Lane) -> None:
+        with self._lock:
+            if call not in self._active:
+                return  # cancelled in the queue
+            self._active[call] = lane
+        call.sink.finish(self._run(call, lane))
+
+    def _run(self, call: Call, lane: Lane) -> Reply:
+        try:
+            reply = self._host.run(call, lane)
+        except BaseException as error:  # a bug of ours: the call still ends
+            _log.exception("internal error")
+            report = failure.describe(error, call.tool, call.session_id)
+            reply = Reply(error=failure.to_json(report, failure.MAX_DETAILS))
+        with self._lock:
+            callbacks = self._forget(call)
+        _tell(callbacks)
+        return reply
+
+    def _enter(self, call: Call, lane: Optional[Lane]) -> bool:
+        with self._lock:
+            if not self._closed:
+                self._active[call] = lane
+            return not self._closed
+
+    def _forget(self, call: Call) -> list[Callable[[], None]]:
+        """With the lock held: who waited for this call."""
+        del self._active[call]
+        if call.key in self._waiting and not self._is_active(call.key):
+            return self._waiting.pop(call.key)
+        return []
+
+    def _is_active(self, key: str) -> bool:
+        return any(call.key == key for call in self._active)
+
+    def _queue_for(self, call: Call) -> Jobs[Optional[Job]]:
+        return self._main if _wants_main(call) else self._shared
+
+
+def _wants_main(call: Call) -> bool:
+    return call.metadata.get("thread_sensitive", "").strip().lower() in _TRUE
+
+
+def _stopping() -> Reply:
+    return Reply(cancelled=True, error="the worker is stopping")
+
+
+def _tell(callbacks: list[Callable[[], None]]) -> None:
+    for callback in callbacks:
+        callback()

@@ -1,0 +1,89 @@
+"""Where a lane puts chunks and replies for a thread that waits for them."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Mapping
+from typing import Optional, Union
+
+from .calls import Reply
+
+MAX_CHUNKS = 32
+MAX_BYTES = 1 << 20
+
+Chunk = tuple[bytes, bool, Optional[Mapping[str, str]]]
+
+
+class UnarySink:
+    """For one reply."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._reply = Reply()
+
+    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        raise RuntimeError("a unary call has no stream")
+
+    def finish(self, reply: Reply) -> None:
+        self._reply = reply
+        self._over.set()
+
+    def close(self) -> None:
+        """The reply still comes."""
+
+    def wait(self) -> Reply:
+        self._over.wait()
+        return self._reply
+
+
+class StreamSink:
+    """Chunks in a bounded buffer; the lane waits while it is full."""
+
+    def __init__(self) -> None:
+        # Guards all below; the lane waits on it for room, the reader for chunks.
+        self._changed = threading.Condition()
+        self._chunks: deque[Chunk] = deque()
+        self._bytes = 0
+        self._reply: Optional[Reply] = None
+        self._closed = False
+
+    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        with self._changed:
+            while not self._closed and self.is_full(len(data)):
+                self._changed.wait()
+            if self._closed:
+                return
+            self._chunks.append((data, final, metadata))
+            self._bytes += len(data)
+            self._changed.notify_all()
+
+    def finish(self, reply: Reply) -> None:
+        with self._changed:
+            self._reply = reply
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> Union[Chunk, Reply]:
+        """The next chunk, or the reply after the last."""
+        with self._changed:
+            while True:
+                if self._chunks:
+                    chunk = self._chunks.popleft()
+                    self._bytes -= len(chunk[0])
+                    self._changed.notify_all()
+                    return chunk
+                if self._reply is not None:
+                    return self._reply
+                if self._closed:
+                    return Reply(cancelled=True, error="cancelled")
+                self._changed.wait()
+
+    def is_full(self, size: int) -> bool:
+        if not self._chunks:
+            return False
+        return len(self._chunks) >= MAX_CHUNKS or self._bytes + size > MAX_BYTES

@@ -1,0 +1,418 @@
+/* A model of the dispatcher that keeps requests, sessions and slots in short
+ * arrays and finds everything by counting and scanning. Its one state, |w|,
+ * holds the real dispatcher too. For test_sp_dispatch_model.c alone. */
+#ifndef SP_TEST_DISPATCH_MODEL_H
+#define SP_TEST_DISPATCH_MODEL_H
+
+#include "cmocka_core.h"
+
+#include "sp_dispatch.h"
+#include "sp_error.h"
+
+enum {
+  MAX_LIVE = 64,
+  MAX_SLOTS = 6,
+  SESSIONS = 8,
+  CALLERS = 5,
+  MAX_EVENTS = 4096,
+  PAST = 32, /* ids of ended requests that are tried again */
+};
+
+typedef struct setting {
+  const char *name;
+  size_t operations;
+  size_t max_queue;
+  size_t max_sessions;
+  int64_t ttl;
+  uint32_t max_capacity;
+  unsigned with_session; /* percent */
+  unsigned with_times;
+  unsigned slot_changes;
+  unsigned drain; /* percent of operations after which events are taken */
+} setting;
+
+typedef enum life { NONE, WAITING, LATE, RUNNING } life;
+
+typedef struct request {
+  life state;
+  sp_req_id id;
+  uint64_t arrival; /* also the user pointer */
+  uint64_t started;
+  int session; /* -1 for none */
+  enum sp_affinity affinity;
+  uint64_t caller;
+  int64_t queue_deadline;
+  int64_t deadline;
+  sp_slot_id slot;
+  bool settled;
+} request;
+
+typedef struct session {
+  bool known;
+  sp_slot_id slot; /* 0: none yet */
+  int64_t used;
+  uint64_t order; /* of |used| */
+} session;
+
+typedef struct slot {
+  sp_slot_id id; /* 0: no such */
+  uint32_t capacity;
+  enum sp_slot_state state;
+  int64_t stamp; /* greatest: used last */
+} slot;
+
+typedef struct event_log {
+  sp_dispatch_event events[MAX_EVENTS];
+  size_t count;
+} event_log;
+
+static struct world {
+  const setting *set;
+  sp_dispatch *d;
+  uint64_t random;
+  int64_t now;
+  bool closed;
+  bool ever_slot;
+  uint64_t clock;
+  request requests[MAX_LIVE];
+  session sessions[SESSIONS];
+  slot slots[MAX_SLOTS];
+  uint64_t ring[CALLERS];
+  size_t ring_count;
+  sp_dispatch_stats stats;
+  event_log expected;
+  event_log actual;
+  sp_req_id past[PAST];
+  size_t past_count;
+  uint64_t last_started[CALLERS]; /* of those without a session */
+  uint64_t answers;               /* all three kinds of them */
+  uint64_t releases;
+} w;
+
+static size_t chance(size_t n) { return (size_t)(test_random(&w.random) % n); }
+
+/* ---- looking ------------------------------------------------------------- */
+
+static slot *slot_of(sp_slot_id id) {
+  for (size_t i = 0; i < MAX_SLOTS; i++)
+    if (id != 0 && w.slots[i].id == id)
+      return &w.slots[i];
+  return NULL;
+}
+
+static uint32_t load(const slot *s) {
+  uint32_t n = 0;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    n += w.requests[i].state == RUNNING && w.requests[i].slot == s->id;
+  return n;
+}
+
+static bool is_open(const slot *s) {
+  return s->id != 0 && s->state == SP_SLOT_READY && load(s) < s->capacity;
+}
+
+static slot *best(void) {
+  slot *found = NULL;
+  for (size_t i = 0; i < MAX_SLOTS; i++) {
+    slot *s = &w.slots[i];
+    if (is_open(s) && (found == NULL || load(s) < load(found) ||
+                       (load(s) == load(found) && s->stamp > found->stamp)))
+      found = s;
+  }
+  return found;
+}
+
+static bool is_pinned(const request *r) {
+  return r->state == WAITING && r->session >= 0 &&
+         r->affinity != SP_AFFINITY_HINT && w.sessions[r->session].slot != 0;
+}
+
+/* The oldest that waits: of |caller| for any slot, or for slot |id|. */
+static request *oldest(const uint64_t *caller, sp_slot_id id) {
+  request *found = NULL;
+  for (size_t i = 0; i < MAX_LIVE; i++) {
+    request *r = &w.requests[i];
+    if (r->state != WAITING || is_pinned(r) != (caller == NULL) ||
+        (caller != NULL ? r->caller != *caller
+                        : w.sessions[r->session].slot != id))
+      continue;
+    if (found == NULL || r->arrival < found->arrival)
+      found = r;
+  }
+  return found;
+}
+
+static size_t count(life state) {
+  size_t n = 0;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    n += w.requests[i].state == state;
+  return n;
+}
+
+static enum sp_dispatch_reason lateness(const request *r) {
+  if (r->queue_deadline <= w.now && r->queue_deadline <= r->deadline)
+    return SP_REASON_QUEUE_TIMEOUT;
+  if (r->deadline <= w.now)
+    return SP_REASON_DEADLINE;
+  return SP_REASON_NONE;
+}
+
+static int64_t due(const request *r) {
+  if (r->state == WAITING && r->queue_deadline < r->deadline)
+    return r->queue_deadline;
+  return (r->state == WAITING || r->state == RUNNING) && !r->settled
+             ? r->deadline
+             : SP_DISPATCH_NEVER;
+}
+
+/* ---- the model ----------------------------------------------------------- */
+
+static void expect(enum sp_dispatch_event_kind kind,
+                   enum sp_dispatch_reason reason, const request *r) {
+  assert_true(w.expected.count < MAX_EVENTS);
+  w.expected.events[w.expected.count++] = (sp_dispatch_event){
+      .kind = kind,
+      .reason = reason,
+      .req = r->id,
+      .slot = r->slot,
+      .user = (void *)(uintptr_t)(r->arrival + 1),
+  };
+}
+
+/* Callers join at the end when they begin to wait and leave when they have
+ * nothing that waits for any slot. */
+static void update_ring(void) {
+  size_t kept = 0;
+  for (size_t i = 0; i < w.ring_count; i++)
+    if (oldest(&w.ring[i], 0) != NULL)
+      w.ring[kept++] = w.ring[i];
+  w.ring_count = kept;
+  for (;;) {
+    request *joins = NULL;
+    for (uint64_t caller = 0; caller < CALLERS; caller++) {
+      request *r = oldest(&caller, 0);
+      bool there = false;
+      for (size_t i = 0; i < w.ring_count; i++)
+        there = there || w.ring[i] == caller;
+      if (r != NULL && !there && (joins == NULL || r->arrival < joins->arrival))
+        joins = r;
+    }
+    if (joins == NULL)
+      return;
+    w.ring[w.ring_count++] = joins->caller;
+  }
+}
+
+static size_t session_requests(int index) {
+  size_t n = 0;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    n += w.requests[i].state != NONE && w.requests[i].session == index;
+  return n;
+}
+
+static void bound_sessions(void) {
+  for (;;) {
+    size_t known = 0;
+    session *longest = NULL;
+    for (int i = 0; i < SESSIONS; i++) {
+      session *s = &w.sessions[i];
+      known += s->known;
+      if (s->known && session_requests(i) == 0 &&
+          (longest == NULL || s->order < longest->order))
+        longest = s;
+    }
+    if (known <= w.set->max_sessions || longest == NULL)
+      return;
+    *longest = (session){0};
+  }
+}
+
+static void set_now(int64_t now) {
+  w.now = now > w.now ? now : w.now;
+  for (int i = 0; i < SESSIONS; i++) {
+    session *s = &w.sessions[i];
+    if (s->known && session_requests(i) == 0 &&
+        w.set->ttl != SP_DISPATCH_NEVER && w.now - s->used >= w.set->ttl)
+      *s = (session){0};
+  }
+}
+
+static void rest(int index) {
+  session *s = &w.sessions[index];
+  if (session_requests(index) > 0)
+    return;
+  s->used = w.now;
+  s->order = ++w.clock;
+  if (s->slot == 0)
+    *s = (session){0};
+  bound_sessions();
+}
+
+static void finish(request *r) {
+  expect(SP_DISPATCH_RELEASE, SP_REASON_NONE, r);
+  w.past[w.past_count++ % PAST] = r->id;
+  r->state = NONE;
+  if (r->session >= 0)
+    rest(r->session);
+  update_ring();
+}
+
+static void answer(request *r, enum sp_dispatch_reason reason) {
+  if (r->settled)
+    return;
+  r->settled = true;
+  w.stats.queue_timeouts += reason == SP_REASON_QUEUE_TIMEOUT;
+  w.stats.deadlines += reason == SP_REASON_DEADLINE;
+  w.stats.slots_lost += reason == SP_REASON_SLOT_LOST;
+  expect(SP_DISPATCH_ANSWER, reason, r);
+}
+
+static void use(slot *s) { s->stamp = (int64_t)++w.clock; }
+
+static void start(request *r, slot *s) {
+  r->state = RUNNING;
+  r->slot = s->id;
+  r->started = ++w.clock;
+  use(s);
+  expect(SP_DISPATCH_START, SP_REASON_NONE, r);
+  if (r->session >= 0 && w.sessions[r->session].slot != s->id) {
+    w.sessions[r->session].slot = s->id;
+    expect(SP_DISPATCH_ASSIGNED, SP_REASON_NONE, r);
+  }
+  update_ring();
+}
+
+static void fill(slot *s, request **late, size_t *late_count) {
+  while (is_open(s)) {
+    request *shared = w.ring_count > 0 ? oldest(&w.ring[0], 0) : NULL;
+    request *r = oldest(NULL, s->id);
+    if (r == NULL || (shared != NULL && shared->arrival < r->arrival))
+      r = shared;
+    if (r == NULL)
+      return;
+    r->state = LATE;
+    if (r == shared) { /* the next caller's turn */
+      memmove(w.ring, w.ring + 1, (w.ring_count - 1) * sizeof *w.ring);
+      w.ring[w.ring_count - 1] = r->caller;
+    }
+    update_ring();
+    if (lateness(r) == SP_REASON_NONE)
+      start(r, s);
+    else
+      late[(*late_count)++] = r;
+  }
+}
+
+/* |before|: one that ends after all that start. */
+static void hand_out(slot *s, request *before) {
+  request *late[MAX_LIVE];
+  size_t count_late = 0;
+  if (s != NULL)
+    fill(s, late, &count_late);
+  while (w.ring_count > 0 && (s = best()) != NULL)
+    fill(s, late, &count_late);
+  if (before != NULL)
+    finish(before);
+  for (size_t i = 0; i < count_late; i++) {
+    answer(late[i], lateness(late[i]));
+    finish(late[i]);
+  }
+}
+
+/* Where it goes, as the table in the header has it. */
+static int place(const request *r, slot **out) {
+  session *s = r->session >= 0 ? &w.sessions[r->session] : NULL;
+  slot *own = s != NULL && s->known ? slot_of(s->slot) : NULL;
+  bool strict = s != NULL && r->affinity != SP_AFFINITY_HINT;
+  *out = own != NULL && is_open(own) ? own : best();
+  if (strict && s->known && s->slot != 0) {
+    if (own == NULL || own->state != SP_SLOT_READY)
+      return SP_ERR_GONE;
+    *out = is_open(own) ? own : NULL;
+  }
+  if (strict && *out == NULL && r->affinity == SP_AFFINITY_STRICT_FAIL)
+    return SP_ERR_BUSY;
+  return SP_OK;
+}
+
+static int model_submit(request *r, int64_t now) {
+  slot *s;
+  set_now(now);
+  if (w.closed || !w.ever_slot)
+    return SP_ERR_NOTREADY;
+  int err = place(r, &s);
+  if (err != SP_OK)
+    return err;
+  if (s == NULL && count(WAITING) >= w.set->max_queue) {
+    w.stats.saturated++;
+    return SP_ERR_FULL;
+  }
+  r->arrival = w.stats.requests++;
+  r->state = LATE;
+  if (r->session >= 0) {
+    w.sessions[r->session].known = true;
+    bound_sessions();
+  }
+  if (s == NULL && lateness(r) == SP_REASON_NONE) {
+    r->state = WAITING;
+    update_ring();
+  } else if (s == NULL || r->deadline <= w.now) {
+    answer(r, s == NULL ? lateness(r) : SP_REASON_DEADLINE);
+    finish(r);
+  } else {
+    start(r, s);
+  }
+  hand_out(s, NULL);
+  return SP_OK;
+}
+
+static void refuse_pinned(slot *s) {
+  request *r;
+  while ((r = oldest(NULL, s->id)) != NULL) {
+    answer(r, SP_REASON_SESSION_GONE);
+    finish(r);
+  }
+}
+
+static void model_remove(slot *s) {
+  for (;;) {
+    request *first = NULL;
+    for (size_t i = 0; i < MAX_LIVE; i++) {
+      request *r = &w.requests[i];
+      if (r->state == RUNNING && r->slot == s->id &&
+          (first == NULL || r->started < first->started))
+        first = r;
+    }
+    if (first == NULL)
+      break;
+    answer(first, SP_REASON_SLOT_LOST);
+    finish(first);
+  }
+  refuse_pinned(s);
+  *s = (slot){0};
+}
+
+static void model_tick(int64_t now) {
+  set_now(now);
+  for (;;) {
+    request *first = NULL;
+    for (size_t i = 0; i < MAX_LIVE; i++) {
+      request *r = &w.requests[i];
+      if (due(r) <= w.now &&
+          (first == NULL || due(r) < due(first) ||
+           (due(r) == due(first) && r->arrival < first->arrival)))
+        first = r;
+    }
+    if (first == NULL)
+      return;
+    if (first->state == RUNNING) {
+      answer(first, SP_REASON_DEADLINE);
+      expect(SP_DISPATCH_CANCEL, SP_REASON_NONE, first);
+    } else {
+      answer(first, lateness(first));
+      finish(first);
+    }
+  }
+}
+
+#endif

@@ -1,0 +1,114 @@
+defmodule Snakepit.ApplicationTest do
+  use ExUnit.Case, async: false
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.{Error, Pool}
+
+  defp children(supervisor) do
+    for {id, pid, _type, _modules} <- Supervisor.which_children(supervisor), is_pid(pid), do: id
+  end
+
+  describe "without pools" do
+    setup do
+      {:ok, _} = start_app(pooling_enabled: false)
+      :ok
+    end
+
+    test "only the base runs" do
+      running = children(Snakepit.Supervisor)
+
+      for name <- [
+            Snakepit.Bridge.SessionStore,
+            Snakepit.Bridge.ToolRegistry,
+            Snakepit.Pool.Registry,
+            Snakepit.Pool.ProcessRegistry,
+            Snakepit.TaskSupervisor,
+            Snakepit.Pool.ApplicationCleanup
+          ] do
+        assert name in running
+      end
+
+      refute Snakepit.Pool.RuntimeSupervisor in running
+      assert Process.whereis(Pool) == nil
+    end
+
+    test "calls say that pooling is off" do
+      for result <- [
+            Snakepit.execute("ping", %{}),
+            Snakepit.execute_stream("ping", fn _ -> :ok end),
+            Pool.await_ready(),
+            Pool.await_init_complete(Pool, 100)
+          ] do
+        assert {:error, %Error{category: :pool, message: message, details: details}} = result
+        assert message =~ "pooling_enabled"
+        assert details.reason == :pool_not_initialized
+      end
+
+      assert Snakepit.list_workers() == []
+      assert %{workers: 0, requests: 0} = Snakepit.get_stats()
+      assert Snakepit.cleanup() == :ok
+    end
+
+    test "the tree is not started twice" do
+      assert Snakepit.Application.start_embedded() == :ignore
+    end
+  end
+
+  test "the tree can be part of another" do
+    stop = fn -> Application.ensure_all_started(:snakepit) end
+    _ = Application.stop(:snakepit)
+    on_exit(stop)
+    {:ok, host} = Supervisor.start_link([Snakepit.Application], strategy: :one_for_one)
+    assert is_pid(Process.whereis(Snakepit.Supervisor))
+    assert Supervisor.stop(host) == :ok
+    assert Process.whereis(Snakepit.Supervisor) == nil
+  end
+
+  test "with pools, all of it runs, and stopping leaves nothing" do
+    start_pools(pool_size: 2)
+
+    assert Snakepit.Pool.RuntimeSupervisor in children(Snakepit.Supervisor)
+
+    # In the order of starting.
+    assert [
+             Snakepit.Spawner,
+             Snakepit.GRPC.Listener,
+             Snakepit.Pool.Worker.StarterRegistry,
+             Snakepit.Pool.WorkerSupervisor,
+             Snakepit.Pool
+           ] -- Enum.reverse(children(Snakepit.Pool.RuntimeSupervisor)) == []
+
+    dir = Snakepit.Pool.ApplicationCleanup.run_dir()
+    assert %File.Stat{mode: mode} = File.stat!(dir)
+    assert Bitwise.band(mode, 0o777) == 0o700
+    assert File.ls!(dir) == []
+
+    assert [_, _] = os_processes()
+    assert stop_app() == []
+    refute File.exists?(dir)
+  end
+
+  @tag :capture_log
+  test "workers that ignore SIGTERM are gone as well" do
+    start_pools(
+      pool_size: 1,
+      graceful_shutdown_timeout_ms: 100,
+      adapter_env: [{"SNAKEPIT_TEST_STUBBORN", "1"} | test_env()]
+    )
+
+    assert [_] = os_processes()
+    assert stop_app() == []
+  end
+
+  test "settings are read at each start" do
+    start_pools(pool_size: 1)
+    first = worker_pid()
+    _ = Application.stop(:snakepit)
+    Application.put_env(:snakepit, :pool_size, 2)
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+    assert Pool.await_init_complete(Pool, 60_000) == :ok
+    assert length(Snakepit.list_workers()) == 2
+    refute worker_pid() == first
+  end
+end

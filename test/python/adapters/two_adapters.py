@@ -1,0 +1,9 @@
+from snakepit_bridge import BaseAdapter
+
+
+class FirstAdapter(BaseAdapter):
+    pass
+
+
+class SecondAdapter(BaseAdapter):
+    pass

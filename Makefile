@@ -101,7 +101,5 @@ check-python:
 # ---- measurements -----------------------------------------------------------
 
 bench: setup
-	@$(NATIVE) bench-c
-	@for bench in bench/*.exs; do \
-	  [ ! -e "$$bench" ] || mix run --no-start "$$bench" || exit 1; \
-	done
+	$(if $(filter-out 0,$(QUICK)),,@$(NATIVE) bench-c)
+	@mix run --no-start bench/run.exs $(if $(filter-out 0,$(QUICK)),--quick)

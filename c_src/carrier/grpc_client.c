@@ -13,7 +13,7 @@
 struct sp_grpc_channel {
   atomic_int refs;
   sp_reactor *reactor;
-  pthread_mutex_t lock; /* guards |channel| */
+  pthread_mutex_t lock;  /* guards |channel| */
   grpc_channel *channel; /* NULL once closed */
 };
 
@@ -117,9 +117,8 @@ void sp_grpc_channel_release(sp_grpc_channel *ch) {
 
 bool sp_grpc_channel_connected(sp_grpc_channel *ch) {
   pthread_mutex_lock(&ch->lock);
-  bool ready = ch->channel != NULL &&
-               grpc_channel_check_connectivity_state(ch->channel, 0) ==
-                   GRPC_CHANNEL_READY;
+  bool ready = ch->channel != NULL && grpc_channel_check_connectivity_state(
+                                          ch->channel, 0) == GRPC_CHANNEL_READY;
   pthread_mutex_unlock(&ch->lock);
   return ready;
 }
@@ -195,8 +194,8 @@ static void on_finished(sp_reactor_tag *tag, bool ok) {
 /* Asks for the next message if credit allows and none is asked for. */
 static void receive_next(sp_grpc_call *call) {
   pthread_mutex_lock(&call->lock);
-  bool go = !call->receiving && !call->over && !call->no_more &&
-            call->credit > 0;
+  bool go =
+      !call->receiving && !call->over && !call->no_more && call->credit > 0;
   if (go) {
     call->receiving = true;
     call->credit--;
@@ -250,11 +249,10 @@ static grpc_call *make_call(sp_grpc_channel *ch, const sp_grpc_start *start) {
   grpc_call *call = NULL;
   pthread_mutex_lock(&ch->lock);
   if (ch->channel != NULL)
-    call = grpc_channel_create_call(
-        ch->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
-        sp_reactor_queue(ch->reactor),
-        start->method, NULL,
-        sp_reactor_timespec(start->deadline), NULL);
+    call = grpc_channel_create_call(ch->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
+                                    sp_reactor_queue(ch->reactor),
+                                    start->method, NULL,
+                                    sp_reactor_timespec(start->deadline), NULL);
   pthread_mutex_unlock(&ch->lock);
   return call;
 }
@@ -376,8 +374,8 @@ void sp_grpc_call_credit(sp_grpc_call *call, uint32_t more) {
   if (call->unary)
     return;
   pthread_mutex_lock(&call->lock);
-  call->credit = more > UINT32_MAX - call->credit ? UINT32_MAX
-                                                   : call->credit + more;
+  call->credit =
+      more > UINT32_MAX - call->credit ? UINT32_MAX : call->credit + more;
   pthread_mutex_unlock(&call->lock);
   receive_next(call);
 }

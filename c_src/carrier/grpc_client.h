@@ -39,8 +39,8 @@ bool sp_grpc_channel_connected(sp_grpc_channel *ch);
 
 typedef struct sp_grpc_start {
   grpc_slice method; /* "/package.Service/Method"; still the caller's */
-  grpc_slice *body;   /* the message is their concatenation; references are
-                         taken over */
+  grpc_slice *body;  /* the message is their concatenation; references are
+                        taken over */
   size_t body_count;
   const sp_grpc_header *headers; /* copied */
   size_t header_count;

@@ -43,15 +43,17 @@ struct sp_local {
   const sp_local_handler *handler;
   int epoll;
   int listener;
-  int bell; /* tells the thread to stop */
+  int bell; /* tells the thread to look at what it is told below */
   enum sp_local_source listener_source;
   enum sp_local_source bell_source;
   pthread_t thread;
   guest *guests[MAX_GUESTS]; /* the thread's own */
   size_t guest_count;
-  pthread_mutex_t lock; /* guards |expected| */
+  pthread_mutex_t lock; /* guards what follows */
   expected *expected;
   struct sockaddr_un address;
+  int next_listener; /* to be listened at in place of |listener|; or -1 */
+  bool stopping;
 };
 
 int64_t sp_local_now(void) {
@@ -270,6 +272,24 @@ static void on_bell(sp_local_peer *peer) {
 }
 
 /* False when it is time to stop. */
+static bool on_own_bell(sp_local *local) {
+  uint64_t count;
+  if (read(local->bell, &count, sizeof count) != sizeof count)
+    return true;
+  pthread_mutex_lock(&local->lock);
+  bool stopping = local->stopping;
+  int listener = local->next_listener;
+  local->next_listener = -1;
+  pthread_mutex_unlock(&local->lock);
+  if (listener >= 0) {
+    close(local->listener); /* which takes it out of epoll */
+    local->listener = listener;
+    (void)watch(local, listener, &local->listener_source);
+  }
+  return !stopping;
+}
+
+/* False when it is time to stop. */
 static bool handle(sp_local *local, enum sp_local_source *source) {
   switch (*source) {
   case SP_LOCAL_LISTENER:
@@ -285,7 +305,7 @@ static bool handle(sp_local *local, enum sp_local_source *source) {
     on_bell(SP_LOCAL_PEER_OF(source, bell_source));
     return true;
   default:
-    return false;
+    return on_own_bell(local);
   }
 }
 
@@ -300,19 +320,50 @@ static void *local_main(void *arg) {
   }
 }
 
-static int listen_at(sp_local *local, const char *path) {
-  if (strlen(path) >= sizeof local->address.sun_path)
+/* A listening socket at |path|, or a negative errno; |address| is filled. */
+static int listen_at(const char *path, struct sockaddr_un *address) {
+  size_t len = strlen(path);
+  memset(address, 0, sizeof *address);
+  if (len >= sizeof address->sun_path)
     return -ENAMETOOLONG;
-  local->address.sun_family = AF_UNIX;
-  strcpy(local->address.sun_path, path);
-  local->listener =
-      socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (local->listener < 0)
+  address->sun_family = AF_UNIX;
+  memcpy(address->sun_path, path, len + 1);
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  if (fd < 0)
     return -errno;
-  if (bind(local->listener, (struct sockaddr *)&local->address,
-           sizeof local->address) != 0)
-    return -errno;
-  return listen(local->listener, 128) == 0 ? 0 : -errno;
+  if (bind(fd, (struct sockaddr *)address, sizeof *address) == 0 &&
+      listen(fd, 128) == 0)
+    return fd;
+  int err = -errno;
+  close(fd);
+  return err;
+}
+
+static void ring_own_bell(sp_local *local) {
+  uint64_t one = 1;
+  if (write(local->bell, &one, sizeof one) < 0)
+    return; /* it has been rung and not been heard yet */
+}
+
+int sp_local_listen(sp_local *local, const char *path) {
+  struct sockaddr_un address;
+  pthread_mutex_lock(&local->lock);
+  bool there = strcmp(local->address.sun_path, path) == 0;
+  pthread_mutex_unlock(&local->lock);
+  if (there && access(path, F_OK) == 0)
+    return 0;
+  int fd = listen_at(path, &address);
+  if (fd < 0)
+    return fd;
+  pthread_mutex_lock(&local->lock);
+  int unused = local->next_listener;
+  local->next_listener = fd;
+  local->address = address;
+  pthread_mutex_unlock(&local->lock);
+  if (unused >= 0)
+    close(unused);
+  ring_own_bell(local);
+  return 0;
 }
 
 int sp_local_new(const char *path, const sp_local_handler *handler,
@@ -321,7 +372,7 @@ int sp_local_new(const char *path, const sp_local_handler *handler,
   if (local == NULL)
     return -ENOMEM;
   local->handler = handler;
-  local->listener = local->bell = -1;
+  local->listener = local->bell = local->next_listener = -1;
   local->listener_source = SP_LOCAL_LISTENER;
   local->bell_source = SP_LOCAL_STOP;
   pthread_mutex_init(&local->lock, NULL);
@@ -330,7 +381,9 @@ int sp_local_new(const char *path, const sp_local_handler *handler,
   if (local->epoll < 0)
     err = -errno;
   if (err == 0)
-    err = listen_at(local, path);
+    err = local->listener = listen_at(path, &local->address);
+  if (err > 0)
+    err = 0;
   if (err == 0 && (local->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     err = -errno;
   if (err == 0)
@@ -354,14 +407,11 @@ int sp_local_new(const char *path, const sp_local_handler *handler,
   return err;
 }
 
-const char *sp_local_path(const sp_local *local) {
-  return local->address.sun_path;
-}
-
 void sp_local_stop(sp_local *local) {
-  uint64_t one = 1;
-  if (write(local->bell, &one, sizeof one) != sizeof one)
-    return;
+  pthread_mutex_lock(&local->lock);
+  local->stopping = true;
+  pthread_mutex_unlock(&local->lock);
+  ring_own_bell(local);
   pthread_join(local->thread, NULL);
   unlink(local->address.sun_path);
 }

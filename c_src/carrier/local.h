@@ -42,12 +42,14 @@ typedef struct sp_local_handler {
   void (*closed)(void *user, const char *why);
 } sp_local_handler;
 
-/* Starts the thread and listens at |path|, which is removed at the end.
+/* Starts the thread and listens at |path|; what it last listened at is removed
+ * at the end.
  * 0 or a negative errno. */
 int sp_local_new(const char *path, const sp_local_handler *handler,
                  sp_local **out);
-/* Where it listens. */
-const char *sp_local_path(const sp_local *local);
+/* Listens at |path| from now on, instead of where it did. 0 or a negative
+ * errno. */
+int sp_local_listen(sp_local *local, const char *path);
 /* Ends the thread and waits for it. For the end of the VM: peers stay. */
 void sp_local_stop(sp_local *local);
 

@@ -47,7 +47,7 @@ struct sp_local_peer {
   atomic_int reading;
   sp_ring in;
   sp_frame_reader reader;
-  bool broken; /* the reader's own */
+  bool broken;          /* the reader's own */
   pthread_mutex_t lock; /* guards what follows; not held while waiting */
   sp_ring out;
   sp_local_out *first;

@@ -28,8 +28,7 @@ static int make_memory(sp_local_peer *peer) {
   if (memory == MAP_FAILED)
     return -1;
   peer->memory = memory;
-  uint8_t *from_worker =
-      (uint8_t *)memory + SP_RING_BYTES(SP_LOCAL_CAPACITY);
+  uint8_t *from_worker = (uint8_t *)memory + SP_RING_BYTES(SP_LOCAL_CAPACITY);
   sp_ring_format(memory);
   sp_ring_format(from_worker);
   if (sp_ring_attach(&peer->out, memory, SP_LOCAL_CAPACITY) != SP_OK ||

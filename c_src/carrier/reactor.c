@@ -112,8 +112,8 @@ static void *reactor_main(void *arg) {
        * but timers get their turn when the queue never runs dry. */
       if (sp_reactor_now() >= r->wake_at)
         break;
-      event = grpc_completion_queue_next(
-          r->cq, gpr_time_0(GPR_CLOCK_MONOTONIC), NULL);
+      event = grpc_completion_queue_next(r->cq, gpr_time_0(GPR_CLOCK_MONOTONIC),
+                                         NULL);
     }
   }
 }
@@ -130,10 +130,10 @@ int sp_reactor_new(sp_reactor **out) {
   r->cq = grpc_completion_queue_create_for_next(NULL);
   r->lame = grpc_lame_client_channel_create("reactor", GRPC_STATUS_UNAVAILABLE,
                                             "never used");
-  r->bell = grpc_channel_create_call(
-      r->lame, NULL, GRPC_PROPAGATE_DEFAULTS, r->cq,
-      grpc_slice_from_static_string("/"), NULL,
-      gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
+  r->bell =
+      grpc_channel_create_call(r->lame, NULL, GRPC_PROPAGATE_DEFAULTS, r->cq,
+                               grpc_slice_from_static_string("/"), NULL,
+                               gpr_inf_future(GPR_CLOCK_MONOTONIC), NULL);
   if (pthread_create(&r->thread, NULL, reactor_main, r) != 0) {
     grpc_call_unref(r->bell);
     grpc_channel_destroy(r->lame);

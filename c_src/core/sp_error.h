@@ -16,9 +16,9 @@ enum sp_err {
   SP_ERR_NOTFOUND = -8,  /* no such entry */
   SP_ERR_EXISTS = -9,    /* there is one already */
   SP_ERR_FULL = -10,     /* the queue is at its bound */
-  SP_ERR_BUSY = -11,     /* the wanted slot is busy and waiting is not allowed */
-  SP_ERR_GONE = -12,     /* the wanted slot is tainted, draining or no more */
-  SP_ERR_NOTREADY = -13  /* there has not been a slot yet */
+  SP_ERR_BUSY = -11,    /* the wanted slot is busy and waiting is not allowed */
+  SP_ERR_GONE = -12,    /* the wanted slot is tainted, draining or no more */
+  SP_ERR_NOTREADY = -13 /* there has not been a slot yet */
 };
 
 /* English text for |err|; never NULL, also for unknown values. */

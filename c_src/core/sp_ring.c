@@ -38,24 +38,25 @@ int sp_ring_attach(sp_ring *ring, void *memory, size_t capacity) {
   return SP_OK;
 }
 
+/* One side publishes its index and then looks at the other's flag, the other
+ * raises the flag and then looks at the index, all in one order for both: so
+ * at least one of them sees what the other did. */
+
 /* Takes a flag that the other side set; at most one taker. */
 static bool take(_Atomic uint32_t *flag) {
-  /* The index was published before: one of the two sides sees the other. */
-  atomic_thread_fence(memory_order_seq_cst);
-  return atomic_load_explicit(flag, memory_order_relaxed) != 0 &&
+  return atomic_load_explicit(flag, memory_order_seq_cst) != 0 &&
          atomic_exchange_explicit(flag, 0, memory_order_relaxed) != 0;
 }
 
 static void raise_flag(_Atomic uint32_t *flag) {
-  atomic_store_explicit(flag, 1, memory_order_relaxed);
-  atomic_thread_fence(memory_order_seq_cst);
+  atomic_store_explicit(flag, 1, memory_order_seq_cst);
 }
 
 /* ---- producer ---------------------------------------------------------- */
 
 int sp_ring_room(sp_ring *ring, size_t *room) {
   uint64_t read =
-      atomic_load_explicit(&ring->shared->read, memory_order_acquire);
+      atomic_load_explicit(&ring->shared->read, memory_order_seq_cst);
   /* It moves forward, and never past what was written. */
   if (read - ring->seen > ring->mine - ring->seen)
     return SP_ERR_SYNTAX;
@@ -75,7 +76,7 @@ void sp_ring_put(sp_ring *ring, size_t offset, const void *bytes, size_t len) {
 bool sp_ring_publish(sp_ring *ring, size_t len) {
   ring->mine += len;
   atomic_store_explicit(&ring->shared->written, ring->mine,
-                        memory_order_release);
+                        memory_order_seq_cst);
   return take(&ring->shared->sleeping);
 }
 
@@ -89,7 +90,7 @@ bool sp_ring_wait_room(sp_ring *ring, size_t wanted) {
 
 int sp_ring_used(sp_ring *ring, size_t *used) {
   uint64_t written =
-      atomic_load_explicit(&ring->shared->written, memory_order_acquire);
+      atomic_load_explicit(&ring->shared->written, memory_order_seq_cst);
   /* It moves forward, and never more than a capacity ahead. */
   if (written - ring->mine > ring->capacity ||
       written - ring->mine < ring->seen - ring->mine)
@@ -109,7 +110,7 @@ void sp_ring_get(sp_ring *ring, size_t offset, void *bytes, size_t len) {
 
 bool sp_ring_consume(sp_ring *ring, size_t len) {
   ring->mine += len;
-  atomic_store_explicit(&ring->shared->read, ring->mine, memory_order_release);
+  atomic_store_explicit(&ring->shared->read, ring->mine, memory_order_seq_cst);
   return take(&ring->shared->waiting);
 }
 

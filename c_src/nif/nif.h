@@ -43,6 +43,7 @@
   X(not_found)                                                                 \
   X(ok)                                                                        \
   X(one)                                                                       \
+  X(pong)                                                                      \
   X(pool_closed)                                                               \
   X(pool_not_initialized)                                                      \
   X(pool_saturated)                                                            \
@@ -137,6 +138,7 @@ NIF(nif_rpc_unary);
 NIF(nif_rpc_stream);
 NIF(nif_local_start);
 NIF(nif_local_expect);
+NIF(nif_local_ping);
 NIF(nif_local_close);
 NIF(nif_message_encode);
 NIF(nif_message_decode);

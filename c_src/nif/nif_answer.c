@@ -20,8 +20,8 @@ static bool moved(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
   if (size <= NIF_INLINE_BYTES ||
       enif_thread_type() != ERL_NIF_THR_NORMAL_SCHEDULER)
     return false;
-  *out = enif_schedule_nif(env, name, ERL_NIF_DIRTY_JOB_CPU_BOUND, fn, argc,
-                           argv);
+  *out =
+      enif_schedule_nif(env, name, ERL_NIF_DIRTY_JOB_CPU_BOUND, fn, argc, argv);
   return true;
 }
 
@@ -86,8 +86,8 @@ NIF(nif_decode_response) {
   ERL_NIF_TERM term;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "decode_response", nif_decode_response, argc, argv,
-            bytes.size, &term))
+  if (moved(env, "decode_response", nif_decode_response, argc, argv, bytes.size,
+            &term))
     return term;
   return nif_decode_answer(env, bytes.data, bytes.size);
 }
@@ -161,8 +161,8 @@ NIF(nif_decode_chunk) {
             &map))
     return map;
   pairs metadata = {.env = env, .map = enif_make_new_map(env)};
-  int err = sp_bridge_get_chunk(bytes.data, bytes.size, &chunk, add_pair,
-                                &metadata);
+  int err =
+      sp_bridge_get_chunk(bytes.data, bytes.size, &chunk, add_pair, &metadata);
   if (err == SP_OK)
     err = chunk_map(env, &chunk, &map);
   if (err != SP_OK)
@@ -185,8 +185,8 @@ static ERL_NIF_TERM json_encode(ErlNifEnv *env, int argc,
   sp_buf_init(&out, &nif_mem, limit);
   int err = nif_encode_term(&e, argv[0]);
   if (err == SP_OK)
-    result = enif_make_tuple2(env, am_ok,
-                              nif_make_bytes(env, out.data, out.len));
+    result =
+        enif_make_tuple2(env, am_ok, nif_make_bytes(env, out.data, out.len));
   else if (err == SP_ERR_LIMIT && limit != 0)
     result = enif_schedule_nif(env, "json_encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
                                json_encode_dirty, argc, argv);
@@ -206,8 +206,7 @@ NIF(nif_json_decode) {
   size_t pos = 0;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "json_decode", nif_json_decode, argc, argv, bytes.size,
-            &term))
+  if (moved(env, "json_decode", nif_json_decode, argc, argv, bytes.size, &term))
     return term;
   int err = nif_decode_json(env, bytes.data, bytes.size, &term, &pos);
   return err == SP_OK ? enif_make_tuple2(env, am_ok, term)

@@ -22,9 +22,8 @@ int nif_build_push(nif_builder *b, ERL_NIF_TERM term) {
 }
 
 int nif_build_open(nif_builder *b, uint8_t kind, uint64_t mark) {
-  nif_frame f = {.base = b->terms.len / sizeof(ERL_NIF_TERM),
-                 .mark = mark,
-                 .kind = kind};
+  nif_frame f = {
+      .base = b->terms.len / sizeof(ERL_NIF_TERM), .mark = mark, .kind = kind};
   return sp_buf_add(&b->frames, &f, sizeof f);
 }
 

@@ -21,8 +21,7 @@ enum { STARTED = 1, STOPPED = 2, OVER = 4 };
 
 static ErlNifResourceType *call_type;
 
-static const char METHOD_UNARY[] =
-    "/snakepit.bridge.BridgeService/ExecuteTool";
+static const char METHOD_UNARY[] = "/snakepit.bridge.BridgeService/ExecuteTool";
 static const char METHOD_STREAM[] =
     "/snakepit.bridge.BridgeService/ExecuteStreamingTool";
 static const char METHOD_PING[] = "/snakepit.bridge.BridgeService/Ping";
@@ -219,8 +218,8 @@ void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
     call->answer = NULL;
   } else {
     static const char none[] = "the server sent no message";
-    payload = nif_make_error(env, status_reason(env, GRPC_STATUS_INTERNAL, none,
-                                                sizeof none - 1));
+    payload = nif_make_error(
+        env, status_reason(env, GRPC_STATUS_INTERNAL, none, sizeof none - 1));
   }
   nif_call_finish(call, caller_env, payload);
 }
@@ -262,8 +261,8 @@ static void probe(nif_call *call) {
       grpc_slice_from_static_string("x-snakepit-await-call"),
       grpc_slice_from_copied_buffer(id, id_len)};
   sp_grpc_start start = {
-      .method = grpc_slice_from_static_buffer(METHOD_PING,
-                                              sizeof METHOD_PING - 1),
+      .method =
+          grpc_slice_from_static_buffer(METHOD_PING, sizeof METHOD_PING - 1),
       .headers = &header,
       .header_count = 1,
       .deadline = sp_reactor_now() + atomic_load(&call->pool->grace_ns),
@@ -321,16 +320,15 @@ static int start_rpc(nif_call *call) {
   if (call->session.size == 0)
     body[parts++] = grpc_slice_ref(call->slot->session);
   const char *method = call->stream ? METHOD_STREAM : METHOD_UNARY;
-  sp_grpc_start start = {
-      .method = grpc_slice_from_static_string(method),
-      .body = body,
-      .body_count = parts,
-      .headers = headers,
-      .header_count = 2,
-      .deadline = call->deadline,
-      .credit = call->stream ? STREAM_CREDIT : 0,
-      .handler = &handler,
-      .user = call};
+  sp_grpc_start start = {.method = grpc_slice_from_static_string(method),
+                         .body = body,
+                         .body_count = parts,
+                         .headers = headers,
+                         .header_count = 2,
+                         .deadline = call->deadline,
+                         .credit = call->stream ? STREAM_CREDIT : 0,
+                         .handler = &handler,
+                         .user = call};
   int err = sp_grpc_call_start(call->slot->channel, &start, &call->grpc);
   grpc_slice_unref(headers[0].value);
   return err;
@@ -396,8 +394,7 @@ bool nif_call_awaitable(nif_call *call) {
 
 /* ---- plain RPCs -------------------------------------------------------- */
 
-static void on_rpc_ended(void *user, int status, const char *text,
-                         size_t len) {
+static void on_rpc_ended(void *user, int status, const char *text, size_t len) {
   nif_call_answer(user, NULL, status, text, len);
   enif_release_resource(user);
 }
@@ -455,17 +452,16 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[],
   }
   grpc_slice part =
       grpc_slice_from_copied_buffer((const char *)body.data, body.size);
-  sp_grpc_start start = {
-      .method = grpc_slice_from_copied_buffer((const char *)method.data,
-                                              method.size),
-      .body = &part,
-      .body_count = 1,
-      .headers = headers,
-      .header_count = header_count,
-      .deadline = deadline,
-      .credit = stream ? STREAM_CREDIT : 0,
-      .handler = &handler,
-      .user = call};
+  sp_grpc_start start = {.method = grpc_slice_from_copied_buffer(
+                             (const char *)method.data, method.size),
+                         .body = &part,
+                         .body_count = 1,
+                         .headers = headers,
+                         .header_count = header_count,
+                         .deadline = deadline,
+                         .credit = stream ? STREAM_CREDIT : 0,
+                         .handler = &handler,
+                         .user = call};
   enif_keep_resource(call);
   if (sp_grpc_call_start(channel->ch, &start, &call->grpc) != SP_OK) {
     static const char closed[] = "the channel is closed";

@@ -15,7 +15,7 @@ typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
   nif_slot *slots; /* each is kept */
-  int64_t armed; /* when the timer fires; the armed timer keeps the pool */
+  int64_t armed;   /* when the timer fires; the armed timer keeps the pool */
   bool closed;
   sp_reactor_timer timer;
   /* Fixed: */
@@ -77,6 +77,9 @@ typedef struct nif_call {
   nif_pool *pool; /* kept */
   nif_slot *slot; /* kept; the one it was started on */
   sp_req_id req;
+  uint64_t wire;              /* what a local worker knows it by */
+  struct nif_call *link_prev; /* among the calls of its link, ... */
+  struct nif_call *link_next; /* ... guarded by the link's lock */
   grpc_slice body;
   grpc_slice correlation;
   int64_t deadline;
@@ -123,8 +126,6 @@ bool nif_call_awaitable(nif_call *call);
 /* Carries out what the dispatcher decided. The lock is held at entry and free
  * at exit. */
 void nif_pool_leave(nif_pool *pool, ErlNifEnv *env);
-/* The call that runs on |slot| under this id, kept; NULL when there is none. */
-nif_call *nif_pool_find(nif_slot *slot, sp_req_id req);
 /* The worker is done with the call: its place is free. */
 void nif_pool_complete(nif_call *call, ErlNifEnv *env);
 /* The caller has gone or cancelled. */

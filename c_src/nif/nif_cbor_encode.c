@@ -61,8 +61,7 @@ static int put_number(nif_encoder *e, ERL_NIF_TERM term) {
   nif_bigint big;
   if (!nif_get_bigint(e->env, term, &big))
     return SP_ERR_NOMEM;
-  int err =
-      sp_cbor_put_bigint(e->out, big.negative, big.magnitude, big.len);
+  int err = sp_cbor_put_bigint(e->out, big.negative, big.magnitude, big.len);
   enif_release_binary(&big.etf);
   return err;
 }
@@ -180,11 +179,10 @@ static int put_argument(nif_encoder *e, ERL_NIF_TERM key, ERL_NIF_TERM value) {
   return err;
 }
 
-static int put_keywords(nif_encoder *e, ERL_NIF_TERM list, unsigned length) {
+static int put_keywords(nif_encoder *e, ERL_NIF_TERM list) {
   ERL_NIF_TERM head;
   const ERL_NIF_TERM *pair;
   int arity;
-  TRY(sp_cbor_put_map(e->out, length));
   while (enif_get_list_cell(e->env, list, &head, &list)) {
     if (!enif_get_tuple(e->env, head, &arity, &pair) || arity != 2)
       return nif_encode_refuse(e, NIF_NO_ARGUMENTS);
@@ -193,17 +191,11 @@ static int put_keywords(nif_encoder *e, ERL_NIF_TERM list, unsigned length) {
   return SP_OK;
 }
 
-int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args) {
+static int put_map_arguments(nif_encoder *e, ERL_NIF_TERM map) {
   ErlNifMapIterator it;
   ERL_NIF_TERM key, value;
-  unsigned length;
-  size_t size;
-  if (enif_get_list_length(e->env, args, &length))
-    return put_keywords(e, args, length);
-  if (!enif_get_map_size(e->env, args, &size))
-    return nif_encode_refuse(e, NIF_NO_ARGUMENTS);
-  int err = sp_cbor_put_map(e->out, size);
-  enif_map_iterator_create(e->env, args, &it, ERL_NIF_MAP_ITERATOR_FIRST);
+  int err = SP_OK;
+  enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
   while (err == SP_OK &&
          enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
     err = put_argument(e, key, value);
@@ -211,4 +203,38 @@ int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args) {
   }
   enif_map_iterator_destroy(e->env, &it);
   return err;
+}
+
+static int put_binaries(nif_encoder *e, ERL_NIF_TERM list) {
+  ERL_NIF_TERM head;
+  const ERL_NIF_TERM *pair;
+  ErlNifBinary key, value;
+  int arity;
+  while (enif_get_list_cell(e->env, list, &head, &list)) {
+    if (!enif_get_tuple(e->env, head, &arity, &pair) || arity != 2 ||
+        !enif_inspect_binary(e->env, pair[0], &key) ||
+        !enif_inspect_binary(e->env, pair[1], &value))
+      return SP_ERR_INVAL;
+    TRY(sp_cbor_put_text(e->out, key.data, key.size));
+    TRY(sp_cbor_put_bytes(e->out, value.data, value.size));
+  }
+  return SP_OK;
+}
+
+int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args,
+                       ERL_NIF_TERM binaries) {
+  unsigned length, more;
+  size_t size;
+  if (!enif_get_list_length(e->env, binaries, &more))
+    return SP_ERR_INVAL;
+  if (enif_get_list_length(e->env, args, &length)) {
+    TRY(sp_cbor_put_map(e->out, (uint64_t)length + more));
+    TRY(put_keywords(e, args));
+  } else if (enif_get_map_size(e->env, args, &size)) {
+    TRY(sp_cbor_put_map(e->out, (uint64_t)size + more));
+    TRY(put_map_arguments(e, args));
+  } else {
+    return nif_encode_refuse(e, NIF_NO_ARGUMENTS);
+  }
+  return put_binaries(e, binaries);
 }

@@ -322,8 +322,7 @@ int nif_encode_at(nif_encoder *e, int err, ERL_NIF_TERM step) {
 ERL_NIF_TERM nif_encode_error(nif_encoder *e, int err) {
   ErlNifEnv *env = e->env;
   const char *text = err == SP_ERR_INVAL ? e->what : sp_strerror(err);
-  ERL_NIF_TERM path =
-      err == SP_ERR_INVAL ? e->path : enif_make_list(env, 0);
+  ERL_NIF_TERM path = err == SP_ERR_INVAL ? e->path : enif_make_list(env, 0);
   if (err == SP_ERR_INVAL && e->what == NIF_A_STRUCT)
     return enif_make_tuple2(env, am_encode_struct, path);
   return enif_make_tuple3(env, am_encode, path, nif_make_text(env, text));

@@ -15,7 +15,7 @@ static ErlNifMutex *carrier_lock; /* guards |carrier| */
 
 /* {:snakepit_local, ref, |what|} to the owner; |env| is freed. */
 static void tell(nif_link *link, ErlNifEnv *env, ERL_NIF_TERM what) {
-  enif_send(NULL, &link->owner, env,
+  enif_send(nif_local_env(), &link->owner, env,
             enif_make_tuple3(env, am_snakepit_local,
                              enif_make_copy(env, link->ref), what));
   enif_free_env(env);
@@ -33,32 +33,37 @@ static void on_ready(void *user, sp_local_peer *peer) {
     tell(link, enif_alloc_env(), am_ready);
 }
 
-static nif_slot *link_slot(nif_link *link) {
-  enif_mutex_lock(link->lock);
-  nif_slot *slot = link->slot;
-  if (slot != NULL)
-    enif_keep_resource(slot);
-  enif_mutex_unlock(link->lock);
-  return slot;
-}
-
 static void on_frame(void *user, const sp_frame *frame) {
-  nif_slot *slot = link_slot(user);
-  if (slot == NULL)
-    return; /* nothing was asked yet, or it is over */
-  nif_local_frame(slot, frame);
-  enif_release_resource(slot);
+  if (frame->kind == SP_FRAME_PONG) {
+    ErlNifEnv *env = enif_alloc_env();
+    tell(user, env,
+         enif_make_tuple2(env, am_pong, enif_make_uint64(env, frame->call)));
+    return;
+  }
+  nif_local_frame(user, frame);
 }
 
 static void on_closed(void *user, const char *why) {
   nif_link *link = user;
+  nif_slot *slots[2];
   enif_mutex_lock(link->lock);
   link->gone = true;
+  for (int i = 0; i < 2; i++)
+    if ((slots[i] = link->slots[i]) != NULL)
+      enif_keep_resource(slots[i]);
+  nif_call *calls = link->calls;
+  link->calls = NULL;
   enif_mutex_unlock(link->lock);
-  nif_slot *slot = link_slot(link);
-  if (slot != NULL) {
-    nif_slot_suspect(slot, NULL, why);
-    enif_release_resource(slot);
+  for (int i = 0; i < 2; i++) {
+    if (slots[i] != NULL) {
+      nif_slot_suspect(slots[i], NULL, why);
+      enif_release_resource(slots[i]);
+    }
+  }
+  while (calls != NULL) { /* they are answered when their slots are removed */
+    nif_call *next = calls->link_next;
+    enif_release_resource(calls);
+    calls = next;
   }
   ErlNifEnv *env = enif_alloc_env();
   tell(link, env, enif_make_tuple2(env, am_closed, nif_make_text(env, why)));
@@ -74,21 +79,69 @@ bool nif_link_ready(nif_link *link) {
   return ready;
 }
 
-void nif_link_attach(nif_link *link, nif_slot *slot) {
+bool nif_link_attach(nif_link *link, nif_slot *slot, ErlNifEnv *env) {
   enif_mutex_lock(link->lock);
-  link->slot = slot;
+  int i = link->slots[0] == NULL ? 0 : 1;
+  bool room = link->slots[i] == NULL;
+  if (room)
+    link->slots[i] = slot;
   bool gone = link->gone;
   enif_mutex_unlock(link->lock);
-  if (gone) /* and nobody was there to be told */
-    nif_slot_suspect(slot, NULL, "the connection ended");
+  if (gone && room) /* and nobody was there to be told */
+    nif_slot_suspect(slot, env, "the connection ended");
+  return room;
 }
 
-void nif_link_detach(nif_link *link) {
+void nif_link_detach(nif_link *link, nif_slot *slot) {
   enif_mutex_lock(link->lock);
-  link->slot = NULL;
+  for (int i = 0; i < 2; i++)
+    if (link->slots[i] == slot)
+      link->slots[i] = NULL;
   enif_mutex_unlock(link->lock);
-  sp_local_close(link->peer);
 }
+
+/* ---- the calls of a link ----------------------------------------------- */
+
+bool nif_link_enter(nif_link *link, nif_call *call) {
+  enif_mutex_lock(link->lock);
+  bool open = !link->gone;
+  if (open) {
+    enif_keep_resource(call);
+    call->wire = ++link->last_wire;
+    call->link_next = link->calls;
+    if (call->link_next != NULL)
+      call->link_next->link_prev = call;
+    link->calls = call;
+  }
+  enif_mutex_unlock(link->lock);
+  return open;
+}
+
+static void unlist(nif_link *link, nif_call *call) {
+  if (call->link_prev != NULL)
+    call->link_prev->link_next = call->link_next;
+  else
+    link->calls = call->link_next;
+  if (call->link_next != NULL)
+    call->link_next->link_prev = call->link_prev;
+  call->link_prev = call->link_next = NULL;
+}
+
+nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last) {
+  enif_mutex_lock(link->lock);
+  /* As many as the worker runs at a time, and a few that were cancelled. */
+  nif_call *call = link->calls;
+  while (call != NULL && call->wire != wire)
+    call = call->link_next;
+  if (call != NULL && last)
+    unlist(link, call); /* the list's reference is the finder's now */
+  else if (call != NULL)
+    enif_keep_resource(call);
+  enif_mutex_unlock(link->lock);
+  return call;
+}
+
+/* ---- the life of links ------------------------------------------------- */
 
 static void close_link(nif_link *link) {
   enif_mutex_lock(link->lock);
@@ -144,11 +197,11 @@ NIF(nif_local_start) {
   memcpy(text, path.data, path.size);
   text[path.size] = 0;
   enif_mutex_lock(carrier_lock);
-  int err = carrier == NULL ? sp_local_new(text, &handler, &carrier) : 0;
+  int err = carrier == NULL ? sp_local_new(text, &handler, &carrier)
+                            : sp_local_listen(carrier, text);
   enif_mutex_unlock(carrier_lock);
   if (err == 0)
-    return enif_make_tuple2(env, am_ok,
-                            nif_make_text(env, sp_local_path(carrier)));
+    return am_ok;
   return nif_make_error(env, nif_make_text(env, strerror(-err)));
 }
 
@@ -186,6 +239,21 @@ NIF(nif_local_expect) {
   }
   enif_release_resource(link);
   return ok ? result : enif_raise_exception(env, am_system_limit);
+}
+
+static void nothing(void *arg) { (void)arg; }
+
+NIF(nif_local_ping) {
+  nif_link *link;
+  ErlNifUInt64 n;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_link_type, (void **)&link) ||
+      !enif_get_uint64(env, argv[1], &n))
+    return enif_make_badarg(env);
+  if (!nif_link_ready(link))
+    return nif_make_error(env, am_closed);
+  sp_local_send(link->peer, SP_FRAME_PING, n, NULL, 0, nothing, NULL);
+  return am_ok;
 }
 
 NIF(nif_local_close) {

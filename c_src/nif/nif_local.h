@@ -15,21 +15,30 @@ typedef struct nif_link {
   ERL_NIF_TERM ref;
   ErlNifMutex *lock; /* guards what follows */
   sp_local_peer *peer;
-  nif_slot *slot; /* not kept: cleared when the slot is removed */
+  /* Its places, at most one in a pool and one for calls that name the worker;
+   * not kept: cleared when the slot is removed. */
+  nif_slot *slots[2];
+  nif_call *calls; /* on their way or running; each is kept */
+  uint64_t last_wire;
   bool gone;
 } nif_link;
 
 extern ErlNifResourceType *nif_link_type;
 
-int nif_local_load(ErlNifEnv *env);
 void nif_local_stop(void);
 
 /* Whether the worker has come and is still there. */
 bool nif_link_ready(nif_link *link);
-/* From now on frames are for |slot|; the link does not keep it. */
-void nif_link_attach(nif_link *link, nif_slot *slot);
-/* No more; the connection ends. */
-void nif_link_detach(nif_link *link);
+/* |slot| is to be told when the connection ends. False when there are enough
+ * already. */
+bool nif_link_attach(nif_link *link, nif_slot *slot, ErlNifEnv *env);
+/* No more. The connection stays: its owner may enter it in another pool. */
+void nif_link_detach(nif_link *link, nif_slot *slot);
+/* Gives a call its number and lists it. False when the connection is over. */
+bool nif_link_enter(nif_link *link, nif_call *call);
+/* The call with that number, kept; NULL when there is none. |last| takes it
+ * off the list. */
+nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last);
 
 /* Hands the call to its worker. */
 void nif_local_start_call(nif_call *call);

@@ -21,6 +21,8 @@
 static _Thread_local ErlNifEnv *await_env;
 static _Thread_local nif_call *await_call;
 
+ErlNifEnv *nif_local_env(void) { return await_env; }
+
 /* ---- to the worker ----------------------------------------------------- */
 
 static void release_call(void *call) { enif_release_resource(call); }
@@ -32,19 +34,20 @@ static sp_frame_part part_of(const grpc_slice *slice) {
 
 void nif_local_start_call(nif_call *call) {
   nif_slot *slot = call->slot;
-  sp_frame_part parts[SP_LOCAL_PARTS] = {part_of(&call->body),
-                                         part_of(&slot->metadata),
-                                         part_of(&slot->session)};
+  sp_frame_part parts[SP_LOCAL_PARTS] = {
+      part_of(&call->body), part_of(&slot->metadata), part_of(&slot->session)};
+  if (!nif_link_enter(slot->link, call))
+    return; /* its slot is about to be removed, which answers it */
   enif_keep_resource(call); /* its slices, until they are written */
-  sp_local_send(slot->link->peer, SP_FRAME_CALL, call->req, parts,
+  sp_local_send(slot->link->peer, SP_FRAME_CALL, call->wire, parts,
                 call->session.size == 0 ? 3 : 2, release_call, call);
 }
 
 static void on_grace(sp_reactor_timer *timer, int64_t now) {
   nif_slot *slot =
       (nif_slot *)(void *)((char *)timer - offsetof(nif_slot, timer));
-  int64_t due = atomic_load(&slot->stopping_since) +
-                atomic_load(&slot->pool->grace_ns);
+  int64_t due =
+      atomic_load(&slot->stopping_since) + atomic_load(&slot->pool->grace_ns);
   if (atomic_load(&slot->stopping) > 0 && now < due) {
     sp_reactor_set_timer(nif_reactor, timer, due);
     return;
@@ -60,7 +63,7 @@ static void nothing(void *arg) { (void)arg; }
 void nif_local_cancel_call(nif_call *call) {
   nif_slot *slot = call->slot;
   int64_t now = sp_reactor_now();
-  sp_local_send(slot->link->peer, SP_FRAME_CANCEL, call->req, NULL, 0, nothing,
+  sp_local_send(slot->link->peer, SP_FRAME_CANCEL, call->wire, NULL, 0, nothing,
                 NULL);
   if (atomic_fetch_add(&slot->stopping, 1) == 0)
     atomic_store(&slot->stopping_since, now);
@@ -79,7 +82,7 @@ void nif_local_credit(nif_call *call, uint32_t more) {
   for (size_t i = 0; i < 4; i++)
     bytes[i] = (uint8_t)(more >> (8 * i));
   sp_frame_part part = {bytes, 4};
-  sp_local_send(call->slot->link->peer, SP_FRAME_CREDIT, call->req, &part, 1,
+  sp_local_send(call->slot->link->peer, SP_FRAME_CREDIT, call->wire, &part, 1,
                 enif_free, bytes);
 }
 
@@ -96,9 +99,9 @@ static ERL_NIF_TERM stream_end(ErlNifEnv *env, const uint8_t *bytes,
     text = r.error_message;
   }
   return nif_make_error(
-      env, enif_make_tuple3(env, am_grpc,
-                            enif_make_int(env, GRPC_STATUS_INTERNAL),
-                            nif_make_bytes(env, text.data, text.len)));
+      env,
+      enif_make_tuple3(env, am_grpc, enif_make_int(env, GRPC_STATUS_INTERNAL),
+                       nif_make_bytes(env, text.data, text.len)));
 }
 
 static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
@@ -122,13 +125,14 @@ static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
   nif_call_finish(call, await_env, payload);
 }
 
-void nif_local_frame(nif_slot *slot, const sp_frame *frame) {
-  if (frame->kind != SP_FRAME_ANSWER && frame->kind != SP_FRAME_CHUNK)
+void nif_local_frame(nif_link *link, const sp_frame *frame) {
+  bool last = frame->kind == SP_FRAME_ANSWER;
+  if (!last && frame->kind != SP_FRAME_CHUNK)
     return;
-  nif_call *call = nif_pool_find(slot, frame->call);
+  nif_call *call = nif_link_find(link, frame->call, last);
   if (call == NULL)
     return; /* never asked, or answered: dropped */
-  if (frame->kind == SP_FRAME_ANSWER)
+  if (last)
     on_answer(call, frame->payload, frame->len);
   else
     nif_call_local_chunk(call, await_env, frame->payload, frame->len);

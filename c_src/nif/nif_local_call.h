@@ -4,7 +4,11 @@
 
 #include "nif_local.h"
 
-/* Handles what the worker of |slot| sent; nothing in it is trusted. */
-void nif_local_frame(nif_slot *slot, const sp_frame *frame);
+/* Handles what the worker sent; nothing in it is trusted. */
+void nif_local_frame(nif_link *link, const sp_frame *frame);
+
+/* The environment to send messages from: NULL on the carrier's thread, that of
+ * the NIF where a scheduler handles frames. */
+ErlNifEnv *nif_local_env(void);
 
 #endif

@@ -87,8 +87,7 @@ NIF(nif_channel_open) {
   char text[512];
   (void)argc;
   if (!enif_inspect_binary(env, argv[0], &target) ||
-      target.size >= sizeof text ||
-      memchr(target.data, 0, target.size) != NULL)
+      target.size >= sizeof text || memchr(target.data, 0, target.size) != NULL)
     return enif_make_badarg(env);
   memcpy(text, target.data, target.size);
   text[target.size] = 0;
@@ -142,9 +141,8 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   if (sp_reactor_new(&nif_reactor) != 0 || atexit(at_exit) != 0)
     return -1;
   ErlNifResourceTypeInit channel = {.dtor = channel_dtor};
-  nif_channel_type = enif_open_resource_type_x(env, "snakepit_channel",
-                                               &channel, ERL_NIF_RT_CREATE,
-                                               NULL);
+  nif_channel_type = enif_open_resource_type_x(
+      env, "snakepit_channel", &channel, ERL_NIF_RT_CREATE, NULL);
   if (nif_channel_type == NULL || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_message_load(env) != 0 ||
@@ -176,6 +174,7 @@ static ErlNifFunc functions[] = {
     {"rpc_stream", 6, nif_rpc_stream, 0},
     {"local_start", 1, nif_local_start, 0},
     {"local_expect", 2, nif_local_expect, 0},
+    {"local_ping", 2, nif_local_ping, 0},
     {"local_close", 1, nif_local_close, 0},
     {"message_encode", 2, nif_message_encode, 0},
     {"message_decode", 2, nif_message_decode, 0},

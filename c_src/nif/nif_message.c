@@ -456,12 +456,8 @@ static bool is_default(encoder *e, const sp_message_field *field,
   case SP_MESSAGE_BYTES:
     return enif_inspect_binary(e->env, term, &bytes) && bytes.size == 0;
   case SP_MESSAGE_FLOAT:
-  case SP_MESSAGE_DOUBLE: {
-    /* -0.0 is none. */
-    static const double zero = 0;
-    return enif_get_double(e->env, term, &real) &&
-           memcmp(&real, &zero, sizeof zero) == 0;
-  }
+  case SP_MESSAGE_DOUBLE: /* -0.0 is no default */
+    return enif_get_double(e->env, term, &real) && real == 0 && !signbit(real);
   default:
     return enif_get_int64(e->env, term, &integer) && integer == 0;
   }

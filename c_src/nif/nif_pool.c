@@ -81,10 +81,10 @@ static void answer(nif_call *call, const sp_dispatch_event *event,
       ERL_NIF_TERM reason = slot != NULL && slot->reason_env != NULL
                                 ? enif_make_copy(call->env, slot->reason)
                                 : am_noproc;
-      nif_call_finish(call, env,
-                      nif_make_error(call->env,
-                                     enif_make_tuple2(call->env, am_worker_exit,
-                                                      reason)));
+      nif_call_finish(
+          call, env,
+          nif_make_error(call->env,
+                         enif_make_tuple2(call->env, am_worker_exit, reason)));
     }
   }
 }
@@ -151,16 +151,6 @@ static void pool_tick(sp_reactor_timer *timer, int64_t now) {
   sp_dispatch_tick(pool->dispatch, now);
   nif_pool_leave(pool, NULL);
   enif_release_resource(pool);
-}
-
-nif_call *nif_pool_find(nif_slot *slot, sp_req_id req) {
-  nif_pool *pool = slot->pool;
-  enif_mutex_lock(pool->lock);
-  nif_call *call = sp_dispatch_running(pool->dispatch, req, slot->id);
-  if (call != NULL)
-    enif_keep_resource(call);
-  enif_mutex_unlock(pool->lock);
-  return call;
 }
 
 void nif_pool_complete(nif_call *call, ErlNifEnv *env) {
@@ -298,13 +288,14 @@ NIF(nif_pool_stats) {
   enif_mutex_lock(pool->lock);
   sp_dispatch_get_stats(pool->dispatch, &s);
   enif_mutex_unlock(pool->lock);
-  ERL_NIF_TERM keys[] = {
-      am_requests,   am_completed,  am_cancelled, am_queue_timeouts,
-      am_deadlines,  am_saturated,  am_slots_lost, am_queued,
-      am_running,    am_slots,      am_slots_busy, am_slots_available};
-  uint64_t counts[] = {s.requests,  s.completed, s.cancelled,  s.queue_timeouts,
-                       s.deadlines, s.saturated, s.slots_lost, s.queued,
-                       s.running,   s.slots,     s.slots_busy, s.slots_available};
+  ERL_NIF_TERM keys[] = {am_requests,       am_completed,  am_cancelled,
+                         am_queue_timeouts, am_deadlines,  am_saturated,
+                         am_slots_lost,     am_queued,     am_running,
+                         am_slots,          am_slots_busy, am_slots_available};
+  uint64_t counts[] = {s.requests,       s.completed,  s.cancelled,
+                       s.queue_timeouts, s.deadlines,  s.saturated,
+                       s.slots_lost,     s.queued,     s.running,
+                       s.slots,          s.slots_busy, s.slots_available};
   enum { N = sizeof keys / sizeof *keys };
   ERL_NIF_TERM values[N], map;
   for (int i = 0; i < N; i++)

@@ -22,9 +22,8 @@ void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why) {
   if (removed)
     return;
   ErlNifEnv *message = enif_alloc_env();
-  ERL_NIF_TERM term =
-      enif_make_tuple3(message, am_snakepit_slot, am_suspect,
-                       nif_make_text(message, why));
+  ERL_NIF_TERM term = enif_make_tuple3(message, am_snakepit_slot, am_suspect,
+                                       nif_make_text(message, why));
   enif_send(env, &slot->worker, message, term);
   enif_free_env(message);
 }
@@ -52,7 +51,7 @@ void nif_slot_disconnect(nif_slot *slot) {
   if (slot->channel != NULL)
     sp_grpc_channel_close(slot->channel);
   else
-    nif_link_detach(slot->link);
+    nif_link_detach(slot->link, slot);
 }
 
 /* |reason| lies in |reason_env|, which is taken over; both may be absent. */
@@ -240,9 +239,12 @@ NIF(nif_slot_add) {
     result = enif_make_badarg(env);
   else if (err == SP_OK)
     err = enter_slot(env, slot, capacity);
+  if (err == SP_OK && link != NULL && !nif_link_attach(link, slot, env)) {
+    remove_slot(slot, env, NULL, am_noproc);
+    err = SP_ERR_INVAL;
+    result = enif_make_badarg(env);
+  }
   if (err == SP_OK) {
-    if (link != NULL)
-      nif_link_attach(link, slot);
     result = enif_make_resource(env, slot);
     if (enif_monitor_process(env, slot, &worker, &slot->monitor) != 0)
       remove_slot(slot, env, NULL, am_noproc);

@@ -51,8 +51,8 @@ static bool get_submission(ErlNifEnv *env, const ERL_NIF_TERM argv[],
   if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&s->pool) ||
       !enif_is_ref(env, argv[1]) ||
       !enif_inspect_binary(env, argv[3], &s->command) ||
-      !get_affinity(argv[6], &s->affinity) ||
-      !get_pair(env, argv[7], &times) || !get_pair(env, argv[8], &extra) ||
+      !get_affinity(argv[6], &s->affinity) || !get_pair(env, argv[7], &times) ||
+      !get_pair(env, argv[8], &extra) ||
       !nif_get_deadline(env, times[0], now, &s->queue_deadline) ||
       !nif_get_deadline(env, times[1], now, &s->deadline))
     return false;
@@ -163,10 +163,8 @@ static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
   const ERL_NIF_TERM *pair;
   ErlNifBinary key, value;
   while (enif_get_list_cell(env, metadata, &head, &metadata)) {
-    if (get_pair(env, head, &pair) &&
-        enif_inspect_binary(env, pair[0], &key) &&
-        key.size == sizeof name - 1 &&
-        memcmp(key.data, name, key.size) == 0 &&
+    if (get_pair(env, head, &pair) && enif_inspect_binary(env, pair[0], &key) &&
+        key.size == sizeof name - 1 && memcmp(key.data, name, key.size) == 0 &&
         enif_inspect_binary(env, pair[1], &value)) {
       grpc_slice slice =
           grpc_slice_from_copied_buffer((const char *)value.data, value.size);
@@ -188,15 +186,16 @@ static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
       (sp_slice){(const uint8_t *)text, (size_t)n});
 }
 
-/* All arguments as one CBOR map. */
-static int put_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args) {
+/* All arguments as one CBOR map, the binary ones behind the others. */
+static int put_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args,
+                              ERL_NIF_TERM binaries) {
   sp_bridge_mark mark;
   ERL_NIF_TERM name;
   if (enif_get_map_value(e->env, args, am___struct__, &name))
     return nif_encode_refuse(e, NIF_A_STRUCT);
   int err = sp_bridge_begin_arguments(e->out, &mark);
   if (err == SP_OK)
-    err = nif_cbor_arguments(e, args);
+    err = nif_cbor_arguments(e, args, binaries);
   if (err == SP_OK)
     err = sp_bridge_end_arguments(e->out, &mark);
   return err;
@@ -206,20 +205,21 @@ static int put_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args) {
  * e->what NULL is a bad argument of submit/9 itself. */
 static int encode(nif_encoder *e, const submission *s, nif_call *call) {
   sp_buf *out = e->out;
-  int err = sp_bridge_put_tool(
-      out, (sp_slice){s->command.data, s->command.size});
+  int err =
+      sp_bridge_put_tool(out, (sp_slice){s->command.data, s->command.size});
   if (err == SP_OK && s->session.size > 0)
-    err = sp_bridge_put_session(
-        out, (sp_slice){s->session.data, s->session.size});
+    err = sp_bridge_put_session(out,
+                                (sp_slice){s->session.data, s->session.size});
   if (err == SP_OK && s->stream)
     err = sp_bridge_put_stream(out);
   if (err == SP_OK)
     err = nif_put_metadata(e->env, s->metadata, out);
   if (err == SP_OK)
     err = put_correlation(e->env, s->metadata, call, out);
+  if (err == SP_OK && atomic_load(&s->pool->cbor))
+    return put_cbor_arguments(e, s->args, s->binaries);
   if (err == SP_OK)
-    err = atomic_load(&s->pool->cbor) ? put_cbor_arguments(e, s->args)
-                                      : put_arguments(e, s->args);
+    err = put_arguments(e, s->args);
   if (err == SP_OK)
     err = put_binaries(e->env, s->binaries, out);
   return err;

@@ -21,8 +21,11 @@ extern const char NIF_NO_ARGUMENTS[];
 int nif_encode_term(nif_encoder *e, ERL_NIF_TERM term);
 /* The same as CBOR. */
 int nif_cbor_term(nif_encoder *e, ERL_NIF_TERM term);
-/* A map or keyword list of arguments, as a map with text keys. */
-int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args);
+/* A map or keyword list of arguments, as a map with text keys, with a list of
+ * pairs of binaries behind them, the values as bytes. SP_ERR_INVAL with
+ * e->what NULL when that list is none. */
+int nif_cbor_arguments(nif_encoder *e, ERL_NIF_TERM args,
+                       ERL_NIF_TERM binaries);
 /* Appends the bytes of a key, a binary that is text or an atom, to |text|.
  * SP_ERR_INVAL (refused, with |key| as the path) for any other. */
 int nif_key_text(nif_encoder *e, ERL_NIF_TERM key, sp_buf *text);

@@ -7,6 +7,9 @@
 
 #include "link.h"
 
+/* A call that comes within this of the last is worth spinning for. */
+#define SP_LINK_SPIN_NS 50000
+
 struct sp_job {
   uint64_t call;
   sp_buf payload;

@@ -39,14 +39,10 @@ defmodule Snakepit.Application do
       ]
 
       children = if pooling?, do: base ++ [Snakepit.Pool.RuntimeSupervisor], else: base
-      children = Enum.filter(children, &available?/1)
       options = [strategy: :one_for_one, name: Snakepit.Supervisor]
       children |> Supervisor.start_link(options) |> explained()
     end
   end
-
-  defp available?(module) when is_atom(module), do: Code.ensure_loaded?(module)
-  defp available?(_spec), do: true
 
   # What can be known to fail is said before anything is started.
   defp check(pooling?) do

@@ -12,8 +12,8 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :transient
 
   alias Snakepit.{Config, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Launch, State}
-  alias Snakepit.Pool.{Call, ProcessRegistry}
+  alias Snakepit.GRPCWorker.{Launch, Local, State}
+  alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
   @type worker_state :: map
@@ -159,6 +159,8 @@ defmodule Snakepit.GRPCWorker do
     _ = Code.ensure_loaded(state.adapter)
 
     with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
+         {:ok, transport} <- Local.transport(state.config),
+         {:ok, local, spec} <- Local.offer(transport, spec),
          :ok <- ProcessRegistry.reserve_worker(state.id),
          {:ok, os_id, os_pid} <- spawn_process(spec) do
       :ok = ProcessRegistry.activate_worker(state.id, self(), os_pid, "grpc_worker", os_id: os_id)
@@ -171,6 +173,7 @@ defmodule Snakepit.GRPCWorker do
           os_pid: os_pid,
           program: spec.program,
           ready_file: ready_file,
+          local: local,
           deadline: deadline
       }
 
@@ -184,7 +187,6 @@ defmodule Snakepit.GRPCWorker do
     case Spawner.spawn(spec) do
       {:ok, os_id, os_pid} -> {:ok, os_id, os_pid}
       {:error, %{message: message}} -> {:error, message}
-      {:error, other} -> {:error, "#{spec.program} cannot be started: #{inspect(other)}"}
     end
   end
 
@@ -195,7 +197,7 @@ defmodule Snakepit.GRPCWorker do
 
   defp read_port(path) do
     with {:ok, text} <- File.read(path),
-         {port, _rest} when port in 1..65_535 <- Integer.parse(String.trim(text)) do
+         {port, _rest} when port > 0 and port < 65_536 <- Integer.parse(String.trim(text)) do
       _ = File.rm(path)
       {:ok, port}
     else
@@ -203,7 +205,24 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
+  # What was offered besides is withdrawn.
+  defp came_by_grpc(state) do
+    :ok = Local.withdraw(state.local)
+
+    case Local.transport(state.config) do
+      {:ok, :local} -> start_failed(state, Local.refused(state.program), :transport)
+      _ -> {:noreply, ping(connect(%{state | phase: :pinging, local: nil}))}
+    end
+  end
+
   defp connect(state), do: %{state | channel: Native.channel_open("127.0.0.1:#{state.port}")}
+
+  defp reconnect(%State{local: nil} = state) do
+    :ok = Native.channel_close(state.channel)
+    connect(state)
+  end
+
+  defp reconnect(state), do: state
 
   defp late?(state), do: System.monotonic_time(:millisecond) >= state.deadline
 
@@ -213,13 +232,24 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({:poll, os_id}, %State{phase: :waiting, os_id: os_id} = state) do
     case read_port(state.ready_file) do
       {:ok, port} ->
-        {:noreply, ping(connect(%{state | phase: :pinging, port: port}))}
+        came_by_grpc(%{state | port: port})
 
       :not_yet ->
         if late?(state),
           do: start_failed(state, too_late(state), :timeout),
           else: {:noreply, poll(state, min(state.poll_ms * 2, @slowest_poll_ms))}
     end
+  end
+
+  def handle_info({:snakepit_local, ref, :ready}, %State{local: %{ref: ref}} = state)
+      when state.phase == :waiting,
+      do: {:noreply, ready(%{state | channel: state.local.link})}
+
+  def handle_info({:snakepit_local, ref, {:pong, n}}, %State{local: %{ref: ref}} = state)
+      when is_map_key(state.checks, n) do
+    {from, checks} = Map.pop(state.checks, n)
+    GenServer.reply(from, health({:ok, :pong}, state))
+    {:noreply, %{state | checks: checks}}
   end
 
   def handle_info({:poll, os_id}, %State{phase: :pinging, os_id: os_id} = state),
@@ -234,8 +264,8 @@ defmodule Snakepit.GRPCWorker do
       else: {:noreply, poll(state, @slowest_poll_ms)}
   end
 
-  def handle_info({ref, answer}, state) when is_map_key(state.checks, ref) do
-    {from, checks} = Map.pop(state.checks, ref)
+  def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref) do
+    {from, checks} = Map.pop(checks, ref)
     GenServer.reply(from, health(answer, state))
     {:noreply, %{state | checks: checks}}
   end
@@ -275,7 +305,8 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_call(:get_session_id, _from, state), do: {:reply, {:ok, state.session_id}, state}
 
-  def handle_call(:get_channel, _from, %State{channel: nil} = state),
+  # A local worker has none.
+  def handle_call(:get_channel, _from, state) when state.channel == nil or state.local != nil,
     do: {:reply, {:error, :not_connected}, state}
 
   def handle_call(:get_channel, _from, state), do: {:reply, {:ok, state.channel}, state}
@@ -291,6 +322,16 @@ defmodule Snakepit.GRPCWorker do
     {:reply, {:ok, bytes}, state}
   end
 
+  def handle_call(:get_health, from, %State{phase: :ready, local: local} = state)
+      when local != nil do
+    n = System.unique_integer([:positive])
+
+    case Native.local_ping(local.link, n) do
+      :ok -> {:noreply, %{state | checks: Map.put(state.checks, n, from)}}
+      {:error, why} -> {:reply, {:error, why}, state}
+    end
+  end
+
   def handle_call(:get_health, from, %State{phase: :ready} = state) do
     ref = send_ping(state, Defaults.grpc_worker_health_check_timeout_ms())
     {:noreply, %{state | checks: Map.put(state.checks, ref, from)}}
@@ -302,7 +343,7 @@ defmodule Snakepit.GRPCWorker do
   # closed with it.
   @impl true
   def handle_cast(:attach, %State{phase: :ready} = state),
-    do: {:noreply, state |> release(:stopped) |> connect() |> join()}
+    do: {:noreply, state |> leave(:stopped) |> reconnect() |> join()}
 
   def handle_cast(:attach, state), do: {:noreply, state}
 
@@ -336,15 +377,15 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp add_slot(state) do
-    with true <- state.pool != nil, {:ok, handle} <- Snakepit.Pool.handle(state.pool) do
-      slot(state, handle)
+    with true <- state.pool != nil,
+         {:ok, target} <- Targets.find(state.pool) do
+      slot(state, target.handle)
     else
       _ -> nil
     end
-  rescue
+  catch
     # The pool's process just died; the next one will call for its workers.
-    error in ErlangError ->
-      if error.original == :pool_closed, do: nil, else: reraise(error, __STACKTRACE__)
+    :error, :pool_closed -> nil
   end
 
   defp slot(state, handle) do
@@ -425,39 +466,48 @@ defmodule Snakepit.GRPCWorker do
 
     grace = if planned?(reason) and state.phase != :failed, do: grace(), else: 0
     ended = if state.os_id, do: stop_process(state, grace), else: :ok
-    if state.ready_file, do: File.rm(state.ready_file)
+    _ = state.ready_file && File.rm(state.ready_file)
     # What may still run stays on record for the last clean-up.
     if ended == :ok, do: ProcessRegistry.unregister_worker(state.id)
   end
 
   # What runs there is answered with what is known.
-  defp release(state, how) do
-    for slot <- [state.slot, state.direct_slot], slot != nil do
-      :ok = Native.slot_remove(slot, State.exit_info(state, how))
-    end
+  defp leave(state, how) do
+    info = State.exit_info(state, how)
+    for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
+    for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
+    %{state | slot: nil, direct: nil, direct_slot: nil}
+  end
 
-    if state.channel, do: Native.channel_close(state.channel)
-    %{state | slot: nil, direct: nil, direct_slot: nil, channel: nil}
+  defp release(state, how) do
+    state = leave(state, how)
+    :ok = Local.withdraw(state.local)
+
+    _ = state.local == nil && state.channel != nil && Native.channel_close(state.channel)
+    %{state | channel: nil, local: nil}
   end
 
   defp stop_process(state, grace) do
     :ok = Spawner.stop(Spawner, state.os_id, grace)
-    await_exit(state.os_id, System.monotonic_time(:millisecond) + grace + 1_000)
+    await_exit(state, System.monotonic_time(:millisecond) + grace + 1_000)
   end
 
-  defp await_exit(os_id, until) do
+  defp await_exit(%State{os_id: os_id} = state, until) do
     receive do
       {:snakepit_os, ^os_id, {:exit, _how, _usage}} ->
         :ok
 
       {:snakepit_os, ^os_id, {:output, _stream, bytes}} ->
         :ok = Spawner.ack(Spawner, os_id, byte_size(bytes))
-        await_exit(os_id, until)
+        await_exit(state, until)
     after
-      max(until - System.monotonic_time(:millisecond), 0) ->
-        Snakepit.Logger.error(:worker, "an OS process did not end in time")
+      left(until) ->
+        Snakepit.Logger.error(:worker, "OS process #{state.os_pid} did not end in time")
+        :late
     end
   end
+
+  defp left(until), do: max(until - System.monotonic_time(:millisecond), 0)
 
   defp grace, do: Defaults.graceful_shutdown_timeout_ms()
 

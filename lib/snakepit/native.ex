@@ -134,7 +134,8 @@ defmodule Snakepit.Native do
           extra :: {metadata :: list, binaries :: list}
         ) ::
           {:ok, call :: handle}
-          | {:done, {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
+          | {:done,
+             {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, binary} | {:error, reason}}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
@@ -196,10 +197,10 @@ defmodule Snakepit.Native do
   # ---- local carrier ------------------------------------------------------
 
   @doc """
-  Listens at a Unix socket for workers on this host; once per VM, later calls
-  give the path of the first.
+  Listens at a Unix socket for workers on this host. There is one for the VM: a
+  later call with another path moves it there.
   """
-  @spec local_start(path :: String.t()) :: {:ok, path :: String.t()} | {:error, String.t()}
+  @spec local_start(path :: String.t()) :: :ok | {:error, String.t()}
   def local_start(_path), do: err!()
 
   @doc """
@@ -207,12 +208,17 @@ defmodule Snakepit.Native do
 
       {:snakepit_local, ref, :ready}            it has come: slot_add/7 takes the
                                                 link in place of a channel
+      {:snakepit_local, ref, {:pong, n}}        it answered local_ping/2
       {:snakepit_local, ref, {:closed, why}}    it has gone, or could not be let in
 
   The process's death closes the link.
   """
   @spec local_expect(token :: <<_::256>>, ref :: reference) :: link :: handle
   def local_expect(_token, _ref), do: err!()
+
+  @doc "Asks whether the worker lives; user code does not delay the answer."
+  @spec local_ping(link :: handle, n :: non_neg_integer) :: :ok | {:error, :closed}
+  def local_ping(_link, _n), do: err!()
 
   @spec local_close(link :: handle) :: :ok
   def local_close(_link), do: err!()

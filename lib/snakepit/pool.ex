@@ -12,23 +12,14 @@ defmodule Snakepit.Pool do
 
   use GenServer
 
+  alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Call, Roster, WorkerSupervisor}
+  alias Snakepit.Pool.{Call, Roster, Targets, WorkerSupervisor}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
 
   @type pool :: atom | String.t() | pid
   @type result :: {:ok, term} | {:error, Exception.t() | :worker_busy}
-
-  @stats [
-    requests: :requests,
-    queued: :queued,
-    queue_timeouts: :queue_timeouts,
-    pool_saturated: :saturated,
-    workers: :slots,
-    available: :slots_available,
-    busy: :slots_busy
-  ]
 
   # ---- calls --------------------------------------------------------------
 
@@ -37,7 +28,7 @@ defmodule Snakepit.Pool do
   """
   @spec execute(String.t(), map | keyword, keyword) :: result
   def execute(command, args, opts \\ []) do
-    case target(opts[:pool_name] || opts[:pool]) do
+    case Targets.find(opts[:pool_name] || opts[:pool]) do
       {:ok, target} -> target |> Call.execute(command, args, opts) |> counted(target)
       {:error, reason, name} -> {:error, refused(name, command, reason)}
     end
@@ -47,7 +38,7 @@ defmodule Snakepit.Pool do
   @spec execute_stream(String.t(), map | keyword, (map -> term), keyword) ::
           :ok | {:error, term}
   def execute_stream(command, args, callback_fn, opts \\ []) do
-    case target(opts[:pool_name] || opts[:pool]) do
+    case Targets.find(opts[:pool_name] || opts[:pool]) do
       {:ok, target} -> target |> Call.stream(command, args, callback_fn, opts) |> counted(target)
       {:error, reason, name} -> {:error, refused(name, command, reason)}
     end
@@ -101,7 +92,7 @@ defmodule Snakepit.Pool do
   end
 
   defp refused(name, command, :pool_not_found) do
-    known = names() |> Enum.map(&inspect/1) |> Enum.join(", ")
+    known = Targets.names() |> Enum.map(&inspect/1) |> Enum.join(", ")
 
     Error.pool_error("there is no pool #{inspect(name)}; there is #{known}", %{
       reason: :pool_not_found,
@@ -126,15 +117,11 @@ defmodule Snakepit.Pool do
   @spec get_stats(pool) :: map | {:error, {:pool_not_found, term}}
   def get_stats(pool \\ __MODULE__)
 
-  def get_stats(pool) when pool == __MODULE__ or is_pid(pool) do
-    Enum.reduce(targets(), zeros(), fn target, sum ->
-      Map.merge(sum, stats(target), fn _key, a, b -> a + b end)
-    end)
-  end
+  def get_stats(pool) when pool == __MODULE__ or is_pid(pool), do: Targets.stats()
 
   def get_stats(pool) do
-    case target(pool) do
-      {:ok, target} -> stats(target)
+    case Targets.find(pool) do
+      {:ok, target} -> Targets.stats(target)
       {:error, _reason, name} -> {:error, {:pool_not_found, name}}
     end
   end
@@ -148,10 +135,10 @@ defmodule Snakepit.Pool do
   def list_workers(pool \\ __MODULE__)
 
   def list_workers(pool) when pool == __MODULE__ or is_pid(pool),
-    do: Enum.flat_map(targets(), &ready_workers(&1.name))
+    do: Enum.flat_map(Targets.names(), &ready_workers/1)
 
   def list_workers(pool) do
-    case target(pool) do
+    case Targets.find(pool) do
       {:ok, target} -> ready_workers(target.name)
       {:error, _reason, name} -> {:error, {:pool_not_found, name}}
     end
@@ -191,17 +178,6 @@ defmodule Snakepit.Pool do
     Error.pool_error(message, %{reason: :pool_not_initialized})
   end
 
-  # ---- targets ------------------------------------------------------------
-
-  @doc false
-  @spec handle(atom) :: {:ok, reference} | :error
-  def handle(name) do
-    case :persistent_term.get({__MODULE__, name}, nil) do
-      nil -> :error
-      target -> {:ok, target.handle}
-    end
-  end
-
   @doc false
   # Why a pool has no worker, if it is known.
   @spec failure(atom) :: Error.t() | nil
@@ -210,46 +186,6 @@ defmodule Snakepit.Pool do
   catch
     :exit, _ -> nil
   end
-
-  defp target(pool) when is_nil(pool) or pool == __MODULE__ or is_pid(pool) do
-    case :persistent_term.get(__MODULE__, nil) do
-      nil -> {:error, :not_running, pool || __MODULE__}
-      %{default: name} -> target(name)
-    end
-  end
-
-  defp target(pool) when is_atom(pool) do
-    case :persistent_term.get({__MODULE__, pool}, nil) do
-      nil -> {:error, absent(), pool}
-      target -> {:ok, target}
-    end
-  end
-
-  # No atom is made of a name that comes from outside.
-  defp target(pool) when is_binary(pool) do
-    case Enum.find(names(), &(Atom.to_string(&1) == pool)) do
-      nil -> {:error, absent(), pool}
-      name -> target(name)
-    end
-  end
-
-  defp target(pool), do: {:error, absent(), pool}
-
-  defp absent, do: if(names() == [], do: :not_running, else: :pool_not_found)
-
-  defp names, do: :persistent_term.get(__MODULE__, %{names: []}).names
-
-  defp targets do
-    for name <- names(), {:ok, target} <- [target(name)], do: target
-  end
-
-  defp stats(target) do
-    native = Native.pool_stats(target.handle)
-    counts = Map.new(@stats, fn {key, native_key} -> {key, Map.fetch!(native, native_key)} end)
-    Map.put(counts, :errors, :counters.get(target.errors, 1))
-  end
-
-  defp zeros, do: Map.new([{:errors, 0} | Enum.map(@stats, fn {key, _} -> {key, 0} end)])
 
   defp ready_workers(name) do
     pattern = {:"$1", :_, %{pool_name: name, ready: true}}
@@ -269,7 +205,7 @@ defmodule Snakepit.Pool do
     case Config.get_pool_configs() do
       {:ok, configs} ->
         pools = Enum.map(configs, &open/1)
-        publish(Enum.map(pools, & &1.name))
+        :ok = Targets.publish(Enum.map(pools, & &1.name))
         {:ok, state(pools), {:continue, :start_workers}}
 
       {:error, reason} ->
@@ -296,8 +232,7 @@ defmodule Snakepit.Pool do
     size = size(config)
     queue = config[:max_queue_size] || Defaults.pool_max_queue_size()
     handle = Native.pool_new(config.name, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
-    target = Call.target(config.name, handle, config)
-    :persistent_term.put({__MODULE__, config.name}, target)
+    :ok = Targets.put(Call.target(config.name, handle, config))
     Roster.new(config, size)
   end
 
@@ -312,11 +247,6 @@ defmodule Snakepit.Pool do
     end
 
     min(config.pool_size, limit)
-  end
-
-  defp publish(names) do
-    default = if :default in names, do: :default, else: hd(names)
-    :persistent_term.put(__MODULE__, %{default: default, names: names})
   end
 
   @impl true
@@ -545,8 +475,7 @@ defmodule Snakepit.Pool do
   end
 
   defp remember(session_id, worker_id) do
-    store = Snakepit.Bridge.SessionStore
-    if Process.whereis(store), do: store.store_worker_session(session_id, worker_id)
+    _ = SessionStore.store_worker_session(session_id, worker_id)
     :ok
   catch
     # The store is restarting; what it had is gone with it.
@@ -563,7 +492,7 @@ defmodule Snakepit.Pool do
 
         case verdict(waiter, state) do
           nil ->
-            if timeout != :infinity, do: Process.send_after(self(), {:waited, from}, timeout)
+            _ = timeout != :infinity and Process.send_after(self(), {:waited, from}, timeout)
             {:noreply, put_in(state.waiters[from], waiter)}
 
           answer ->
@@ -582,7 +511,7 @@ defmodule Snakepit.Pool do
 
   # They come back, but not before the next look but one.
   def handle_call(:stop_workers, _from, state) do
-    stop_workers()
+    _ = stop_workers()
     until = now() + max(Defaults.pool_reconcile_interval_ms(), 1)
     pools = Map.new(state.pools, fn {name, roster} -> {name, Roster.hold(roster, until)} end)
     {:reply, :ok, %{state | pools: pools, queue: :queue.new()}}
@@ -653,13 +582,9 @@ defmodule Snakepit.Pool do
 
   # After a crash the next process puts its own handles in place of these.
   @impl true
-  def terminate(reason, state) do
-    for name <- state.order, {:ok, handle} <- [handle(name)], do: :ok = Native.pool_close(handle)
-
-    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason) do
-      :persistent_term.erase(__MODULE__)
-      for name <- state.order, do: :persistent_term.erase({__MODULE__, name})
-    end
+  def terminate(reason, _state) do
+    for target <- Targets.all(), do: :ok = Native.pool_close(target.handle)
+    if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason), do: Targets.erase()
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -78,7 +78,7 @@ static void test_tables(void **state) {
 static void test_table_of_a_message(void **state) {
   (void)state;
   const sp_message *m = message("ExecuteToolRequest");
-  assert_int_equal(m->count, 6);
+  assert_true(m->count >= 6);
   assert_string_equal(m->fields[2].name, "parameters");
   assert_int_equal(m->fields[2].tag, 3);
   assert_true(sp_message_is_map(&m->fields[2]));

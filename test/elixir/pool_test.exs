@@ -186,6 +186,42 @@ defmodule Snakepit.PoolTest do
   end
 
   @tag :capture_log
+  test "a worker's own process may be killed: its call is answered, its OS process is gone" do
+    start_pools(pool_size: 2)
+    path = signal_path()
+    task = occupy(path)
+    os_pid = holder(path)
+    time = Snakepit.OSProcess.start_time(os_pid)
+
+    [id] =
+      for id <- Snakepit.list_workers(),
+          {:ok, %{process_pid: ^os_pid}} <- [Snakepit.GRPCWorker.get_info(id)],
+          do: id
+
+    {:ok, pid} = Pool.Registry.get_worker_pid(id)
+    Process.exit(pid, :kill)
+
+    assert {:error, %Error{category: :worker, details: %{reason: :worker_exit}}} =
+             Task.await(task, 60_000)
+
+    eventually(fn -> match?(%{workers: 2, available: 2}, Snakepit.get_stats()) end)
+    eventually(fn -> not Snakepit.OSProcess.alive?(os_pid, time) end)
+  end
+
+  @tag :capture_log
+  test "the spawner may be killed: calls are answered, and the pool comes back" do
+    start_pools(pool_size: 2)
+    processes = os_processes()
+    path = signal_path()
+    task = occupy(path)
+    kill(Snakepit.Spawner.info(Snakepit.Spawner).os_pid)
+    assert {:error, %Error{}} = Task.await(task, 60_000)
+    eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{})) end)
+    refute Enum.any?(processes, fn {pid, time} -> Snakepit.OSProcess.alive?(pid, time) end)
+    eventually(fn -> match?(%{workers: 2}, Snakepit.get_stats()) end)
+  end
+
+  @tag :capture_log
   test "workers outlive the process of the pools" do
     start_pools(pool_size: 2)
 

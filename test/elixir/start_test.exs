@@ -72,10 +72,20 @@ defmodule Snakepit.StartTest do
     File.write!(wrapper, "#!/bin/sh\nexec '#{python}' -S \"$@\"\n")
     File.chmod!(wrapper, 0o755)
 
-    error = failure(python_executable: wrapper)
+    error = failure(python_executable: wrapper, transport: :grpc)
     assert error.message =~ "grpc"
     assert error.message =~ "pip install"
     assert error.details.cause == {:exit_status, 1}
+
+    # Shared memory needs none.
+    _ = Application.stop(:snakepit)
+    start_pools(python_executable: wrapper, transport: :local)
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
+  test "a transport that there is not" do
+    assert failure(transport: :pigeon).message =~
+             "transport is one of [:auto, :local, :grpc], not :pigeon"
   end
 
   test "an adapter that is not there" do
@@ -196,5 +206,6 @@ defmodule Snakepit.StartTest do
       end)
 
     assert log =~ ": one"
+    assert log =~ ": tw?"
   end
 end

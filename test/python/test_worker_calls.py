@@ -62,6 +62,17 @@ def test_published_adapter_and_the_order_of_its_hooks(
         worker.call("other")
 
 
+def test_an_adapter_may_add_to_the_dispatch(start_worker: Callable[..., Any]) -> None:
+    worker = start_worker("published:OverridingAdapter")
+    assert worker.call("own") == {"own": True}
+    assert worker.call("later", {"x": 3}) == 3
+    assert [c.data for c in worker.stream("sends", {"n": 2})] == [b"0", b"1", b"done"]
+    with pytest.raises(ToolFailed, match="'sends' streams"):
+        worker.call("sends", {"n": 2})
+    with pytest.raises(ToolFailed, match="did you mean 'later'"):
+        worker.call("latre")
+
+
 def test_module_of_functions(start_worker: Callable[..., Any]) -> None:
     worker = start_worker("functions")
     assert worker.call("double", {"x": 2.5}) == 5.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any, Callable
 
@@ -168,4 +169,7 @@ def test_tools_may_start_processes(start_worker: Callable[..., Any]) -> None:
     worker = start_worker("tools")
     assert worker.call("processes", {"count": 20}) == [0] * 20
     assert worker.call("forks") == 7
+    # A signal to a child ends the child, and only the child.
+    assert worker.call("terminated_child") == signal.SIGTERM
+    assert worker.process.poll() is None
     assert worker.call("value", {"value": 1}) == 1

@@ -21,6 +21,8 @@ defmodule Snakepit.GRPC.Listener do
   @unavailable 14
   @internal 13
   @stop_timeout 5_000
+  # Unknown: when the system was asked, nothing was in the way any more.
+  @in_use [:eaddrinuse, :unknown]
 
   @type info :: %{
           mode: Config.grpc_listener_mode(),
@@ -128,9 +130,14 @@ defmodule Snakepit.GRPC.Listener do
   defp listen(%{mode: :external_pool, base_port: base, pool_size: size} = config, opts) do
     Enum.reduce_while(base..(base + size - 1), nil, fn port, _ ->
       case bind(config.bind_host, port, opts) do
-        {:ok, _, _} = ok -> {:halt, ok}
-        {:error, {:listen, _, _, :eaddrinuse}} -> {:cont, {:error, {:no_free_port, base, size}}}
-        error -> {:halt, error}
+        {:ok, _, _} = ok ->
+          {:halt, ok}
+
+        {:error, {:listen, _, _, why}} when why in @in_use ->
+          {:cont, {:error, {:no_free_port, base, size}}}
+
+        error ->
+          {:halt, error}
       end
     end)
   end
@@ -138,7 +145,7 @@ defmodule Snakepit.GRPC.Listener do
   # Who had the port before may be about to leave it.
   defp bind_again(host, port, opts, attempts) do
     case bind(host, port, opts) do
-      {:error, {:listen, _, _, :eaddrinuse}} when attempts > 1 ->
+      {:error, {:listen, _, _, why}} when why in @in_use and attempts > 1 ->
         Process.sleep(Defaults.grpc_listener_reuse_retry_delay_ms())
         bind_again(host, port, opts, attempts - 1)
 
@@ -177,6 +184,14 @@ defmodule Snakepit.GRPC.Listener do
     with {:error, _} <- :inet.getaddr(host, :inet), do: :inet.getaddr(host, :inet6)
   end
 
+  @doc false
+  # Of a listener that is not the application's.
+  @spec info(GenServer.server()) :: info
+  def info(listener), do: GenServer.call(listener, :info)
+
+  @impl true
+  def handle_call(:info, _from, state), do: {:reply, state.info, state}
+
   # ---- calls --------------------------------------------------------------
 
   @impl true
@@ -193,7 +208,7 @@ defmodule Snakepit.GRPC.Listener do
          }}
 
       {:error, reason} ->
-        Native.server_fail(call, @unavailable, "no process for the call: #{inspect(reason)}")
+        _ = Native.server_fail(call, @unavailable, "no process for it: #{inspect(reason)}")
         {:noreply, state}
     end
   end
@@ -208,8 +223,9 @@ defmodule Snakepit.GRPC.Listener do
     {call, tasks} = Map.pop!(state.tasks, monitor)
 
     # Whoever answered first has answered: then this is refused.
-    if reason != :normal,
-      do: Native.server_fail(call, @internal, "the call's process died: #{reason_text(reason)}")
+    _ =
+      if reason != :normal,
+        do: Native.server_fail(call, @internal, "the call's process died: #{reason_text(reason)}")
 
     {:noreply, %{state | tasks: tasks, calls: Map.delete(state.calls, call)}}
   end

@@ -4,6 +4,7 @@ defmodule Snakepit.GRPCWorker.Launch do
 
   alias Snakepit.{Config, Defaults, Native, PythonRuntime}
   alias Snakepit.Adapters.GRPCPython
+  alias Snakepit.GRPC.Listener
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
@@ -122,8 +123,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   end
 
   defp elixir_address do
-    listener = Snakepit.GRPC.Listener
-    if Process.whereis(listener), do: listener.address()
+    if Process.whereis(Listener), do: Listener.address()
   end
 
   # ---- environment --------------------------------------------------------

@@ -21,6 +21,8 @@ defmodule Snakepit.GRPCWorker.State do
     :poll_ms,
     :port,
     :channel,
+    # Of a worker that may come, or has come, over the local carrier.
+    :local,
     :ping,
     :slot,
     :direct,
@@ -149,11 +151,9 @@ defmodule Snakepit.GRPCWorker.State do
 
   # Whatever a process writes, a log and an error hold text.
   defp printable(bytes) do
-    if String.valid?(bytes) do
-      bytes
-    else
-      for <<byte <- bytes>>, into: "", do: if(byte < 128, do: <<byte>>, else: "?")
-    end
+    bytes
+    |> String.chunk(:valid)
+    |> Enum.map_join(&if String.valid?(&1), do: &1, else: String.duplicate("?", byte_size(&1)))
   end
 
   # A worker's output and arguments have no place in a crash report.

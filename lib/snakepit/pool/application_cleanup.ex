@@ -39,8 +39,9 @@ defmodule Snakepit.Pool.ApplicationCleanup do
     entries = ProcessRegistry.current_run_entries()
     bound = Defaults.cleanup_on_stop_timeout_ms()
 
-    if Application.get_env(:snakepit, :cleanup_on_stop, true),
-      do: RuntimeCleanup.run(entries, timeout_ms: bound)
+    _ =
+      if Application.get_env(:snakepit, :cleanup_on_stop, true),
+        do: RuntimeCleanup.run(entries, timeout_ms: bound)
 
     _ = File.rm_rf(dir)
     :persistent_term.erase(@key)

@@ -256,22 +256,25 @@ defmodule Snakepit.Pool.Call do
           patience(request) -> overdue(call, ref, request)
         end
 
+      {:done, decoded} ->
+        decoded(decoded, request)
+
+      {:ended, answer} ->
+        answered(answer, request)
+
       {:error, reason} ->
         failed(reason, request)
     end
   end
 
-  defp answered({:ok, bytes}, request) do
-    case Native.decode_response(bytes) do
-      {:ok, value} -> {:ok, value}
-      {:binary, bytes, meta} when meta in [nil, %{}] -> {:ok, {:binary, bytes}}
-      {:binary, bytes, meta} -> {:ok, {:binary, bytes, meta}}
-      {:tool_error, what} -> {:error, tool_error(what, request)}
-      {:error, reason} -> failed(reason, request)
-    end
-  end
-
+  defp answered({:ok, bytes}, request), do: decoded(Native.decode_response(bytes), request)
   defp answered({:error, reason}, request), do: failed(reason, request)
+
+  defp decoded({:ok, value}, _request), do: {:ok, value}
+  defp decoded({:binary, bytes, meta}, _) when meta in [nil, %{}], do: {:ok, {:binary, bytes}}
+  defp decoded({:binary, bytes, meta}, _request), do: {:ok, {:binary, bytes, meta}}
+  defp decoded({:tool_error, what}, request), do: {:error, tool_error(what, request)}
+  defp decoded({:error, reason}, request), do: failed(reason, request)
 
   defp overdue(call, ref, request) do
     case Native.call_cancel(call) do

@@ -118,7 +118,7 @@ defmodule Snakepit.Pool.ProcessRegistry do
   @impl true
   def handle_call({:put, worker_id, entry}, _from, state) do
     true = :ets.insert(@table, {worker_id, entry})
-    if entry[:elixir_pid], do: Process.monitor(entry.elixir_pid)
+    _ = entry[:elixir_pid] && Process.monitor(entry.elixir_pid)
     {:reply, :ok, state}
   end
 
@@ -141,20 +141,27 @@ defmodule Snakepit.Pool.ProcessRegistry do
   end
 
   defp check(worker_id, pid, tries) do
-    with {:ok, %{elixir_pid: ^pid} = entry} <- get_worker_info(worker_id) do
-      cond do
-        not OSProcess.alive?(entry.process_pid, entry.start_time) ->
-          :ets.delete(@table, worker_id)
+    case get_worker_info(worker_id) do
+      {:ok, %{elixir_pid: ^pid} = entry} -> check_entry(worker_id, entry, tries)
+      _ -> :ok
+    end
+  end
 
-        tries < Defaults.process_registry_unregister_cleanup_attempts() ->
-          delay = Defaults.process_registry_unregister_cleanup_delay()
-          Process.send_after(self(), {:check, worker_id, pid, tries + 1}, delay)
+  defp check_entry(worker_id, entry, tries) do
+    cond do
+      not OSProcess.alive?(entry.process_pid, entry.start_time) ->
+        true = :ets.delete(@table, worker_id)
+        :ok
 
-        true ->
-          Snakepit.Logger.error(:worker, fn ->
-            "OS process #{entry.process_pid} of worker #{worker_id} does not end"
-          end)
-      end
+      tries < Defaults.process_registry_unregister_cleanup_attempts() ->
+        delay = Defaults.process_registry_unregister_cleanup_delay()
+        _ = Process.send_after(self(), {:check, worker_id, entry.elixir_pid, tries + 1}, delay)
+        :ok
+
+      true ->
+        Snakepit.Logger.error(:worker, fn ->
+          "OS process #{entry.process_pid} of worker #{worker_id} does not end"
+        end)
     end
   end
 

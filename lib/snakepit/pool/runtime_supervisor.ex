@@ -16,6 +16,6 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
       Snakepit.Pool
     ]
 
-    Supervisor.init(Enum.filter(children, &Code.ensure_loaded?/1), strategy: :rest_for_one)
+    Supervisor.init(children, strategy: :rest_for_one)
   end
 end

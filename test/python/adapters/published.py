@@ -1,8 +1,10 @@
-"""An adapter that inherits nothing, as written for the published package."""
+"""Adapters as written for the published package: with an execute_tool of their own."""
 
 from __future__ import annotations
 
 from typing import Any
+
+from snakepit_bridge import BaseAdapter, tool
 
 CALLS: list[str] = []
 
@@ -33,3 +35,22 @@ class PublishedAdapter:
 
     def cleanup(self) -> None:
         CALLS.append("cleanup")
+
+
+class OverridingAdapter(BaseAdapter):
+    """Adds to the dispatch of the base class."""
+
+    def execute_tool(self, tool_name: str, arguments: dict[str, Any], context: Any) -> Any:
+        if tool_name == "own":
+            return {"own": True}
+        return super().execute_tool(tool_name, arguments, context)
+
+    @tool
+    async def later(self, x: int) -> int:
+        return x
+
+    @tool(supports_streaming=True)
+    def sends(self, stream: Any, n: int) -> Any:
+        for i in range(n):
+            stream.send(i)
+        return "done"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -216,6 +217,15 @@ class Tools(BaseAdapter):
         if child == 0:
             os._exit(7)
         return os.waitpid(child, 0)[1] >> 8
+
+    @tool
+    def terminated_child(self) -> Any:
+        child = os.fork()
+        if child == 0:
+            time.sleep(3600)
+            os._exit(0)
+        os.kill(child, signal.SIGTERM)
+        return os.waitpid(child, 0)[1]
 
     # ---- errors -------------------------------------------------------------
 

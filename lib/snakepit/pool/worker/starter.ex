@@ -4,7 +4,9 @@ defmodule Snakepit.Pool.Worker.Starter do
   ready. When the worker cannot start at all it ends, and the pool decides.
   """
 
-  use Supervisor
+  # Elixir's Supervisor does not know in all versions that a supervisor may end
+  # with its child.
+  @behaviour :supervisor
 
   alias Snakepit.Defaults
   alias Snakepit.Pool.Worker.StarterRegistry
@@ -12,6 +14,12 @@ defmodule Snakepit.Pool.Worker.Starter do
   @type arg ::
           String.t()
           | {worker_id :: String.t(), module, adapter :: module | nil, pool :: atom | nil, map}
+
+  @doc false
+  @spec child_spec(arg) :: Supervisor.child_spec()
+  def child_spec(arg) do
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [arg]}, type: :supervisor}
+  end
 
   @doc "The name of the supervisor of a worker."
   @spec via_name(String.t()) :: {:via, Registry, {StarterRegistry, String.t()}}
@@ -23,7 +31,7 @@ defmodule Snakepit.Pool.Worker.Starter do
     do: start_link({worker_id, Snakepit.GRPCWorker, nil, nil, %{}})
 
   def start_link({worker_id, _module, _adapter, _pool, _config} = arg) do
-    Supervisor.start_link(__MODULE__, arg, name: via_name(worker_id))
+    :supervisor.start_link(via_name(worker_id), __MODULE__, arg)
   end
 
   @impl true

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable, Optional, Protocol
 
+from .. import _values
 from ..errors import ToolCancelled
+from ..serialization import BinaryResult, wire_type
 
 
 @dataclass
@@ -95,3 +97,25 @@ class Call:
         if self.cancelled:
             self.interrupted = True
             raise ToolCancelled(f"the call of {self.tool!r} was cancelled")
+
+    def result(self, value: Any) -> Reply:
+        """The reply to a call whose tool returned ``value``. Raises EncodeError."""
+        if isinstance(value, BinaryResult):
+            meta = b"{}" if value.metadata is None else _values.dumps(value.metadata)
+            return Reply(value=meta, kind="map", binary=value.data)
+        text = _values.dumps(value)
+        return Reply(value=text, kind=wire_type(value, text))
+
+    def put(self, value: Any, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        """Sends a chunk; waits as the sink does."""
+        self.sink.put(_chunk_data(value), final, metadata)
+
+
+def _chunk_data(value: Any) -> bytes:
+    if value is None:
+        return b""
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return bytes(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace")
+    return _values.dumps(value)

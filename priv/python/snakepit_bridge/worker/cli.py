@@ -11,6 +11,7 @@ from typing import Any, Optional
 
 from ..errors import BridgeError
 from ..logging_config import configure_logging
+from . import local
 from .options import parse
 
 
@@ -43,6 +44,9 @@ def _health_check(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    offer = local.take_offer()
+    if offer is not None:
+        return offer.serve(options, _load_adapter(options))
     process = _load_grpc()
     adapter = _load_adapter(options)
     result: int = process.WorkerProcess(options, adapter).run()
@@ -69,18 +73,13 @@ def _load_adapter(options: argparse.Namespace) -> Any:
     from .loader import load_adapter
 
     adapter = load_adapter(options.adapter)
-    unsafe = getattr(adapter, "__thread_safe__", None) is not True
-    if options.mode == "threaded" and unsafe and not _is_module(adapter):
+    if options.mode == "threaded" and getattr(adapter, "__thread_safe__", None) is not True:
         raise BridgeError(
-            f"cannot use adapter {options.adapter!r} in threaded mode: the class does not "
-            "say that it is thread-safe - set __thread_safe__ = True in it, derive it "
-            "from ThreadSafeAdapter, or use the process profile"
+            f"cannot use adapter {options.adapter!r} in threaded mode: it does not say that "
+            "it is thread-safe - set __thread_safe__ = True in it, derive the class from "
+            "ThreadSafeAdapter, or use the process profile"
         )
     return adapter
-
-
-def _is_module(adapter: Any) -> bool:
-    return not isinstance(adapter, type)
 
 
 def _lead_group() -> None:

@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import signal
 import threading
+import time
 from collections.abc import Coroutine
 from typing import Any, Callable, Optional
 
@@ -20,6 +21,8 @@ from .calls import Call
 INTERRUPT_SIGNAL = signal.SIGURG
 
 _STUCK_LOOP_S = 0.2
+_FIRST_PAUSE_S = 0.01
+_LAST_PAUSE_S = 1.0
 
 
 class Lane:
@@ -72,7 +75,16 @@ class MainLane(Lane):
 
     def interrupt(self, call: Call) -> None:
         if self.current is call:
+            threading.Thread(target=self._insist, args=(call,), daemon=True).start()
+
+    def _insist(self, call: Call) -> None:
+        # A signal that comes just before a system call starts does not end it:
+        # Python's handler would run after it. So signals are sent until it ran.
+        pause = _FIRST_PAUSE_S
+        while self.current is call and not call.interrupted:
             signal.pthread_kill(self.thread_id, INTERRUPT_SIGNAL)
+            time.sleep(pause)
+            pause = min(2 * pause, _LAST_PAUSE_S)
 
     def _on_signal(self, _number: int, _frame: Any) -> None:
         # Runs in the main thread between two bytecodes, so `current` is exact.
@@ -83,6 +95,7 @@ class MainLane(Lane):
         if loop is None or task is None or asyncio.current_task(loop) is not None:
             call.check()
         else:  # inside the event loop itself, which must not see our exception
+            call.interrupted = True
             loop.call_soon_threadsafe(task.cancel)
 
 

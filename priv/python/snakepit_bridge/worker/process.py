@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import threading
 from typing import Any
 
 from ..logging_config import get_logger
+from . import signals
 from .beam import BeamLink
 from .grpc_server import GrpcServer, LanePool
 from .grpc_service import BridgeService
@@ -19,8 +19,6 @@ _log = get_logger(__name__)
 
 # Tools that do not yield to cancellation get this long after SIGTERM.
 _EXIT_GRACE_S = 1.5
-
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class WorkerProcess:
@@ -38,7 +36,7 @@ class WorkerProcess:
 
     def run(self) -> int:
         port = self._server.start()
-        self._catch_signals()
+        signals.watch(self._stop)
         _write_ready_file(os.environ.get("SNAKEPIT_READY_FILE", ""), port)
         _log.info("serving on port %d", port)
         self._runner.serve()
@@ -46,24 +44,7 @@ class WorkerProcess:
         self._beam.close()
         return 0
 
-    # ---- signals ----------------------------------------------------------
-    # The C handler writes to a pipe that another thread reads: so a worker
-    # stops even while a tool keeps the main thread inside C code.
-
-    def _catch_signals(self) -> None:
-        reader, writer = os.pipe()
-        os.set_blocking(writer, False)
-        for number in _STOP_SIGNALS:
-            signal.signal(number, lambda *_: None)
-        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        watcher = threading.Thread(
-            target=self._watch, args=(reader,), name="signals", daemon=True
-        )
-        watcher.start()
-
-    def _watch(self, reader: int) -> None:
-        while not set(_STOP_SIGNALS).intersection(os.read(reader, 256)):
-            pass
+    def _stop(self) -> None:
         timer = threading.Timer(_EXIT_GRACE_S, _leave)
         timer.daemon = True
         timer.start()

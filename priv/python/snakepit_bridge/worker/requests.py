@@ -9,12 +9,10 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Callable, Optional
 
-from .. import _values
 from ..base_adapter import BaseAdapter
 from ..dispatch import find_tool, is_stream, streams_error
 from ..errors import ToolCancelled
 from ..logging_config import correlation_id, get_logger
-from ..serialization import BinaryResult, wire_type
 from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
 from . import failure
@@ -116,7 +114,7 @@ class _Request:
         if type(value) is not dict and is_stream(value):
             self._close_stream(value)
             raise streams_error(call.tool)
-        return _encoded(value)
+        return call.result(value)
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
         if _own_method(adapter, "execute_tool"):
@@ -181,17 +179,17 @@ class _Request:
     def _emit(self, item: Any) -> None:
         if self.ended:
             return
-        data, final, metadata = _chunk(item)
+        value, final, metadata = _parts(item)
         self.chunks += 1
         self.ended = final
         if threading.get_ident() != self.lane.thread_id:  # a thread of the tool's own
-            self.call.sink.put(data, final, metadata)
+            self.call.put(value, final, metadata)
             if self.call.cancelled:
                 raise ToolCancelled(f"the call of {self.call.tool!r} was cancelled")
             return
         # The wait for the receiver is ours: cancellation ends it by itself.
         self.lane.disarm()
-        self.call.sink.put(data, final, metadata)
+        self.call.put(value, final, metadata)
         self.lane.arm(self.call)
 
     # ---- the end ----------------------------------------------------------
@@ -223,26 +221,12 @@ def _own_method(adapter: Any, name: str) -> bool:
     return callable(method) and method is not getattr(BaseAdapter, name, None)
 
 
-def _encoded(value: Any) -> Reply:
-    if isinstance(value, BinaryResult):
-        meta = b"{}" if value.metadata is None else _values.dumps(value.metadata)
-        return Reply(value=meta, kind="map", binary=value.data)
-    text = _values.dumps(value)
-    return Reply(value=text, kind=wire_type(value, text))
-
-
-def _chunk(item: Any) -> tuple[bytes, bool, Optional[dict[str, str]]]:
-    final, metadata = False, None
-    if hasattr(item, "is_final") and hasattr(item, "data"):
-        final = bool(item.is_final)
-        given = getattr(item, "metadata", None)
-        if isinstance(given, Mapping):
-            metadata = {str(key): str(value) for key, value in given.items()}
-        item = item.data
-    if item is None:
-        return b"", final, metadata
-    if isinstance(item, (bytes, bytearray, memoryview)):
-        return bytes(item), final, metadata
-    if isinstance(item, str):
-        return item.encode("utf-8", "backslashreplace"), final, metadata
-    return _values.dumps(item), final, metadata
+def _parts(item: Any) -> tuple[Any, bool, Optional[dict[str, str]]]:
+    """An item of a stream: its value, whether it is the last, its metadata."""
+    if not (hasattr(item, "is_final") and hasattr(item, "data")):
+        return item, False, None
+    metadata = None
+    given = getattr(item, "metadata", None)
+    if isinstance(given, Mapping):
+        metadata = {str(key): str(value) for key, value in given.items()}
+    return item.data, bool(item.is_final), metadata

@@ -1,0 +1,113 @@
+defmodule Bench.Figures.Start do
+  @moduledoc false
+  # Many workers at a time, and one in place of a killed one.
+
+  alias Bench.{Load, Pools, Raw, Recorder, Stats}
+
+  @spec run(:local | :grpc, map) :: :ok
+  def run(carrier, ctx) do
+    many(carrier, if(ctx.quick, do: 8, else: 20))
+    replacement(carrier, if(ctx.quick, do: 2, else: 7))
+  end
+
+  defp many(carrier, workers) do
+    {{limit, curve}, conditions} =
+      Recorder.measure(fn ->
+        limit = Raw.interpreters(workers)
+        Pools.stop()
+        {limit, started(carrier, workers)}
+      end)
+
+    {_workers, ms} = List.last(curve)
+
+    Recorder.figure(
+      %{
+        id: "start_rate",
+        group: :start,
+        label: "#{workers} workers from nothing to ready",
+        carrier: carrier,
+        at: %{workers: workers},
+        value: workers * 1000 / ms,
+        unit: :per_s,
+        limit: %{name: "bare interpreters", value: limit},
+        note: "all after #{Bench.Format.value(ms * 1000, :us)}"
+      },
+      conditions
+    )
+
+    points = Enum.map(curve, fn {count, ms} -> {ms, count} end)
+    Recorder.curve(:start, "#{carrier}", carrier, [{0, 0} | points])
+  end
+
+  # When each number of workers was ready, in milliseconds.
+  defp started(carrier, workers) do
+    start = now()
+    Pools.start(carrier, workers)
+    curve = watch(workers, 0, start, now() + 120_000_000_000, [])
+    Pools.await(workers)
+    curve
+  end
+
+  defp watch(workers, seen, start, until, curve) do
+    Load.wait(fn -> Pools.ready() > seen end, until)
+    count = Pools.ready()
+    curve = [{count, (now() - start) / 1_000_000} | curve]
+
+    cond do
+      count >= workers -> Enum.reverse(curve)
+      now() > until -> raise "#{count} of #{workers} workers got ready in two minutes"
+      true -> watch(workers, count, start, until, curve)
+    end
+  end
+
+  # A pool of one: nobody else serves meanwhile.
+  defp replacement(carrier, times) do
+    Pools.ensure(carrier, 1)
+
+    {results, conditions} = Recorder.measure(fn -> for _ <- 1..times, do: killed() end)
+
+    {durations, failed} = Enum.unzip(results)
+
+    Recorder.figure(
+      %{
+        id: "replacement",
+        group: :start,
+        label: "one killed: until its replacement answers",
+        carrier: carrier,
+        value: Stats.median(durations),
+        unit: :us,
+        note: "#{Float.round(Enum.sum(failed) / times, 1)} failed calls each"
+      },
+      conditions
+    )
+  end
+
+  defp killed do
+    {:ok, old} = worker()
+    start = now()
+    {_, 0} = System.cmd("kill", ["-9", old])
+    until_other(old, start, start + 60_000_000_000, 0)
+  end
+
+  defp until_other(old, start, until, failed) do
+    case worker() do
+      {:ok, pid} when pid != old ->
+        {(now() - start) / 1000, failed}
+
+      # The signal had not yet been taken.
+      {:ok, ^old} ->
+        until_other(old, start, until, failed)
+
+      {:error, error} ->
+        if now() > until, do: raise("no replacement within a minute: #{inspect(error)}")
+        Process.sleep(1)
+        until_other(old, start, until, failed + 1)
+    end
+  end
+
+  defp worker do
+    with {:ok, info} <- Snakepit.execute("get_worker_info", %{}), do: {:ok, info["worker_pid"]}
+  end
+
+  defp now, do: System.monotonic_time(:nanosecond)
+end

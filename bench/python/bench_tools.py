@@ -1,0 +1,31 @@
+"""The tools of the bench: those of the showcase, and what figures need beside."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from snakepit_bridge.adapters.showcase.adapter import ShowcaseAdapter
+from snakepit_bridge.base_adapter import tool
+
+
+class BenchTools(ShowcaseAdapter):
+    @tool("Gives bytes back as they came")
+    def echo_bytes(self, data: bytes) -> bytes:
+        return data
+
+    @tool("Gives any value back")
+    def echo_value(self, value: Any) -> Any:
+        return value
+
+    @tool("Calls an Elixir tool many times; the nanoseconds that each call took")
+    def time_elixir_tool(self, ctx: Any, name: str, warm_up: int, budget_ms: int) -> list[int]:
+        for _ in range(warm_up):
+            ctx.call_elixir_tool(name, {})
+        times: list[int] = []
+        until = time.perf_counter_ns() + budget_ms * 1_000_000
+        while not times or time.perf_counter_ns() < until:
+            start = time.perf_counter_ns()
+            ctx.call_elixir_tool(name, {})
+            times.append(time.perf_counter_ns() - start)
+        return times

@@ -1,0 +1,61 @@
+/* Between the files of the CPython extension. */
+#ifndef SP_EXT_H
+#define SP_EXT_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "../core/sp_bridge_worker.h"
+#include "link.h"
+
+/* Part of every CPython since 3.3, of the stable ABI since 3.10. */
+#if Py_LIMITED_API + 0 < 0x030A0000
+PyAPI_FUNC(const char *) PyUnicode_AsUTF8AndSize(PyObject *, Py_ssize_t *);
+#endif
+
+/* What the package hands in: see ext_configure. Owned, NULL until then. */
+typedef struct ext_hooks {
+  PyObject *encode_error;
+  PyObject *decode_error;
+  PyObject *cancelled_error;
+  PyObject *simplify;      /* any object -> one that is closer to plain */
+  PyObject *zero_copy;     /* the map of a handle -> the handle */
+  PyObject *binary_result; /* a class with `data` and `metadata` */
+  PyObject *reply;         /* what Call.result gives back */
+} ext_hooks;
+
+extern ext_hooks ext;
+
+/* ---- values ------------------------------------------------------------- */
+
+/* Appends |value| as one CBOR item. -1 and an exception. */
+int ext_encode(sp_buf *out, PyObject *value);
+/* A new reference, or NULL and an exception. */
+PyObject *ext_decode(const uint8_t *bytes, size_t len);
+/* Text that was checked by nobody; repeated short ones are the same object.
+ * NULL and an exception. */
+PyObject *ext_text(const uint8_t *text, size_t len);
+/* The UTF-8 of a str. False and encode_error. */
+bool ext_utf8(PyObject *text, sp_slice *out);
+/* Raises what |err| of core stands for. Always -1. */
+int ext_raise(int err);
+
+/* ---- types -------------------------------------------------------------- */
+
+/* Link: `connection` is NULL once it is closed. */
+typedef struct ext_link {
+  PyObject_HEAD
+  sp_link *connection;
+  PyObject *on_cancel;
+  sp_buf spare; /* for the next answer or chunk */
+} ext_link;
+
+extern PyType_Spec ext_link_spec;
+extern PyType_Spec ext_call_spec;
+extern PyTypeObject *ext_call_type;
+
+/* A Call for a job that was taken; the job is its own from now on. NULL and
+ * an exception. NULL without one: the request is none. */
+PyObject *ext_call_new(ext_link *link, sp_job *job, bool main);
+
+#endif

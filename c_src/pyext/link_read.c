@@ -1,0 +1,509 @@
+/* Frames from the BEAM, and threads that wait for them. */
+#include "link_impl.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "../core/sp_bridge_worker.h"
+#include "../core/sp_error.h"
+
+#define SPARE_JOBS 16
+#define SPARE_BYTES ((size_t)64 * 1024)
+#define SPIN_LEAST_NS 1000
+/* Between two looks at the ring. */
+#define RELAX 8
+
+static const char BAD_FRAME[] = "the BEAM broke the protocol: a frame that "
+                                "this worker does not know";
+static const char BAD_REQUEST[] = "the BEAM broke the protocol: a request "
+                                  "that is no ExecuteToolRequest";
+static const char BAD_RING[] = "the BEAM broke the protocol: impossible ring "
+                               "indices or frame header";
+static const char NO_MEMORY[] = "no memory for a message of the BEAM";
+
+/* ---- jobs ----------------------------------------------------------------- */
+
+static sp_job *new_job(sp_link *link) {
+  sp_job *job = link->spare;
+  if (job != NULL) {
+    link->spare = job->next;
+    link->spare_count--;
+  } else {
+    job = malloc(sizeof *job);
+    if (job == NULL)
+      return NULL;
+    sp_buf_init(&job->payload, sp_mem_default(), 0);
+  }
+  atomic_init(&job->cancelled, false);
+  job->on_main = job->over = false;
+  job->refs = 1;
+  job->credit = SP_LINK_CREDIT;
+  job->next = NULL;
+  return job;
+}
+
+void sp_link_recycle(sp_link *link, sp_job *job) {
+  if (link->spare_count >= SPARE_JOBS) {
+    sp_buf_free(&job->payload);
+    free(job);
+    return;
+  }
+  if (job->payload.cap > SPARE_BYTES)
+    sp_buf_free(&job->payload);
+  job->next = link->spare;
+  link->spare = job;
+  link->spare_count++;
+}
+
+static void push(sp_job_list *list, sp_job *job) {
+  if (list->last != NULL)
+    list->last->next = job;
+  else
+    list->first = job;
+  list->last = job;
+}
+
+static sp_job *pop(sp_job_list *list) {
+  sp_job *job = list->first;
+  if (job != NULL) {
+    list->first = job->next;
+    if (list->first == NULL)
+      list->last = NULL;
+  }
+  return job;
+}
+
+static sp_job *take_out(sp_job_list *list, uint64_t call) {
+  sp_job *before = NULL;
+  for (sp_job *job = list->first; job != NULL; before = job, job = job->next) {
+    if (job->call != call)
+      continue;
+    if (before != NULL)
+      before->next = job->next;
+    else
+      list->first = job->next;
+    if (list->last == job)
+      list->last = before;
+    return job;
+  }
+  return NULL;
+}
+
+const uint8_t *sp_job_request(const sp_job *job, size_t *len) {
+  *len = job->payload.len;
+  return job->payload.data;
+}
+
+uint64_t sp_job_call(const sp_job *job) { return job->call; }
+
+bool sp_job_is_cancelled(const sp_job *job) {
+  return atomic_load_explicit(&job->cancelled, memory_order_relaxed);
+}
+
+int64_t sp_job_elapsed_ms(const sp_job *job) {
+  return (sp_link_now() - job->started) / 1000000;
+}
+
+static void release(sp_link *link, sp_job *job) {
+  if (--job->refs == 0)
+    sp_link_recycle(link, job);
+}
+
+void sp_job_keep(sp_link *link, sp_job *job) {
+  pthread_mutex_lock(&link->lock);
+  job->refs++;
+  pthread_mutex_unlock(&link->lock);
+}
+
+void sp_job_release(sp_link *link, sp_job *job) {
+  pthread_mutex_lock(&link->lock);
+  release(link, job);
+  pthread_mutex_unlock(&link->lock);
+}
+
+void sp_job_end(sp_link *link, sp_job *job) {
+  pthread_mutex_lock(&link->lock);
+  for (sp_job **at = &link->running; *at != NULL; at = &(*at)->next) {
+    if (*at == job) {
+      *at = job->next;
+      break;
+    }
+  }
+  job->over = true;
+  link->turn++;
+  if (job->refs > 1)
+    sp_link_notify(link, SP_WAIT_CREDIT, job);
+  release(link, job);
+  pthread_mutex_unlock(&link->lock);
+}
+
+/* ---- what the BEAM says --------------------------------------------------- */
+
+/* 1 when the metadata say that the call is the main thread's. */
+static int is_sensitive(sp_slice key, sp_slice value, void *ctx) {
+  static const char *const yes[] = {"true", "1", "yes", "on"};
+  static const char name[] = "thread_sensitive";
+  if (key.len != sizeof name - 1 || memcmp(key.data, name, key.len) != 0)
+    return 0;
+  for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
+    if (value.len == strlen(yes[i]) &&
+        strncasecmp((const char *)value.data, yes[i], value.len) == 0)
+      *(bool *)ctx = true;
+  }
+  return 0;
+}
+
+static void take_call(sp_link *link, const sp_frame *frame) {
+  bool sensitive = false;
+  if (link->closing) {
+    sp_link_refuse(link, frame->call, "the worker is stopping");
+    return;
+  }
+  if (link->config.threaded) {
+    sp_bridge_request request;
+    sp_bridge_visitor visitor = {.metadata = is_sensitive, .ctx = &sensitive};
+    if (sp_bridge_get_request(frame->payload, frame->len, &request,
+                              &visitor) != SP_OK) {
+      sp_link_abandon_locked(link, 1, BAD_REQUEST);
+      return;
+    }
+  }
+  sp_job *job = new_job(link);
+  if (job == NULL) {
+    sp_link_abandon_locked(link, 1, NO_MEMORY);
+    return;
+  }
+  job->call = frame->call;
+  /* The payload changes hands; the reader goes on with the old memory. */
+  sp_buf empty = job->payload;
+  job->payload = link->reader.payload;
+  link->reader.payload = empty;
+  push(sensitive ? &link->main_queue : &link->queue, job);
+  sp_link_notify(link, sensitive ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL, NULL);
+}
+
+static sp_job *find_running(sp_link *link, uint64_t call) {
+  for (sp_job *job = link->running; job != NULL; job = job->next)
+    if (job->call == call)
+      return job;
+  return NULL;
+}
+
+static void take_cancel(sp_link *link, const sp_frame *frame) {
+  sp_job *job = find_running(link, frame->call);
+  if (job != NULL) {
+    sp_link_cancel_job(link, job);
+    return;
+  }
+  job = take_out(&link->queue, frame->call);
+  if (job == NULL)
+    job = take_out(&link->main_queue, frame->call);
+  if (job == NULL)
+    return; /* answered already: the two crossed */
+  sp_link_refuse(link, job->call, "the call was cancelled");
+  sp_link_recycle(link, job);
+}
+
+static void take_credit(sp_link *link, const sp_frame *frame) {
+  if (frame->len != 4) {
+    sp_link_abandon_locked(link, 1, BAD_FRAME);
+    return;
+  }
+  uint32_t more = (uint32_t)frame->payload[0] |
+                  (uint32_t)frame->payload[1] << 8 |
+                  (uint32_t)frame->payload[2] << 16 |
+                  (uint32_t)frame->payload[3] << 24;
+  sp_job *job = find_running(link, frame->call);
+  if (job == NULL)
+    return; /* over already */
+  job->credit = more > UINT32_MAX - job->credit ? UINT32_MAX
+                                                : job->credit + more;
+  sp_link_notify(link, SP_WAIT_CREDIT, job);
+}
+
+static void owe(sp_link *link, uint8_t kind, uint64_t call,
+                const uint8_t *bytes, size_t len) {
+  sp_owed *owed = malloc(sizeof *owed + len);
+  if (owed == NULL) {
+    sp_link_abandon_locked(link, 1, NO_MEMORY);
+    return;
+  }
+  owed->kind = kind;
+  owed->call = call;
+  owed->len = len;
+  owed->next = NULL;
+  if (len > 0)
+    memcpy(owed->bytes, bytes, len);
+  sp_owed **at = &link->owed;
+  while (*at != NULL)
+    at = &(*at)->next;
+  *at = owed;
+}
+
+void sp_link_refuse(sp_link *link, uint64_t call, const char *message) {
+  static const char before[] = "{\"type\":\"cancelled\",\"message\":\"";
+  static const char after[] = "\"}";
+  sp_buf json, response;
+  sp_buf_init(&json, sp_mem_default(), 0);
+  sp_buf_init(&response, sp_mem_default(), 0);
+  int err = sp_buf_add(&json, before, sizeof before - 1);
+  if (err == SP_OK)
+    err = sp_buf_add(&json, message, strlen(message));
+  if (err == SP_OK)
+    err = sp_buf_add(&json, after, sizeof after - 1);
+  if (err == SP_OK)
+    err = sp_bridge_put_error(&response, (sp_slice){json.data, json.len});
+  if (err == SP_OK)
+    owe(link, SP_FRAME_ANSWER, call, response.data, response.len);
+  else
+    sp_link_abandon_locked(link, 1, NO_MEMORY);
+  sp_buf_free(&json);
+  sp_buf_free(&response);
+}
+
+bool sp_link_read(sp_link *link) {
+  sp_frame frame;
+  bool bell = false;
+  if (atomic_load_explicit(&link->gone, memory_order_relaxed))
+    return false;
+  int got = sp_frame_next(&link->reader, &link->in, &frame, &bell);
+  if (bell)
+    sp_link_ring(link->beam_bell);
+  if (got < 0) {
+    sp_link_abandon_locked(link, 1, got == SP_ERR_NOMEM ? NO_MEMORY : BAD_RING);
+    return false;
+  }
+  if (got == 0)
+    return false;
+  switch (frame.kind) {
+  case SP_FRAME_CALL:
+    take_call(link, &frame);
+    break;
+  case SP_FRAME_CANCEL:
+    take_cancel(link, &frame);
+    break;
+  case SP_FRAME_CREDIT:
+    take_credit(link, &frame);
+    break;
+  case SP_FRAME_PING:
+    owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
+    break;
+  default:
+    sp_link_abandon_locked(link, 1, BAD_FRAME);
+  }
+  return true;
+}
+
+/* ---- waiting --------------------------------------------------------------- */
+
+static void relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ volatile("yield");
+#endif
+}
+
+bool sp_link_sleep(sp_link *link) {
+  link->asleep = sp_ring_wait_data(&link->in);
+  if (!link->asleep)
+    sp_ring_awake(&link->in);
+  return link->asleep;
+}
+
+void sp_link_awake(sp_link *link) {
+  if (link->asleep)
+    sp_ring_awake(&link->in);
+  link->asleep = false;
+}
+
+static void wake(sp_waiter *w) {
+  w->woken = true;
+  pthread_cond_signal(&w->wake);
+}
+
+void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job) {
+  for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
+    if (w->woken || w->what != what || w->job != job)
+      continue;
+    wake(w);
+    if (what != SP_WAIT_CREDIT)
+      return;
+  }
+}
+
+static bool satisfied(const sp_link *link, const sp_waiter *w) {
+  switch (w->what) {
+  case SP_WAIT_CALL:
+    return link->queue.first != NULL;
+  case SP_WAIT_MAIN_CALL:
+    return link->main_queue.first != NULL;
+  default:
+    return w->job->credit > 0 || w->job->over || sp_job_is_cancelled(w->job);
+  }
+}
+
+/* Whether something has come, without taking it. Errors show when it is. */
+static bool has_data(sp_link *link) {
+  size_t used;
+  return sp_ring_used(&link->in, &used) != SP_OK || used > 0;
+}
+
+/* Looks at the ring for as long as the last waits were worth it. */
+static bool spin(sp_link *link, const sp_waiter *w) {
+  if (link->one_cpu || link->spin == 0)
+    return false;
+  int64_t until = sp_link_now() + link->spin;
+  for (unsigned turn = 1;; turn++) {
+    pthread_mutex_unlock(&link->lock);
+    for (int i = 0; i < RELAX; i++)
+      relax();
+    pthread_mutex_lock(&link->lock);
+    if (link->closing || satisfied(link, w) || has_data(link)) {
+      link->spin = SP_LINK_SPIN_NS;
+      return true;
+    }
+    if (turn % 4 == 0 && sp_link_now() >= until)
+      break;
+  }
+  link->spin = link->spin / 2 > SPIN_LEAST_NS ? link->spin / 2 : SPIN_LEAST_NS;
+  return false;
+}
+
+bool sp_link_is_over(const sp_link *link) {
+  char byte;
+  ssize_t n = recv(link->socket, &byte, 1, MSG_DONTWAIT);
+  return n >= 0 || (errno != EAGAIN && errno != EINTR);
+}
+
+/* Waits for the bell. True when a signal came in between. */
+static bool doze(sp_link *link) {
+  struct pollfd fds[2] = {{.fd = link->own_bell, .events = POLLIN},
+                          {.fd = link->socket, .events = POLLIN}};
+  uint64_t count;
+  int64_t since = sp_link_now();
+  pthread_mutex_unlock(&link->lock);
+  int n = poll(fds, 2, -1);
+  bool interrupted = n < 0 && errno == EINTR;
+  bool over = n > 0 && fds[1].revents != 0 && sp_link_is_over(link);
+  pthread_mutex_lock(&link->lock);
+  if (read(link->own_bell, &count, sizeof count) == sizeof count &&
+      sp_link_now() - since < SP_LINK_SPIN_NS)
+    link->spin = SP_LINK_SPIN_NS;
+  sp_link_awake(link);
+  if (over)
+    sp_link_abandon_locked(link, 0, NULL);
+  return interrupted;
+}
+
+/* Looks after the ring until there is something to do. */
+static bool lead(sp_link *link, sp_waiter *w) {
+  bool interrupted = false;
+  link->leader = w;
+  if (!spin(link, w) && !link->closing && !link->main_poked &&
+      sp_link_sleep(link))
+    interrupted = doze(link);
+  link->leader = NULL;
+  return interrupted;
+}
+
+static void follow(sp_link *link, sp_waiter *w) {
+  w->woken = false;
+  w->next = link->followers;
+  link->followers = w;
+  while (!w->woken)
+    pthread_cond_wait(&w->wake, &link->lock);
+  sp_waiter **at = &link->followers;
+  while (*at != w)
+    at = &(*at)->next;
+  *at = w->next;
+}
+
+/* Somebody goes to work: another one, or the watcher, looks after the ring. */
+static void hand_over(sp_link *link) {
+  link->turn++;
+  if (link->leader != NULL)
+    return;
+  for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
+    if (w->what != SP_WAIT_MAIN_CALL && !w->woken) {
+      wake(w);
+      return;
+    }
+  }
+  if (link->watcher_waits) {
+    link->watcher_waits = false;
+    sp_link_ring(link->kick);
+  }
+}
+
+static enum sp_link_result await(sp_link *link, sp_waiter *w, bool wait) {
+  for (;;) {
+    if (link->closing)
+      return SP_LINK_CLOSED;
+    if (satisfied(link, w))
+      return SP_LINK_DONE;
+    if (w->main && link->main_poked) {
+      if (!wait)
+        return SP_LINK_NOTHING;
+      link->main_poked = false;
+      return SP_LINK_INTERRUPTED;
+    }
+    bool may_lead = link->leader == NULL && w->what != SP_WAIT_MAIN_CALL;
+    if (may_lead && sp_link_read(link))
+      continue;
+    if (!wait)
+      return SP_LINK_NOTHING;
+    if (link->owed != NULL)
+      sp_link_pay(link);
+    else if (!may_lead)
+      follow(link, w);
+    else if (lead(link, w) && w->main)
+      return SP_LINK_INTERRUPTED;
+  }
+}
+
+static void begin(sp_link *link, sp_job *job, bool main) {
+  job->on_main = main;
+  job->started = sp_link_now();
+  job->next = link->running;
+  link->running = job;
+}
+
+enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
+                                 sp_job **job) {
+  bool only_main = main && link->config.threaded;
+  sp_waiter w = {.what = only_main ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL,
+                 .main = main,
+                 .wake = PTHREAD_COND_INITIALIZER};
+  pthread_mutex_lock(&link->lock);
+  enum sp_link_result got = await(link, &w, wait);
+  if (got == SP_LINK_DONE) {
+    *job = pop(only_main ? &link->main_queue : &link->queue);
+    begin(link, *job, main);
+  }
+  if (got != SP_LINK_NOTHING)
+    hand_over(link);
+  pthread_mutex_unlock(&link->lock);
+  return got;
+}
+
+enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
+                                  bool wait) {
+  sp_waiter w = {.what = SP_WAIT_CREDIT,
+                 .main = main,
+                 .job = job,
+                 .wake = PTHREAD_COND_INITIALIZER};
+  pthread_mutex_lock(&link->lock);
+  enum sp_link_result got = await(link, &w, wait);
+  if (got == SP_LINK_DONE && job->credit > 0)
+    job->credit--;
+  if (got != SP_LINK_NOTHING)
+    hand_over(link);
+  pthread_mutex_unlock(&link->lock);
+  return got;
+}

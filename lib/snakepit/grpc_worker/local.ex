@@ -1,0 +1,76 @@
+defmodule Snakepit.GRPCWorker.Local do
+  @moduledoc false
+  # The local carrier as one worker sees it: what its OS process is told, so that
+  # it may come by shared memory instead of gRPC.
+
+  alias Snakepit.Native
+  alias Snakepit.Pool.ApplicationCleanup
+
+  @transports [:auto, :local, :grpc]
+
+  @type offer :: %{link: reference, ref: reference}
+
+  @doc "What the pool or the application asks for; `:auto` by default."
+  @spec transport(map) :: {:ok, :auto | :local | :grpc} | {:error, String.t()}
+  def transport(config) do
+    case config[:transport] || Application.get_env(:snakepit, :transport, :auto) do
+      transport when transport in @transports ->
+        {:ok, transport}
+
+      other ->
+        {:error, "transport is one of #{inspect(@transports)}, not #{inspect(other)}"}
+    end
+  end
+
+  @doc """
+  Expects a worker and adds to `spec` what tells it so; nil for one that is to
+  come by gRPC. The calling process gets `{:snakepit_local, ref, event}`.
+  """
+  @spec offer(:auto | :local | :grpc, spec) :: {:ok, offer | nil, spec} | {:error, String.t()}
+        when spec: map
+  def offer(:grpc, spec), do: {:ok, nil, spec}
+
+  def offer(transport, spec) do
+    path = Path.join(run_dir(), "local")
+
+    case Native.local_start(path) do
+      :ok ->
+        {offer, env} = expect(path)
+        {:ok, offer, %{spec | env: spec.env ++ env}}
+
+      {:error, why} when transport == :local ->
+        {:error, unavailable(why)}
+
+      {:error, why} ->
+        Snakepit.Logger.warning(:worker, fn -> unavailable(why) <> "; gRPC is used instead" end)
+        {:ok, nil, spec}
+    end
+  end
+
+  defp expect(path) do
+    token = :crypto.strong_rand_bytes(32)
+    ref = make_ref()
+
+    {%{link: Native.local_expect(token, ref), ref: ref},
+     [
+       {"SNAKEPIT_LOCAL_SOCKET", path},
+       {"SNAKEPIT_LOCAL_TOKEN", Base.encode16(token, case: :lower)}
+     ]}
+  end
+
+  @doc "The worker is no longer expected, or its connection ends."
+  @spec withdraw(offer | nil) :: :ok
+  def withdraw(nil), do: :ok
+  def withdraw(offer), do: Native.local_close(offer.link)
+
+  defp unavailable(why), do: "the local transport cannot listen in #{run_dir()}: #{why}"
+  defp run_dir, do: ApplicationCleanup.run_dir()
+
+  @doc "Why a worker that had to come by shared memory came by gRPC."
+  @spec refused(String.t()) :: String.t()
+  def refused(program) do
+    "transport: :local is asked for, but #{program} cannot load the native part of " <>
+      "snakepit_bridge (_snakepit_native): it is built with the package when the headers of " <>
+      "Python are there (Debian: python3-dev). With transport: :auto gRPC is used instead"
+  end
+end

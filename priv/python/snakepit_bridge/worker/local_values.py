@@ -1,0 +1,41 @@
+"""What the extension leaves to Python when it encodes and decodes values."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Set
+from typing import Any
+
+from .. import _graceful
+from ..errors import DecodeError, EncodeError, ToolCancelled
+from ..serialization import BinaryResult
+from ..zero_copy import ZERO_COPY_KEY, ZeroCopyRef
+from .calls import Reply
+
+_SEQUENCES = (list, range, deque)
+
+
+def configure(native: Any) -> None:
+    """Once per process, before the extension is used."""
+    native.configure(
+        EncodeError, DecodeError, ToolCancelled, simplify, handle, BinaryResult, Reply()
+    )
+
+
+def simplify(value: Any) -> Any:
+    """One level of an object closer to what the extension encodes by itself."""
+    if isinstance(value, Mapping):
+        return dict(value.items())
+    if isinstance(value, Set):
+        return frozenset(value)
+    if not hasattr(value, "_asdict"):
+        if isinstance(value, _SEQUENCES):
+            return list(value)
+        if isinstance(value, tuple):
+            return tuple(value)
+    return value.to_payload() if isinstance(value, ZeroCopyRef) else _graceful.convert(value)
+
+
+def handle(payload: dict[str, Any]) -> Any:
+    """A map that came with the key of handles."""
+    return ZeroCopyRef.from_payload(payload) if payload.get(ZERO_COPY_KEY) else payload

@@ -51,13 +51,19 @@ setup-test: system-test
 # ---- tests ------------------------------------------------------------------
 
 test: setup-test
-	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-elixir test-python
+	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-elixir test-elixir-grpc \
+	  test-python
 
 test-c:
 	@$(NATIVE) test-c MIX_APP_PATH=../$(TEST_APP)
 
 test-elixir:
 	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test
+
+# What needs workers once more, over the other carrier.
+test-elixir-grpc:
+	@SNAKEPIT_TEST_TRANSPORT=grpc SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
+	  mix test $$(grep -l Snakepit.Test.Pools test/elixir/*_test.exs)
 
 test-python:
 	@SNAKEPIT_PROTO_PATH="$(CURDIR)/$(TEST_APP)/ebin" \

@@ -83,20 +83,18 @@ defmodule Bench.Targets do
 
   @doc """
   One row for each target with a figure. Those that name no carrier are for the
-  faster one that was measured.
+  faster one that the figure was measured with.
   """
   @spec rows([Bench.Recorder.figure()]) :: [row]
   def rows(figures) do
-    carriers = figures |> Enum.map(& &1.carrier) |> Enum.uniq()
-    first = if :local in carriers, do: :local, else: List.first(carriers)
-
     for target <- targets(),
-        figure = Enum.find(figures, &same?(&1, target, first)),
+        carriers = if(target[:carrier], do: [target.carrier], else: [:local, :grpc]),
+        figure = Enum.find_value(carriers, &find(figures, target.id, &1)),
         do: row(figure, target)
   end
 
-  defp same?(figure, target, first),
-    do: figure.id == target.id and figure.carrier == Map.get(target, :carrier, first)
+  defp find(figures, id, carrier),
+    do: Enum.find(figures, &(&1.id == id and &1.carrier == carrier))
 
   defp row(figure, target) do
     limit = figure.limit && figure.limit.value

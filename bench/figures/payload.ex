@@ -11,7 +11,7 @@ defmodule Bench.Figures.Payload do
   def run(carrier, ctx) do
     Pools.ensure(carrier, 2)
     ms = if ctx.quick, do: 250, else: 1_000
-    points = for size <- @sizes, point = bytes(carrier, size, ms), do: point
+    points = points(carrier, @sizes, ms)
 
     own = for {size, time, _copy} <- points, do: {size, time}
     copies = for {size, _time, copy} <- points, do: {size, copy}
@@ -21,12 +21,22 @@ defmodule Bench.Figures.Payload do
     floats(carrier, ms)
   end
 
+  # Where one size is refused, larger ones are as well.
+  defp points(_carrier, [], _ms), do: []
+
+  defp points(carrier, [size | larger], ms) do
+    case bytes(carrier, size, ms) do
+      nil -> []
+      point -> [point | points(carrier, larger, ms)]
+    end
+  end
+
   defp bytes(carrier, size, ms) do
     data = :crypto.strong_rand_bytes(size)
 
     case echo(data) do
       {:ok, ^data} -> measured_bytes(carrier, data, size, ms)
-      other -> refused("echo of #{Format.bytes(size)} (#{carrier})", other)
+      other -> refused("echo of #{Format.bytes(size)} and more (#{carrier})", other)
     end
   end
 

@@ -10,7 +10,7 @@
 
 #define MAX_FIELD ((size_t)INT32_MAX) /* no protobuf reader takes more */
 #define LENGTH_SIZE 5                 /* of the varints that are patched in */
-#define HEAD_MAX 20                   /* a tag and a varint */
+#define HEAD_MAX ((size_t)20)         /* a tag and a varint */
 
 /* Of every map's entries. */
 #define KEY_TAG 1
@@ -26,8 +26,7 @@ typedef struct field {
 } field;
 
 /* Where |stream|, which ends at |end|, stands. */
-static const uint8_t *position(const pb_istream_t *stream,
-                               const uint8_t *end) {
+static const uint8_t *position(const pb_istream_t *stream, const uint8_t *end) {
   return end - stream->bytes_left;
 }
 
@@ -179,8 +178,7 @@ static bool head_init(head *h, pb_wire_type_t type, uint32_t tag) {
 
 static int put_number(sp_buf *out, uint32_t tag, uint64_t number) {
   head h;
-  if (!head_init(&h, PB_WT_VARINT, tag) ||
-      !pb_encode_varint(&h.stream, number))
+  if (!head_init(&h, PB_WT_VARINT, tag) || !pb_encode_varint(&h.stream, number))
     return SP_ERR_LIMIT;
   return sp_buf_add(out, h.bytes, h.stream.bytes_written);
 }

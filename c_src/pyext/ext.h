@@ -44,8 +44,7 @@ int ext_raise(int err);
 
 /* Link: `connection` is NULL once it is closed. */
 typedef struct ext_link {
-  PyObject_HEAD
-  sp_link *connection;
+  PyObject_HEAD sp_link *connection;
   PyObject *on_cancel;
   sp_buf spare; /* for the next answer or chunk */
 } ext_link;

@@ -10,8 +10,7 @@
 #define SPARE_BYTES ((size_t)256 * 1024)
 
 typedef struct ext_call {
-  PyObject_HEAD
-  ext_link *link;
+  PyObject_HEAD ext_link *link;
   sp_job *job; /* NULL once it is answered */
   sp_slice arguments;
   bool has_arguments;
@@ -29,7 +28,8 @@ typedef struct ext_call {
 
 PyTypeObject *ext_call_type;
 
-/* ---- buffers --------------------------------------------------------------- */
+/* ---- buffers ---------------------------------------------------------------
+ */
 /* Taken and given back with the GIL held. */
 
 static sp_buf borrow(ext_link *link) {
@@ -49,7 +49,8 @@ static void give_back(ext_link *link, sp_buf *buf) {
   sp_buf_init(buf, sp_mem_default(), 0);
 }
 
-/* ---- life ------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------
+ */
 
 static int add_metadata(sp_slice key, sp_slice value, void *ctx) {
   PyObject *k = ext_text(key.data, key.len);
@@ -126,7 +127,8 @@ static void call_dealloc(PyObject *self) {
   Py_DECREF((PyObject *)type);
 }
 
-/* ---- cancellation ------------------------------------------------------------ */
+/* ---- cancellation
+ * ------------------------------------------------------------ */
 
 static bool is_cancelled(const ext_call *call) {
   return call->job != NULL ? sp_job_is_cancelled(call->job)
@@ -162,7 +164,8 @@ static PyObject *call_check(PyObject *self, PyObject *unused) {
   return NULL;
 }
 
-/* ---- values ------------------------------------------------------------------- */
+/* ---- values
+ * ------------------------------------------------------------------- */
 
 static bool check_running(const ext_call *call) {
   if (call->job != NULL && call->link->connection != NULL)
@@ -259,11 +262,12 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
   return ext.reply;
 }
 
-/* ---- sending ------------------------------------------------------------------- */
+/* ---- sending
+ * ------------------------------------------------------------------- */
 
 /* The job is kept by the caller while the GIL is not. */
-static enum sp_link_result send_bytes(ext_call *call, sp_job *job,
-                                      uint8_t kind, const sp_buf *bytes) {
+static enum sp_link_result send_bytes(ext_call *call, sp_job *job, uint8_t kind,
+                                      const sp_buf *bytes) {
   sp_link *link = call->link->connection;
   enum sp_link_result sent =
       sp_job_send(link, job, kind, bytes->data, bytes->len, false);
@@ -322,7 +326,8 @@ static PyObject *call_fail(PyObject *self, PyObject *message) {
   return answer(call);
 }
 
-/* ---- chunks ------------------------------------------------------------------- */
+/* ---- chunks
+ * ------------------------------------------------------------------- */
 
 static int put_text_data(sp_buf *out, PyObject *text) {
   PyObject *bytes =
@@ -406,8 +411,7 @@ static int put_chunk_id(ext_call *call, sp_buf *out) {
 }
 
 /* Waits until a chunk may be sent. -1 and what a signal handler raised. */
-static int await_credit(ext_call *call, sp_job *job,
-                        enum sp_link_result *got) {
+static int await_credit(ext_call *call, sp_job *job, enum sp_link_result *got) {
   sp_link *link = call->link->connection;
   bool main = call->main && pthread_equal(call->thread, pthread_self()) != 0;
   *got = sp_job_credit(link, job, main, false);
@@ -464,7 +468,8 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   Py_RETURN_NONE;
 }
 
-/* ---- the type ------------------------------------------------------------------ */
+/* ---- the type
+ * ------------------------------------------------------------------ */
 
 static PyObject *get_self(PyObject *self, void *unused) {
   (void)unused;
@@ -497,16 +502,17 @@ static PyMemberDef members[] = {
     {"interrupted", T_BOOL, offsetof(ext_call, interrupted), 0, NULL},
     {NULL, 0, 0, 0, NULL}};
 
-static PyGetSetDef getters[] = {
-    {"cancelled", get_cancelled, NULL, NULL, NULL},
-    {"sink", get_self, NULL, NULL, NULL},
-    {"deadline", get_none, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef getters[] = {{"cancelled", get_cancelled, NULL, NULL, NULL},
+                                {"sink", get_self, NULL, NULL, NULL},
+                                {"deadline", get_none, NULL, NULL, NULL},
+                                {NULL, NULL, NULL, NULL, NULL}};
 
-static PyType_Slot slots[] = {
-    {Py_tp_dealloc, (void *)call_dealloc}, {Py_tp_methods, methods},
-    {Py_tp_members, members},              {Py_tp_getset, getters},
-    {Py_tp_new, NULL},                     {0, NULL}};
+static PyType_Slot slots[] = {{Py_tp_dealloc, (void *)call_dealloc},
+                              {Py_tp_methods, methods},
+                              {Py_tp_members, members},
+                              {Py_tp_getset, getters},
+                              {Py_tp_new, NULL},
+                              {0, NULL}};
 
 PyType_Spec ext_call_spec = {.name = "_snakepit_native.Call",
                              .basicsize = sizeof(ext_call),

@@ -28,7 +28,8 @@ static PyObject *refuse(const decoder *d, int err) {
   return NULL;
 }
 
-/* ---- text ------------------------------------------------------------------ */
+/* ---- text ------------------------------------------------------------------
+ */
 
 /* Keys and names come again and again: the last ones are kept. */
 #define KEPT 256
@@ -76,12 +77,13 @@ PyObject *ext_text(const uint8_t *text, size_t len) {
   return made;
 }
 
-/* ---- numbers --------------------------------------------------------------- */
+/* ---- numbers ---------------------------------------------------------------
+ */
 
 static PyObject *build_big(const sp_cbor_token *t) {
-  PyObject *value = PyObject_CallMethod(
-      (PyObject *)&PyLong_Type, "from_bytes", "y#s", (const char *)t->bytes,
-      (Py_ssize_t)t->len, "little");
+  PyObject *value =
+      PyObject_CallMethod((PyObject *)&PyLong_Type, "from_bytes", "y#s",
+                          (const char *)t->bytes, (Py_ssize_t)t->len, "little");
   if (value == NULL || !t->negative)
     return value;
   PyObject *negative = PyNumber_Negative(value);
@@ -89,7 +91,8 @@ static PyObject *build_big(const sp_cbor_token *t) {
   return negative;
 }
 
-/* ---- containers ------------------------------------------------------------- */
+/* ---- containers -------------------------------------------------------------
+ */
 
 static PyObject *build_list(decoder *d, unsigned depth) {
   bool open = d->token.indefinite;
@@ -167,7 +170,8 @@ static PyObject *build_dict(decoder *d, unsigned depth) {
     if (d->token.type == SP_CBOR_MAP_END) {
       if (!zero_copy || ext.zero_copy == NULL)
         return dict;
-      PyObject *handle = PyObject_CallFunctionObjArgs(ext.zero_copy, dict, NULL);
+      PyObject *handle =
+          PyObject_CallFunctionObjArgs(ext.zero_copy, dict, NULL);
       Py_DECREF(dict);
       return handle;
     }

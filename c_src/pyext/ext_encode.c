@@ -30,7 +30,8 @@ static int too_deep(void) {
   return -1;
 }
 
-/* ---- scalars -------------------------------------------------------------- */
+/* ---- scalars --------------------------------------------------------------
+ */
 
 /* Replaces the UnicodeEncodeError that is set. */
 static void refuse_surrogate(PyObject *text) {
@@ -85,8 +86,8 @@ static int encode_big(sp_buf *out, PyObject *value, bool negative) {
   Py_ssize_t bits = size != NULL ? PyLong_AsSsize_t(size) : -1;
   if (bits < 0)
     goto done;
-  bytes = PyObject_CallMethod(magnitude, "to_bytes", "ns", bits / 8 + 1,
-                              "little");
+  bytes =
+      PyObject_CallMethod(magnitude, "to_bytes", "ns", bits / 8 + 1, "little");
   char *data;
   Py_ssize_t len;
   if (bytes == NULL || PyBytes_AsStringAndSize(bytes, &data, &len) != 0)
@@ -122,8 +123,7 @@ static int encode_bytes(sp_buf *out, PyObject *value) {
   Py_ssize_t len;
   if (PyBytes_AsStringAndSize(value, &data, &len) != 0)
     return -1;
-  return checked(
-      sp_cbor_put_bytes(out, (const uint8_t *)data, (size_t)len));
+  return checked(sp_cbor_put_bytes(out, (const uint8_t *)data, (size_t)len));
 }
 
 /* bytearray and memoryview */
@@ -136,7 +136,8 @@ static int encode_buffer(sp_buf *out, PyObject *value) {
   return result;
 }
 
-/* ---- containers ----------------------------------------------------------- */
+/* ---- containers -----------------------------------------------------------
+ */
 /* Encoding may run code that changes what is being encoded. */
 
 #define CHANGED "a value changed while it was being encoded"
@@ -152,7 +153,8 @@ static int encode_sequence(sp_buf *out, PyObject *value, unsigned depth) {
   for (Py_ssize_t i = 0; i < size; i++) {
     if (!tuple && PyList_Size(value) != size)
       return refuse(CHANGED);
-    PyObject *item = tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
+    PyObject *item =
+        tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
     Py_INCREF(item);
     int result = encode(out, item, depth);
     Py_DECREF(item);
@@ -206,7 +208,8 @@ static int encode_set(sp_buf *out, PyObject *value, unsigned depth) {
   return count == size ? 0 : refuse(CHANGED);
 }
 
-/* ---- anything --------------------------------------------------------------- */
+/* ---- anything ---------------------------------------------------------------
+ */
 
 /* 1 when |value| was a scalar, 0 when not, -1 and an exception. */
 static int encode_scalar(sp_buf *out, PyObject *value) {

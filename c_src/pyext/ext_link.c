@@ -8,7 +8,8 @@
 static const char BAD_REQUEST[] = "the BEAM broke the protocol: a request "
                                   "that is no ExecuteToolRequest";
 
-/* ---- life ------------------------------------------------------------------- */
+/* ---- life -------------------------------------------------------------------
+ */
 
 /* On a thread of the link's own. */
 static void tell_cancelled(void *user, uint64_t number) {
@@ -31,7 +32,7 @@ static int hex_digit(char c) {
 }
 
 static bool parse_token(const char *text, Py_ssize_t len, uint8_t *token) {
-  if (len != 2 * SP_LINK_TOKEN)
+  if (len != (Py_ssize_t)SP_LINK_TOKEN * 2)
     return false;
   for (size_t i = 0; i < SP_LINK_TOKEN; i++) {
     int high = hex_digit(text[2 * i]);
@@ -122,7 +123,8 @@ static bool check_open(const ext_link *self) {
   return false;
 }
 
-/* ---- calls ------------------------------------------------------------------ */
+/* ---- calls ------------------------------------------------------------------
+ */
 
 /* take(main): the next Call, or None when there will be none. */
 static PyObject *link_take(PyObject *object, PyObject *is_main) {
@@ -173,9 +175,8 @@ static PyObject *link_ended(PyObject *object, PyObject *unused) {
 static PyObject *get_signal_fd(PyObject *object, void *unused) {
   (void)unused;
   ext_link *self = (ext_link *)object;
-  return check_open(self)
-             ? PyLong_FromLong(sp_link_signal_fd(self->connection))
-             : NULL;
+  return check_open(self) ? PyLong_FromLong(sp_link_signal_fd(self->connection))
+                          : NULL;
 }
 
 static PyMethodDef methods[] = {{"take", link_take, METH_O, NULL},
@@ -184,9 +185,8 @@ static PyMethodDef methods[] = {{"take", link_take, METH_O, NULL},
                                 {"close", link_close, METH_NOARGS, NULL},
                                 {NULL, NULL, 0, NULL}};
 
-static PyGetSetDef getters[] = {
-    {"signal_fd", get_signal_fd, NULL, NULL, NULL},
-    {NULL, NULL, NULL, NULL, NULL}};
+static PyGetSetDef getters[] = {{"signal_fd", get_signal_fd, NULL, NULL, NULL},
+                                {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot slots[] = {{Py_tp_new, (void *)link_new},
                               {Py_tp_init, (void *)link_init},

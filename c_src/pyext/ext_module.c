@@ -9,13 +9,12 @@ static PyObject *configure(PyObject *module, PyObject *args) {
   (void)module;
   PyObject *given[7];
   if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2],
-                        &given[3], &given[4], &given[5],
-                        &given[6]))
+                        &given[3], &given[4], &given[5], &given[6]))
     return NULL;
-  PyObject **const slots[7] = {&ext.encode_error,    &ext.decode_error,
-                               &ext.cancelled_error, &ext.simplify,
-                               &ext.zero_copy,       &ext.binary_result,
-                               &ext.reply};
+  PyObject **const slots[7] = {
+      &ext.encode_error, &ext.decode_error, &ext.cancelled_error,
+      &ext.simplify,     &ext.zero_copy,    &ext.binary_result,
+      &ext.reply};
   for (size_t i = 0; i < 7; i++) {
     PyObject *old = *slots[i];
     Py_INCREF(given[i]);
@@ -41,8 +40,8 @@ static PyObject *encode(PyObject *module, PyObject *value) {
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
   if (ext_encode(&out, value) == 0)
-    result = PyBytes_FromStringAndSize((const char *)out.data,
-                                       (Py_ssize_t)out.len);
+    result =
+        PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.len);
   sp_buf_free(&out);
   return result;
 }
@@ -64,8 +63,7 @@ static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL},
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
                                         .m_name = "_snakepit_native",
-                                        .m_size = -1,
-                                        .m_methods = functions};
+                                        .m_size = -1, .m_methods = functions};
 
 static PyObject *add_type(PyObject *module, PyType_Spec *spec,
                           const char *name) {

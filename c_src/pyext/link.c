@@ -49,11 +49,12 @@ int sp_link_signal_fd(const sp_link *link) { return link->signals[1]; }
 static int connect_to(sp_link *link, const char *path) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   struct timeval limit = {.tv_sec = HANDSHAKE_S};
-  if (strlen(path) >= sizeof address.sun_path) {
+  size_t len = strlen(path);
+  if (len >= sizeof address.sun_path) {
     errno = ENAMETOOLONG;
     return -1;
   }
-  strcpy(address.sun_path, path);
+  memcpy(address.sun_path, path, len);
   link->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (link->socket < 0 ||
       setsockopt(link->socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit) ||
@@ -148,8 +149,7 @@ static int shake_hands(sp_link *link, const char *path, const uint8_t *token,
              strerror(errno));
     return -1;
   }
-  uint64_t capacity =
-      say_hello(link, token) ? hear_welcome(link, &memory) : 0;
+  uint64_t capacity = say_hello(link, token) ? hear_welcome(link, &memory) : 0;
   int err = capacity != 0 ? map_rings(link, memory, capacity) : -1;
   if (memory >= 0)
     close(memory);

@@ -17,6 +17,8 @@ struct sp_job {
   atomic_bool cancelled;
   bool on_main;
   bool over;
+  int64_t signal_at; /* cancelled on the main thread: the next signal */
+  int64_t pause;     /* and how long after that the one after */
   unsigned refs;
   uint32_t credit;
   struct sp_job *next; /* in a queue, among the running, or spare */
@@ -52,7 +54,6 @@ struct sp_link {
   sp_link_config config;
   pthread_t main_thread;
   pthread_t watcher;
-  bool one_cpu;
   int socket;
   int own_bell;
   int beam_bell;
@@ -64,32 +65,33 @@ struct sp_link {
   pthread_mutex_t send_lock; /* guards |out|; taken before |lock|, if both */
   sp_ring out;
 
-  pthread_mutex_t lock; /* guards all that follows */
+  pthread_mutex_t lock; /* guards all that follows, but for |gone| */
   sp_ring in;
   sp_frame_reader reader;
   sp_job_list queue;      /* for any thread */
   sp_job_list main_queue; /* for the main thread, when |threaded| */
   sp_job *running;
   sp_job *spare;
-  unsigned spare_count;
   sp_waiter *followers; /* in pthread_cond_wait */
   sp_waiter *leader;    /* looks at the ring, or waits for its bell */
-  bool asleep;          /* the BEAM is to ring */
-  bool main_poked;      /* signal handlers wait for the main thread */
   uint64_t turn;        /* counts what the seats do */
-  bool watcher_waits;   /* without an end */
   int64_t spin;         /* nanoseconds worth spending before sleep */
   sp_owed *owed;
   uint64_t *cancels; /* for config.cancelled */
   size_t cancel_count;
   size_t cancel_cap;
-  bool messenger; /* the thread that calls it exists */
   pthread_cond_t messenger_gone;
-  bool closing;
-  bool released; /* sp_link_close has been called */
-  int status;
   const char *why;
   int64_t deadline; /* then the process is ended */
+  int status;
+  unsigned spare_count;
+  bool one_cpu;
+  bool asleep;        /* the BEAM is to ring */
+  bool main_poked;    /* signal handlers wait for the main thread */
+  bool watcher_waits; /* without an end */
+  bool messenger;     /* the thread that calls config.cancelled exists */
+  bool closing;
+  bool released;    /* sp_link_close has been called */
   atomic_bool gone; /* nothing is sent any more */
 };
 
@@ -108,6 +110,9 @@ void sp_link_awake(sp_link *link);
 void sp_link_stop_locked(sp_link *link, int status, int grace_ms);
 void sp_link_abandon_locked(sp_link *link, int status, const char *why);
 void sp_link_cancel_job(sp_link *link, sp_job *job);
+/* A signal that comes just before a system call does not end it: more are
+ * sent. When the next is due; 0 for never. */
+int64_t sp_link_insist(sp_link *link);
 /* Puts a job without references away. */
 void sp_link_recycle(sp_link *link, sp_job *job);
 /* Owes the BEAM the answer of a call that never ran. */

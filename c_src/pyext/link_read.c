@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -26,7 +27,8 @@ static const char BAD_RING[] = "the BEAM broke the protocol: impossible ring "
                                "indices or frame header";
 static const char NO_MEMORY[] = "no memory for a message of the BEAM";
 
-/* ---- jobs ----------------------------------------------------------------- */
+/* ---- jobs -----------------------------------------------------------------
+ */
 
 static sp_job *new_job(sp_link *link) {
   sp_job *job = link->spare;
@@ -41,6 +43,7 @@ static sp_job *new_job(sp_link *link) {
   }
   atomic_init(&job->cancelled, false);
   job->on_main = job->over = false;
+  job->signal_at = 0;
   job->refs = 1;
   job->credit = SP_LINK_CREDIT;
   job->next = NULL;
@@ -66,16 +69,6 @@ static void push(sp_job_list *list, sp_job *job) {
   else
     list->first = job;
   list->last = job;
-}
-
-static sp_job *pop(sp_job_list *list) {
-  sp_job *job = list->first;
-  if (job != NULL) {
-    list->first = job->next;
-    if (list->first == NULL)
-      list->last = NULL;
-  }
-  return job;
 }
 
 static sp_job *take_out(sp_job_list *list, uint64_t call) {
@@ -142,7 +135,8 @@ void sp_job_end(sp_link *link, sp_job *job) {
   pthread_mutex_unlock(&link->lock);
 }
 
-/* ---- what the BEAM says --------------------------------------------------- */
+/* ---- what the BEAM says ---------------------------------------------------
+ */
 
 /* 1 when the metadata say that the call is the main thread's. */
 static int is_sensitive(sp_slice key, sp_slice value, void *ctx) {
@@ -167,8 +161,8 @@ static void take_call(sp_link *link, const sp_frame *frame) {
   if (link->config.threaded) {
     sp_bridge_request request;
     sp_bridge_visitor visitor = {.metadata = is_sensitive, .ctx = &sensitive};
-    if (sp_bridge_get_request(frame->payload, frame->len, &request,
-                              &visitor) != SP_OK) {
+    if (sp_bridge_get_request(frame->payload, frame->len, &request, &visitor) !=
+        SP_OK) {
       sp_link_abandon_locked(link, 1, BAD_REQUEST);
       return;
     }
@@ -214,15 +208,14 @@ static void take_credit(sp_link *link, const sp_frame *frame) {
     sp_link_abandon_locked(link, 1, BAD_FRAME);
     return;
   }
-  uint32_t more = (uint32_t)frame->payload[0] |
-                  (uint32_t)frame->payload[1] << 8 |
-                  (uint32_t)frame->payload[2] << 16 |
-                  (uint32_t)frame->payload[3] << 24;
+  uint32_t more =
+      (uint32_t)frame->payload[0] | (uint32_t)frame->payload[1] << 8 |
+      (uint32_t)frame->payload[2] << 16 | (uint32_t)frame->payload[3] << 24;
   sp_job *job = find_running(link, frame->call);
   if (job == NULL)
     return; /* over already */
-  job->credit = more > UINT32_MAX - job->credit ? UINT32_MAX
-                                                : job->credit + more;
+  job->credit =
+      more > UINT32_MAX - job->credit ? UINT32_MAX : job->credit + more;
   sp_link_notify(link, SP_WAIT_CREDIT, job);
 }
 
@@ -299,7 +292,8 @@ bool sp_link_read(sp_link *link) {
   return true;
 }
 
-/* ---- waiting --------------------------------------------------------------- */
+/* ---- waiting ---------------------------------------------------------------
+ */
 
 static void relax(void) {
 #if defined(__x86_64__) || defined(__i386__)
@@ -467,11 +461,17 @@ static enum sp_link_result await(sp_link *link, sp_waiter *w, bool wait) {
   }
 }
 
-static void begin(sp_link *link, sp_job *job, bool main) {
+/* Takes the first call out of a queue that has one. */
+static sp_job *begin(sp_link *link, sp_job_list *queue, bool main) {
+  sp_job *job = queue->first;
+  queue->first = job->next;
+  if (queue->first == NULL)
+    queue->last = NULL;
   job->on_main = main;
   job->started = sp_link_now();
   job->next = link->running;
   link->running = job;
+  return job;
 }
 
 enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
@@ -482,10 +482,8 @@ enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
                  .wake = PTHREAD_COND_INITIALIZER};
   pthread_mutex_lock(&link->lock);
   enum sp_link_result got = await(link, &w, wait);
-  if (got == SP_LINK_DONE) {
-    *job = pop(only_main ? &link->main_queue : &link->queue);
-    begin(link, *job, main);
-  }
+  if (got == SP_LINK_DONE)
+    *job = begin(link, only_main ? &link->main_queue : &link->queue, main);
   if (got != SP_LINK_NOTHING)
     hand_over(link);
   pthread_mutex_unlock(&link->lock);

@@ -12,9 +12,12 @@
 #define TICK_NS 1000000
 #define TICK_LAST_NS 8000000
 #define FOREVER (-1)
+#define FIRST_PAUSE_NS 10000000
+#define LAST_PAUSE_NS 1000000000
 #define STOP_GRACE_MS 1500
 
-/* ---- telling of cancelled calls -------------------------------------------- */
+/* ---- telling of cancelled calls --------------------------------------------
+ */
 
 /* Whoever is told may have to wait for a long time. */
 static void *carry_messages(void *arg) {
@@ -61,13 +64,37 @@ void sp_link_cancel_job(sp_link *link, sp_job *job) {
   if (atomic_exchange(&job->cancelled, true))
     return;
   sp_link_notify(link, SP_WAIT_CREDIT, job);
-  if (!job->on_main)
+  if (!job->on_main) {
     tell(link, job->call);
-  else if (link->config.interrupt_signal != 0)
-    pthread_kill(link->main_thread, link->config.interrupt_signal);
+    return;
+  }
+  job->signal_at = sp_link_now();
+  job->pause = FIRST_PAUSE_NS;
+  (void)sp_link_insist(link);
+  sp_link_ring(link->kick); /* the watcher goes on with it */
 }
 
-/* ---- watching --------------------------------------------------------------- */
+int64_t sp_link_insist(sp_link *link) {
+  int64_t next = 0;
+  if (link->config.interrupt_signal == 0)
+    return 0;
+  for (sp_job *job = link->running; job != NULL; job = job->next) {
+    if (job->signal_at == 0)
+      continue;
+    if (job->signal_at <= sp_link_now()) {
+      pthread_kill(link->main_thread, link->config.interrupt_signal);
+      job->signal_at = sp_link_now() + job->pause;
+      job->pause =
+          2 * job->pause < LAST_PAUSE_NS ? 2 * job->pause : LAST_PAUSE_NS;
+    }
+    if (next == 0 || job->signal_at < next)
+      next = job->signal_at;
+  }
+  return next;
+}
+
+/* ---- watching ---------------------------------------------------------------
+ */
 
 enum { KICK, SOCKET, SIGNALS, BELL, FD_COUNT };
 
@@ -90,7 +117,7 @@ static void drain(sp_link *link) {
   }
 }
 
-static plan make_plan(sp_link *link, uint64_t *seen, int64_t *tick) {
+static plan plan_of(sp_link *link, uint64_t *seen, int64_t *tick) {
   if (link->owed != NULL)
     sp_link_pay(link);
   if (link->closing) {
@@ -111,6 +138,19 @@ static plan make_plan(sp_link *link, uint64_t *seen, int64_t *tick) {
     return (plan){FOREVER, false};
   *tick *= 2;
   return (plan){*tick, false};
+}
+
+/* The same, but awake in time for the next signal to the main thread. */
+static plan make_plan(sp_link *link, uint64_t *seen, int64_t *tick) {
+  plan next = plan_of(link, seen, tick);
+  int64_t due = sp_link_insist(link);
+  if (due == 0 || next.wait == 0)
+    return next;
+  int64_t wait = due - sp_link_now();
+  wait = wait > 1 ? wait : 1;
+  if (next.wait == FOREVER || wait < next.wait)
+    next.wait = wait;
+  return next;
 }
 
 static void take_signals(sp_link *link) {

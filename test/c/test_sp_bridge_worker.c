@@ -16,7 +16,8 @@ static sp_slice text(const char *s) {
 #define assert_slice(slice, expected)                                          \
   assert_text((slice).data, (slice).len, (expected))
 
-/* ---- requests -------------------------------------------------------------- */
+/* ---- requests --------------------------------------------------------------
+ */
 
 typedef struct seen {
   char text[256];
@@ -27,8 +28,7 @@ typedef struct seen {
 static void note(seen *s, const char *kind, sp_slice a, sp_slice b) {
   size_t at = strlen(s->text);
   snprintf(s->text + at, sizeof s->text - at, "%s %.*s=%.*s\n", kind,
-           (int)a.len, (const char *)a.data, (int)b.len,
-           (const char *)b.data);
+           (int)a.len, (const char *)a.data, (int)b.len, (const char *)b.data);
 }
 
 static int on_metadata(sp_slice key, sp_slice value, void *ctx) {
@@ -88,8 +88,8 @@ static void test_request(void **state) {
   assert_slice(request.arguments_cbor, "\xA1\x61\x61");
   assert_string_equal(s.text, "meta k=v\nurl n=" SP_BRIDGE_URL_STRING
                               "\nparameter n=12\nbinary b=raw\nmeta l=\n");
-  assert_int_equal(
-      sp_bridge_get_request(bytes.data, bytes.len, &request, NULL), 0);
+  assert_int_equal(sp_bridge_get_request(bytes.data, bytes.len, &request, NULL),
+                   0);
   sp_buf_free(&bytes);
 }
 
@@ -123,11 +123,11 @@ static void test_visitor_stops(void **state) {
 /* Fields without a name here, and known ones of another type. */
 static void test_unknown_fields(void **state) {
   (void)state;
-  static const uint8_t bytes[] = "\x98\x06\x01"             /* 99: varint */
-                                 "\x95\x06"                 /* 98: 32 bit */
-                                 "abcd"                     /* */
-                                 "\x91\x06"                 /* 98: 64 bit */
-                                 "abcdefgh"                 /* */
+  static const uint8_t bytes[] = "\x98\x06\x01"              /* 99: varint */
+                                 "\x95\x06"                  /* 98: 32 bit */
+                                 "abcd"                      /* */
+                                 "\x91\x06"                  /* 98: 64 bit */
+                                 "abcdefgh"                  /* */
                                  "\x10\x05\x2A\x01x\x20\x01" /* wrong types */
                                  "\x12\x01t";
   sp_bridge_request request;
@@ -178,12 +178,12 @@ static void test_bad_requests(void **state) {
     size_t len;
     int err;
   } bad[] = {
-      {"\x0B", 1, SP_ERR_SYNTAX},                 /* a group */
-      {"\x0E\x01", 2, SP_ERR_SYNTAX},             /* wire type 6 */
-      {"\x00\x00", 2, SP_ERR_SYNTAX},             /* field 0 */
+      {"\x0B", 1, SP_ERR_SYNTAX},                        /* a group */
+      {"\x0E\x01", 2, SP_ERR_SYNTAX},                    /* wire type 6 */
+      {"\x00\x00", 2, SP_ERR_SYNTAX},                    /* field 0 */
       {"\x12\xFF\xFF\xFF\xFF\x0F", 6, SP_ERR_TRUNCATED}, /* a long length */
       {"\x28\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x7F", 11, SP_ERR_SYNTAX},
-      {"\x22\x02\x0A\x05", 4, SP_ERR_TRUNCATED}, /* within an entry */
+      {"\x22\x02\x0A\x05", 4, SP_ERR_TRUNCATED},         /* within an entry */
       {"\x1A\x04\x12\x02\x12\x09", 6, SP_ERR_TRUNCATED}, /* within an Any */
       {"\x22\x01\x0B", 3, SP_ERR_SYNTAX},
   };
@@ -197,7 +197,8 @@ static void test_bad_requests(void **state) {
   }
 }
 
-/* ---- answers --------------------------------------------------------------- */
+/* ---- answers ---------------------------------------------------------------
+ */
 
 static void test_response(void **state) {
   (void)state;
@@ -286,13 +287,14 @@ static void test_metadata_of_any_length(void **state) {
     sp_slice slice = {(const uint8_t *)bytes, len};
     sp_buf_init(&out, sp_mem_default(), 0);
     assert_int_equal(sp_bridge_put_chunk_metadata(&out, slice, slice), 0);
-    assert_int_equal(
-        sp_bridge_get_chunk(out.data, out.len, &chunk, NULL, NULL), 0);
+    assert_int_equal(sp_bridge_get_chunk(out.data, out.len, &chunk, NULL, NULL),
+                     0);
     sp_buf_free(&out);
   }
 }
 
-/* ---- limits ---------------------------------------------------------------- */
+/* ---- limits ----------------------------------------------------------------
+ */
 
 static void test_limits_leave_no_trace(void **state) {
   (void)state;

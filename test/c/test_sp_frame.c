@@ -90,7 +90,8 @@ static void test_any_length(void **state) {
   line_init(&l, sp_mem_default());
   for (size_t len = 0; len <= sizeof bytes; len++) {
     for (size_t cut = 0; cut <= len; cut += 1 + len / 5) {
-      sp_frame_part parts[3] = {{bytes, cut}, {NULL, 0}, {bytes + cut, len - cut}};
+      sp_frame_part parts[3] = {
+          {bytes, cut}, {NULL, 0}, {bytes + cut, len - cut}};
       assert_true(pass(&l, SP_FRAME_CHUNK, len, parts, 3, &frame, &err) > 0);
       assert_int_equal(frame.kind, SP_FRAME_CHUNK);
       assert_int_equal(frame.call, len);
@@ -167,9 +168,8 @@ static void test_bells(void **state) {
 static void test_bad_headers(void **state) {
   (void)state;
   static const uint8_t bad[][16] = {
-      {0, 0, 0, 0x80, 1},       {0xFF, 0xFF, 0xFF, 0xFF, 1},
-      {0, 0, 0, 0, 1, 1},       {0, 0, 0, 0, 1, 0, 1},
-      {0, 0, 0, 0, 1, 0, 0, 1},
+      {0, 0, 0, 0x80, 1},    {0xFF, 0xFF, 0xFF, 0xFF, 1}, {0, 0, 0, 0, 1, 1},
+      {0, 0, 0, 0, 1, 0, 1}, {0, 0, 0, 0, 1, 0, 0, 1},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     line l;

@@ -47,8 +47,7 @@ static size_t used_of(pair *p) {
 
 static void test_capacities(void **state) {
   (void)state;
-  static const size_t bad[] = {0,  1,   32,   63,
-                               65, 100, 4095, (size_t)3 << 30};
+  static const size_t bad[] = {0, 1, 32, 63, 65, 100, 4095, (size_t)3 << 30};
   sp_ring ring;
   uint8_t *memory = aligned_alloc(64, SP_RING_BYTES(64));
   assert_non_null(memory);
@@ -140,8 +139,8 @@ static void test_who_waits_for_room_is_woken_once(void **state) {
 
 static void test_impossible_written(void **state) {
   (void)state;
-  static const uint64_t bad[] = {65, 66, 1 << 20, UINT64_MAX, UINT64_MAX - 63,
-                                 (uint64_t)1 << 63};
+  static const uint64_t bad[] = {
+      65, 66, 1 << 20, UINT64_MAX, UINT64_MAX - 63, (uint64_t)1 << 63};
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     pair p = new_pair(64);
     size_t used;

@@ -136,9 +136,8 @@ static void *send_frames(void *arg) {
       wrote = sp_frame_write(&w, &p->out, parts, 2, &bell);
       if (bell)
         ring_bell(p->data_bell);
-      p->failed = wrote < 0 ||
-                  (wrote == 0 && sp_ring_wait_room(&p->out, 1) &&
-                   !await_bell(p->room_bell));
+      p->failed = wrote < 0 || (wrote == 0 && sp_ring_wait_room(&p->out, 1) &&
+                                !await_bell(p->room_bell));
     }
   }
   return NULL;

@@ -191,6 +191,11 @@ defmodule Snakepit.BenchReportTest do
       assert %{carrier: :grpc, floor: 600, floor_met: true, own: true} = for_grpc
     end
 
+    test "take the other carrier where the faster one lacks the figure" do
+      figures = [figure("ping_p50", 9.0), figure("floats", 90_000.0, carrier: :grpc)]
+      assert [%{carrier: :local}, %{id: "floats", carrier: :grpc}] = Targets.rows(figures)
+    end
+
     test "may depend on the limit" do
       limit = %{name: "2 × memcpy", value: 150.0}
       assert [row] = Targets.rows([figure("echo_1048576", 200.0, limit: limit)])

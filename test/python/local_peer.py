@@ -380,4 +380,3 @@ class LocalWorker(Connection):
         self.process.wait()
         self.listener.close()
         self.close()
-

@@ -10,7 +10,6 @@ import math
 import random
 import sys
 from collections import OrderedDict, defaultdict, deque, namedtuple
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from snakepit_bridge.worker import local_values
 
 
 @pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def native(tmp_path_factory: pytest.TempPathFactory) -> Any:
     patch = pytest.MonkeyPatch()
     path = build_extension(tmp_path_factory.mktemp("extension"))
     patch.setenv("SNAKEPIT_PROTO_PATH", path)
@@ -32,7 +31,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     patch.undo()
     assert module is not None, f"{path} holds no extension for this interpreter"
     local_values.configure(module)
-    yield module
+    return module
 
 
 PLAIN = [
@@ -82,7 +81,7 @@ PLAIN = [
     {},
     {"a": 1, "b": {"c": [1, 2]}},
     {"a" * 40: 1},
-    {1: "int", 2.5: "float", None: "none", True: "x", (1, 2): "tuple", b"b": "bytes"},
+    {1: "int", 2.5: "float", None: "none", (1, 2): "tuple", b"b": "bytes"},
     set(),
     {1, "a", (2, 3)},
     list(range(1000)),
@@ -196,7 +195,7 @@ def test_depth(native: Any) -> None:
     assert native.decode(native.encode(nested(512))) == nested(512)
     with pytest.raises(EncodeError, match="nested too deeply"):
         native.encode(nested(513))
-    with pytest.raises(DecodeError, match="deep|nest"):
+    with pytest.raises(DecodeError, match=r"deep|nest"):
         native.decode(b"\x81" * 513 + b"\x01")
     deep: Any = 1
     for _ in range(512):
@@ -224,7 +223,7 @@ def test_surrogates(native: Any) -> None:
     "data", ["", "18", "61", "62ff", "8201", "a1", "a101", "ff", "1c", "0000", "c0", "61ff", "5f"]
 )
 def test_malformed(native: Any, data: str) -> None:
-    with pytest.raises(DecodeError, match="not CBOR: .* at byte"):
+    with pytest.raises(DecodeError, match=r"not CBOR: .* at byte"):
         native.decode(bytes.fromhex(data))
 
 
@@ -264,9 +263,7 @@ def test_a_value_that_changes_meanwhile(native: Any) -> None:
             native.encode(value)
 
 
-def test_an_error_of_an_object_is_passed_on(
-    native: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_of_an_object_is_passed_on(native: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Bad:
         def __iter__(self) -> Any:
             raise AssertionError

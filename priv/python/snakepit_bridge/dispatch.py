@@ -20,31 +20,104 @@ _HOOKS = frozenset(
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
+class _Binding:
+    """How the parameters that are left for the caller take the arguments."""
+
+    __slots__ = ("_dict_unless_named", "_known", "_open", "_required", "_single", "stream")
+
+    def __init__(self, parameters: tuple[inspect.Parameter, ...], streams: bool) -> None:
+        self.stream = streams and any(p.name == "stream" for p in parameters)
+        if self.stream:
+            parameters = tuple(p for p in parameters if p.name != "stream")
+        named = [p for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+        self._known = frozenset(p.name for p in named)
+        self._required = tuple(p.name for p in named if p.default is p.empty)
+        self._open = any(p.kind is p.VAR_KEYWORD for p in parameters)
+        self._single: Optional[str] = None
+        self._dict_unless_named = False
+        if len(parameters) == 1 and parameters[0].kind in _POSITIONAL:
+            only = parameters[0]
+            self._single = only.name
+            self._dict_unless_named = only.name in _DICT_NAMES or (
+                only.default is only.empty and _is_dict(only.annotation)
+            )
+
+    def wants_dict(self, given: Mapping[str, Any], takes_dict: bool) -> bool:
+        """Whether the one parameter is for all arguments together."""
+        if self._single is None:
+            return False
+        return takes_dict or (self._dict_unless_named and self._single not in given)
+
+    def check(self, tool: str, given: Mapping[str, Any]) -> None:
+        for name in self._required:
+            if name not in given:
+                raise self._missing(tool, given)
+        if not self._open:
+            for name in given:
+                if name not in self._known:
+                    raise self._extra(tool, given)
+
+    def _missing(self, tool: str, given: Mapping[str, Any]) -> ToolArgumentError:
+        missing = [name for name in self._required if name not in given]
+        return ToolArgumentError(
+            f"tool {tool!r} needs {_listed('argument', missing)}; "
+            f"given: {', '.join(sorted(map(str, given))) or 'none'}"
+        )
+
+    def _extra(self, tool: str, given: Mapping[str, Any]) -> ToolArgumentError:
+        extra = [name for name in given if name not in self._known]
+        return ToolArgumentError(
+            f"tool {tool!r} does not take {_listed('argument', extra)}; "
+            f"it takes: {', '.join(sorted(self._known)) or 'none'}"
+        )
+
+
 class Tool:
     """A function that can be called by name, and how it wants its arguments."""
 
-    __slots__ = ("_parameters", "function", "metadata", "name", "takes_dict")
+    __slots__ = (
+        "_context_name",
+        "_parameters",
+        "_plain",
+        "_with_context",
+        "attribute",
+        "function",
+        "metadata",
+        "name",
+        "streaming",
+        "takes_dict",
+    )
 
-    def __init__(self, name: str, function: Callable[..., Any], takes_dict: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        takes_dict: bool = False,
+        attribute: str = "",
+    ) -> None:
         self.name = name
         self.function = function
+        self.attribute = attribute or name
         self.takes_dict = takes_dict
         self.metadata: Optional[ToolMetadata] = getattr(function, "_tool_metadata", None)
-        self._parameters = _parameters(function)
-
-    @property
-    def streaming(self) -> bool:
-        """By declaration: what a tool returns does not change it."""
-        if self.metadata is not None and self.metadata.supports_streaming:
-            return True
-        return inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(
-            self.function
+        self._parameters = parameters = _parameters(function)
+        streams = self.metadata is not None and self.metadata.supports_streaming
+        # By declaration: what a tool returns does not change it.
+        self.streaming = (
+            streams
+            or inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
         )
+        self._context_name: Optional[str] = None
+        self._plain = self._with_context = _Binding(parameters, streams)
+        if parameters and _wants_context(parameters[0], {}):
+            self._context_name = parameters[0].name
+            self._with_context = _Binding(parameters[1:], streams)
 
     def arguments(self) -> list[inspect.Parameter]:
         """The parameters that the caller fills."""
         parameters = list(self._parameters)
-        if parameters and _wants_context(parameters[0], {}):
+        if self._context_name is not None:
             del parameters[0]
         streams = self.metadata is not None and self.metadata.supports_streaming
         return [
@@ -54,69 +127,58 @@ class Tool:
             and not (streams and p.name == "stream")
         ]
 
-    def call(self, arguments: Mapping[str, Any], context: Any, stream: Any = None) -> Any:
-        """Starts the tool: a value, an awaitable, or an iterator of chunks."""
-        given = dict(arguments)
-        positional: list[Any] = []
-        named: dict[str, Any] = {}
-        parameters = list(self._parameters)
-        if parameters and _wants_context(parameters[0], given):
-            positional.append(context)
-            del parameters[0]
-        if self.metadata is not None and self.metadata.supports_streaming:
-            parameters = self._bind_stream(parameters, named, stream)
-        if self._wants_dict(parameters, given):
-            positional.append(given)
-        else:
-            self._bind_names(parameters, given, named)
-        return self.function(*positional, **named)
-
-    def _bind_stream(
-        self, parameters: list[inspect.Parameter], named: dict[str, Any], stream: Any
-    ) -> list[inspect.Parameter]:
-        if not any(p.name == "stream" for p in parameters):
-            return parameters
-        if stream is None:
-            raise streams_error(self.name)
-        named["stream"] = stream
-        return [p for p in parameters if p.name != "stream"]
-
-    def _wants_dict(self, parameters: list[inspect.Parameter], given: dict[str, Any]) -> bool:
-        if len(parameters) != 1 or parameters[0].kind not in _POSITIONAL:
-            return False
-        parameter = parameters[0]
-        if self.takes_dict:
-            return True
-        if parameter.name in given:
-            return False
-        if parameter.name in _DICT_NAMES:
-            return True
-        return parameter.default is parameter.empty and _is_dict(parameter.annotation)
-
-    def _bind_names(
+    def call(
         self,
-        parameters: list[inspect.Parameter],
-        given: dict[str, Any],
-        named: dict[str, Any],
-    ) -> None:
-        known = {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-        missing = [
-            p.name
-            for p in parameters
-            if p.name in known and p.default is p.empty and p.name not in given
-        ]
-        if missing:
-            raise ToolArgumentError(
-                f"tool {self.name!r} needs {_listed('argument', missing)}; "
-                f"given: {', '.join(sorted(map(str, given))) or 'none'}"
-            )
-        extra = [key for key in given if key not in known]
-        if extra and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-            raise ToolArgumentError(
-                f"tool {self.name!r} does not take {_listed('argument', extra)}; "
-                f"it takes: {', '.join(sorted(known)) or 'none'}"
-            )
-        named.update(given)
+        arguments: Mapping[str, Any],
+        context: Any,
+        stream: Any = None,
+        function: Optional[Callable[..., Any]] = None,
+    ) -> Any:
+        """Starts the tool: a value, an awaitable, or an iterator of chunks.
+
+        ``function`` is the same one, bound to another adapter of its class.
+        """
+        if function is None:
+            function = self.function
+        first: tuple[Any, ...] = ()
+        binding = self._plain
+        name = self._context_name
+        if name is not None and (name == "ctx" or name not in arguments):
+            first, binding = (context,), self._with_context
+        named: dict[str, Any] = {}
+        if binding.stream:
+            if stream is None:
+                raise streams_error(self.name)
+            named["stream"] = stream
+        if binding.wants_dict(arguments, self.takes_dict):
+            return function(*first, dict(arguments), **named)
+        binding.check(self.name, arguments)
+        if not named:
+            return function(*first, **arguments)
+        named.update(arguments)
+        return function(*first, **named)
+
+
+class ToolCache:
+    """The tools of one adapter, found by name once and for all its instances."""
+
+    __slots__ = ("_found",)
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Tool, Any]] = {}
+
+    def find(self, adapter: Any, name: str) -> tuple[Tool, Callable[..., Any]]:
+        """The tool, and its function bound to this instance. Raises UnknownToolError."""
+        found = self._found.get(name)
+        if found is not None:
+            function = getattr(adapter, found[0].attribute, None)
+            # Neither replaced in the class nor an instance's own.
+            if getattr(function, "__func__", None) is found[1]:
+                return found[0], function  # type: ignore[return-value]
+        tool = find_tool(adapter, name)
+        if isinstance(tool.function, MethodType):
+            self._found[name] = (tool, tool.function.__func__)
+        return tool, tool.function
 
 
 def find_tool(adapter: Any, name: str) -> Tool:
@@ -165,7 +227,7 @@ def _lookup(adapter: Any, name: str) -> Optional[Tool]:
         return Tool(name, function)
     command = _member(adapter, f"execute_{name}")
     if command is not None and _is_command(f"execute_{name}", command):
-        return Tool(name, command, takes_dict=True)
+        return Tool(name, command, takes_dict=True, attribute=f"execute_{name}")
     return None
 
 

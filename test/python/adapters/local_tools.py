@@ -5,12 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import sys
 import threading
 from typing import Any
 
-from snakepit_bridge import tool
 from tools import Tools
+
+from snakepit_bridge import tool
 
 
 class LocalTools(Tools):
@@ -25,10 +25,6 @@ class LocalTools(Tools):
         descriptor = ctypes.PyDLL(None).open(path.encode(), os.O_RDONLY)
         os.close(descriptor)
         return "opened"
-
-    @tool
-    def modules(self) -> list[str]:
-        return sorted(sys.modules)
 
     @tool
     def environment(self) -> list[str]:

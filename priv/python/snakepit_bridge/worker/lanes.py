@@ -6,16 +6,18 @@ raise ToolCancelled in it. Code of the worker runs disarmed.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import signal
 import threading
 import time
 from collections.abc import Coroutine
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ..errors import ToolCancelled
 from .calls import Call
+
+if TYPE_CHECKING:
+    import asyncio
 
 # Ignored by default, so a stray one harms neither us nor a child.
 INTERRUPT_SIGNAL = signal.SIGURG
@@ -49,6 +51,8 @@ class Lane:
 
     def run_coroutine(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
         """Runs it to its end on the lane's own event loop."""
+        import asyncio  # large, and most tools do without
+
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             asyncio.set_event_loop(self._loop)
@@ -92,11 +96,17 @@ class MainLane(Lane):
         if call is None or not call.cancelled or call.interrupted:
             return
         loop, task = self._loop, self._task
-        if loop is None or task is None or asyncio.current_task(loop) is not None:
+        if loop is None or task is None or _runs_task(loop):
             call.check()
         else:  # inside the event loop itself, which must not see our exception
             call.interrupted = True
             loop.call_soon_threadsafe(task.cancel)
+
+
+def _runs_task(loop: asyncio.AbstractEventLoop) -> bool:
+    import asyncio
+
+    return asyncio.current_task(loop) is not None
 
 
 class ThreadLane(Lane):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import threading
-import time
 from collections.abc import Mapping
+from time import monotonic
 from types import ModuleType
 from typing import Any, Callable, Optional
 
 from ..base_adapter import BaseAdapter
-from ..dispatch import find_tool, is_stream, streams_error
+from ..dispatch import ToolCache, is_stream, streams_error
 from ..errors import ToolCancelled
 from ..logging_config import correlation_id, get_logger
 from ..session_context import SessionContext
@@ -21,6 +21,9 @@ from .lanes import Lane
 
 _log = get_logger(__name__)
 
+# Neither awaitable nor a stream.
+_PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
+
 
 class AdapterHost:
     """Makes an adapter for every call and runs the tool on a lane."""
@@ -29,22 +32,28 @@ class AdapterHost:
         self._adapter = adapter
         self._connect = connect
         self._registered: set[str] = set()
-        self._registers = connect is not None and _own_method(adapter, "register_with_session")
+        self.registers = connect is not None and _own_method(adapter, "register_with_session")
+        self._is_class = isinstance(adapter, type)
+        self.tools = ToolCache()
+        self.executes = _own_method(adapter, "execute_tool")
+        self.has_hooks = not isinstance(adapter, ModuleType)
 
     def run(self, call: Call, lane: Lane) -> Reply:
         """Never raises: whatever the tool does becomes the reply."""
-        started = time.monotonic()
-        token = correlation_id.set(call.metadata.get("correlation_id") or "-")
+        started = monotonic()
+        given = call.metadata.get("correlation_id")
+        token = correlation_id.set(given) if given else None
         request = _Request(self, call, lane)
         try:
             reply = request.run()
         finally:
-            correlation_id.reset(token)
-        reply.elapsed_ms = int((time.monotonic() - started) * 1000)
+            if token is not None:
+                correlation_id.reset(token)
+        reply.elapsed_ms = int((monotonic() - started) * 1000)
         return reply
 
     def instance(self) -> Any:
-        return self._adapter() if isinstance(self._adapter, type) else self._adapter
+        return self._adapter() if self._is_class else self._adapter
 
     def context(self, call: Call) -> SessionContext:
         return SessionContext(
@@ -58,7 +67,7 @@ class AdapterHost:
 
     def register(self, adapter: Any, context: SessionContext) -> None:
         """Only for adapters that bring their own registration."""
-        if not self._registers or context.session_id in self._registered:
+        if context.session_id in self._registered:
             return
         try:
             adapter.register_with_session(context.session_id, context.stub)
@@ -69,6 +78,8 @@ class AdapterHost:
 
 class _Request:
     """The state of one call while it runs."""
+
+    __slots__ = ("adapter", "arguments", "call", "chunks", "ended", "host", "lane")
 
     def __init__(self, host: AdapterHost, call: Call, lane: Lane) -> None:
         self.host = host
@@ -94,45 +105,48 @@ class _Request:
         return reply
 
     def _execute(self) -> Reply:
-        call = self.call
-        self.adapter = adapter = self.host.instance()
-        context = self.host.context(call)
+        call, host = self.call, self.host
+        self.adapter = adapter = host.instance()
+        context = host.context(call)
         if call.stream:
             context.stream = ToolStream(self._emit)
         set_context = getattr(adapter, "set_session_context", None)
         if callable(set_context):
             set_context(context)
-        self.host.register(adapter, context)
-        self._hook("initialize")
+        if host.registers:
+            host.register(adapter, context)
+        self._hook(getattr(adapter, "initialize", None))
         self.arguments = call.parameters()
         value = self._start(adapter, context, self.arguments)
-        if type(value) is not dict:  # the most frequent result needs no questions
+        plain = type(value) in _PLAIN  # the most frequent results need no questions
+        if not plain:
             value = self._settle(value)
         if call.stream:
             self._stream(value)
             return Reply()
-        if type(value) is not dict and is_stream(value):
+        if not plain and is_stream(value):
             self._close_stream(value)
             raise streams_error(call.tool)
         return call.result(value)
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
-        if _own_method(adapter, "execute_tool"):
+        if self.host.executes:
             return adapter.execute_tool(
                 tool_name=self.call.tool, arguments=arguments, context=context
             )
-        tool = find_tool(adapter, self.call.tool)
-        if not self.call.stream and tool.streaming:
+        tool, function = self.host.tools.find(adapter, self.call.tool)
+        if tool.streaming and not self.call.stream:
             raise streams_error(self.call.tool)
-        return tool.call(arguments, context, context.stream)
+        return tool.call(arguments, context, context.stream, function)
 
     def _settle(self, value: Any) -> Any:
         return self.lane.run_coroutine(_await(value)) if inspect.isawaitable(value) else value
 
-    def _hook(self, name: str) -> None:
-        hook = getattr(self.adapter, name, None)
-        if hook is not None and callable(hook) and not isinstance(self.adapter, ModuleType):
-            self._settle(hook())
+    def _hook(self, hook: Any) -> None:
+        if hook is not None and self.host.has_hooks and callable(hook):
+            result = hook()
+            if result is not None:
+                self._settle(result)
 
     # ---- streams ----------------------------------------------------------
 
@@ -205,7 +219,7 @@ class _Request:
         if self.adapter is None:
             return
         try:
-            self._hook("cleanup")
+            self._hook(getattr(self.adapter, "cleanup", None))
         except BaseException as error:
             _log.error("cleanup after %s failed: %s", self.call.tool, failure.text_of(error))
 

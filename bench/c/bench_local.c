@@ -36,7 +36,7 @@ typedef struct bench {
   atomic_uint sent;
   atomic_uint answered;
   unsigned wanted;
-  int64_t begun[MAX_IN_FLIGHT];
+  _Atomic int64_t begun[MAX_IN_FLIGHT];
   int64_t *times; /* of |wanted| calls */
 } bench;
 

@@ -287,11 +287,16 @@ static PyObject *answer(ext_call *call) {
   }
   enum sp_link_result sent =
       send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
-  end_job(call);
   if (sent == SP_LINK_NOMEM) {
-    ext_raise(SP_ERR_LIMIT);
-    return NULL;
+    static const char text[] = "{\"type\":\"EncodeError\",\"message\":\"the "
+                               "result is 2 GiB or more\"}";
+    sp_buf_reset(&call->answer);
+    err = sp_bridge_put_error(
+        &call->answer, (sp_slice){(const uint8_t *)text, sizeof text - 1});
+    if (err == SP_OK)
+      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
   }
+  end_job(call);
   Py_RETURN_NONE;
 }
 

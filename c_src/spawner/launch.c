@@ -12,6 +12,7 @@
 
 #ifdef __linux__
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #endif
 
 #ifndef __GLIBC__
@@ -184,6 +185,13 @@ static void reset_signals(void) {
   (void)sigemptyset(&action.sa_mask);
   for (int signo = 1; signo <= SP_PROTO_MAX_SIGNO; signo++)
     (void)sigaction(signo, &action, NULL);
+#ifdef __linux__
+  /* The C library keeps these two to itself, but they are inherited as well:
+   * whoever started the BEAM may have ignored them. All zeros is SIG_DFL. */
+  static const unsigned long defaults[8];
+  for (int signo = 32; signo <= 33; signo++)
+    (void)syscall(SYS_rt_sigaction, signo, defaults, NULL, 8);
+#endif
 }
 
 static int enter_session(pid_t parent) {

@@ -17,6 +17,10 @@ defmodule Snakepit.ScriptTest do
     result =
       Snakepit.run_as_script(
         fn ->
+          # Ready is the first worker, complete are all.
+          if Application.get_env(:snakepit, :pooling_enabled),
+            do: :ok = Snakepit.Pool.await_init_complete(Snakepit.Pool, 60_000)
+
           processes =
             for {_, e} <- Snakepit.Pool.ProcessRegistry.current_run_entries(),
               do: "\#{e.process_pid} \#{e.start_time}\\n"

@@ -44,6 +44,8 @@ def _health_check(options: argparse.Namespace) -> int:
 
 
 def _serve(options: argparse.Namespace) -> int:
+    # gRPC's own handlers around fork() abort tools that start processes.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     offer = local.take_offer()
     if offer is not None:
         return offer.serve(options, _load_adapter(options))
@@ -54,8 +56,6 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _load_grpc() -> Any:
-    # gRPC's own handlers around fork() abort tools that start processes.
-    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
     try:
         import grpc  # noqa: F401
     except ImportError as error:

@@ -1,4 +1,5 @@
 /* The thread of the local carrier: letting workers in, bells, ends. */
+#ifdef __linux__
 #include "local_impl.h"
 
 #include <errno.h>
@@ -415,3 +416,64 @@ void sp_local_stop(sp_local *local) {
   pthread_join(local->thread, NULL);
   unlink(local->address.sun_path);
 }
+
+#else
+/* Elsewhere there is none yet (memfd, eventfd and epoll are Linux's): workers
+ * are reached over gRPC. Nobody gets a peer, so the rest is never called. */
+#include "local.h"
+
+#include <errno.h>
+
+int sp_local_new(const char *path, const sp_local_handler *handler,
+                 sp_local **out) {
+  (void)path;
+  (void)handler;
+  (void)out;
+  return -ENOSYS;
+}
+
+int sp_local_listen(sp_local *local, const char *path) {
+  (void)local;
+  (void)path;
+  return -ENOSYS;
+}
+
+void sp_local_stop(sp_local *local) { (void)local; }
+
+int sp_local_expect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN],
+                    void *user) {
+  (void)local;
+  (void)token;
+  (void)user;
+  return -ENOSYS;
+}
+
+bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]) {
+  (void)local;
+  (void)token;
+  return false;
+}
+
+void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                   const sp_frame_part *parts, size_t count,
+                   void (*release)(void *arg), void *arg) {
+  (void)peer;
+  (void)kind;
+  (void)call;
+  (void)parts;
+  (void)count;
+  release(arg);
+}
+
+void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
+                   int64_t until) {
+  (void)peer;
+  (void)stop;
+  (void)arg;
+  (void)until;
+}
+
+void sp_local_close(sp_local_peer *peer) { (void)peer; }
+void sp_local_keep(sp_local_peer *peer) { (void)peer; }
+void sp_local_release(sp_local_peer *peer) { (void)peer; }
+#endif

@@ -1,4 +1,5 @@
 /* One connection of the local carrier: reading and writing its rings. */
+#ifdef __linux__
 #include "local_impl.h"
 
 #include <errno.h>
@@ -296,3 +297,4 @@ void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
   if (reading)
     end_reading(peer);
 }
+#endif

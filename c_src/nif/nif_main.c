@@ -3,7 +3,11 @@
 
 #include <stdlib.h>
 #include <string.h>
+#ifdef __linux__
 #include <sys/random.h>
+#else
+#include <unistd.h>
+#endif
 
 #include <grpc/support/log.h>
 
@@ -134,7 +138,12 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
 #define NIF_MAKE_ATOM(name) am_##name = enif_make_atom(env, #name);
   NIF_ATOMS(NIF_MAKE_ATOM)
   unsigned long long seed = (unsigned long long)sp_reactor_now();
-  if (getrandom(&seed, sizeof seed, 0) != sizeof seed)
+#ifdef __linux__
+  bool random = getrandom(&seed, sizeof seed, 0) == sizeof seed;
+#else
+  bool random = getentropy(&seed, sizeof seed) == 0;
+#endif
+  if (!random)
     seed ^= (unsigned long long)(uintptr_t)&seed;
   atomic_init(&random_state, seed);
   gpr_set_log_function(quiet);

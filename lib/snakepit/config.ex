@@ -26,6 +26,7 @@ defmodule Snakepit.Config do
   @profiles [:process, :thread]
   @strategies [:pool, :profile, :hybrid]
   @affinities [:hint, :strict_queue, :strict_fail_fast]
+  @transports [:auto, :local, :grpc]
 
   # ---- pools --------------------------------------------------------------
 
@@ -65,6 +66,7 @@ defmodule Snakepit.Config do
       adapter_env: [],
       capacity_strategy: Defaults.default_capacity_strategy(),
       affinity: Defaults.default_affinity_mode(),
+      transport: Application.get_env(:snakepit, :transport, :auto),
       pool_identifier: nil,
       worker_ttl: :infinity,
       worker_max_requests: :infinity,
@@ -78,6 +80,7 @@ defmodule Snakepit.Config do
     |> Map.merge(drop_nil(config))
     |> Map.update!(:affinity, &known_atom(&1, @affinities))
     |> Map.update!(:worker_profile, &known_atom(&1, @profiles))
+    |> Map.update!(:transport, &known_atom(&1, @transports))
     |> Map.update!(:adapter_env, &env_list/1)
     |> Map.put(:heartbeat, Map.merge(heartbeat_defaults(), heartbeat(config[:heartbeat])))
   end
@@ -167,6 +170,7 @@ defmodule Snakepit.Config do
       &check_env/1,
       &check_strategy/1,
       &check_affinity/1,
+      &check_transport/1,
       &check_ttl/1,
       &check_max_requests/1,
       &check_numbers/1
@@ -220,6 +224,11 @@ defmodule Snakepit.Config do
 
   defp check_affinity(%{affinity: affinity}) when affinity in @affinities, do: nil
   defp check_affinity(%{affinity: other}), do: {:invalid_affinity, other}
+
+  defp check_transport(%{transport: transport}) when transport in @transports, do: nil
+
+  defp check_transport(%{transport: other}),
+    do: {:invalid_transport, other, "transport is one of #{inspect(@transports)}"}
 
   defp check_ttl(%{worker_ttl: :infinity}), do: nil
 

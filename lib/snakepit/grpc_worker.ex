@@ -102,7 +102,12 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
-  defp call(worker, request, timeout), do: GenServer.call(worker, request, timeout + 1_000)
+  defp call(worker, request, timeout) do
+    GenServer.call(worker, request, timeout + 1_000)
+  catch
+    :exit, {:timeout, _} -> {:error, :timeout}
+    :exit, _gone -> {:error, :not_found}
+  end
 
   defp direct(worker) do
     case call(worker, :direct) do
@@ -159,8 +164,7 @@ defmodule Snakepit.GRPCWorker do
     _ = Code.ensure_loaded(state.adapter)
 
     with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
-         {:ok, transport} <- Local.transport(state.config),
-         {:ok, local, spec} <- Local.offer(transport, spec),
+         {:ok, local, spec} <- Local.offer(state.config[:transport] || :auto, spec),
          :ok <- ProcessRegistry.reserve_worker(state.id),
          {:ok, os_id, os_pid} <- spawn_process(spec) do
       :ok = ProcessRegistry.activate_worker(state.id, self(), os_pid, "grpc_worker", os_id: os_id)
@@ -209,10 +213,9 @@ defmodule Snakepit.GRPCWorker do
   defp came_by_grpc(state) do
     :ok = Local.withdraw(state.local)
 
-    case Local.transport(state.config) do
-      {:ok, :local} -> start_failed(state, Local.refused(state.program), :transport)
-      _ -> {:noreply, ping(connect(%{state | phase: :pinging, local: nil}))}
-    end
+    if state.config[:transport] == :local,
+      do: start_failed(state, Local.refused(state.program), :transport),
+      else: {:noreply, ping(connect(%{state | phase: :pinging, local: nil}))}
   end
 
   defp connect(state), do: %{state | channel: Native.channel_open("127.0.0.1:#{state.port}")}

@@ -14,6 +14,7 @@ defmodule Snakepit.ConfigTest do
     :adapter_env,
     :capacity_strategy,
     :affinity,
+    :transport,
     :pool_identifier,
     :worker_ttl,
     :worker_max_requests,
@@ -73,6 +74,8 @@ defmodule Snakepit.ConfigTest do
       assert {:invalid_pool_size, 0, _} = refused.(%{pool_size: 0})
       assert {:invalid_capacity_strategy, :x} = refused.(%{capacity_strategy: :x})
       assert {:invalid_affinity, :x} = refused.(%{affinity: :x})
+      assert {:invalid_transport, :pigeon, text} = refused.(%{transport: :pigeon})
+      assert text == "transport is one of [:auto, :local, :grpc]"
       assert {:invalid_worker_ttl, {1, :days}, _} = refused.(%{worker_ttl: {1, :days}})
       assert {:invalid_worker_max_requests, -1, _} = refused.(%{worker_max_requests: -1})
       assert {:invalid_adapter_args, "x", _} = refused.(%{adapter_args: "x"})

@@ -83,9 +83,24 @@ defmodule Snakepit.StartTest do
     assert {:ok, _pid} = Snakepit.execute("pid", %{})
   end
 
-  test "a transport that there is not" do
-    assert failure(transport: :pigeon).message =~
-             "transport is one of [:auto, :local, :grpc], not :pigeon"
+  test "transport: :local with a Python that has no shared memory" do
+    # As if the extension had not been built: its folder has the protocol only.
+    dir = signal_path() <> ".proto"
+    File.mkdir_p!(dir)
+
+    for file <- ["snakepit_bridge_pb2.py", "snakepit_bridge_pb2_grpc.py"],
+        do: File.cp!(Path.join(to_string(Snakepit.Native.ebin()), file), Path.join(dir, file))
+
+    env = [{"SNAKEPIT_PROTO_PATH", dir} | test_env()]
+    error = failure(transport: :local, adapter_env: env)
+    assert error.message =~ "transport: :local is asked for"
+    assert error.message =~ "_snakepit_native"
+
+    _ = Application.stop(:snakepit)
+    start_pools(transport: :auto, adapter_env: env)
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+    [id] = Snakepit.list_workers()
+    assert {:ok, _channel} = Snakepit.GRPCWorker.get_channel(id)
   end
 
   test "an adapter that is not there" do

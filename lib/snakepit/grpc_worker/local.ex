@@ -6,21 +6,7 @@ defmodule Snakepit.GRPCWorker.Local do
   alias Snakepit.Native
   alias Snakepit.Pool.ApplicationCleanup
 
-  @transports [:auto, :local, :grpc]
-
   @type offer :: %{link: reference, ref: reference}
-
-  @doc "What the pool or the application asks for; `:auto` by default."
-  @spec transport(map) :: {:ok, :auto | :local | :grpc} | {:error, String.t()}
-  def transport(config) do
-    case config[:transport] || Application.get_env(:snakepit, :transport, :auto) do
-      transport when transport in @transports ->
-        {:ok, transport}
-
-      other ->
-        {:error, "transport is one of #{inspect(@transports)}, not #{inspect(other)}"}
-    end
-  end
 
   @doc """
   Expects a worker and adds to `spec` what tells it so; nil for one that is to

@@ -109,6 +109,51 @@ defmodule Snakepit do
     do:
       Pool.execute_stream(command, args, callback_fn, Keyword.put(opts, :session_id, session_id))
 
+  @doc """
+  Starts a call and returns at once; `await/2` gets the answer. The options are
+  those of `execute/3`. What is wrong with the call is also told by `await/2`.
+
+      calls = for n <- 1..4, do: Snakepit.async("add", %{a: n, b: n})
+      for call <- calls, do: Snakepit.await(call)
+
+  The call belongs to this process: its death cancels it.
+  """
+  @spec async(command, args | keyword, keyword) :: Snakepit.Async.t()
+  def async(command, args \\ %{}, opts \\ []), do: Pool.async(command, args, opts)
+
+  @doc """
+  The answer to a call of `async/3`, once. After `timeout` milliseconds the call
+  is cancelled and the answer is a time-out; by itself it ends within its own
+  `:timeout`.
+  """
+  @spec await(Snakepit.Async.t(), timeout) :: {:ok, result} | {:error, error}
+  def await(%Snakepit.Async{owner: owner} = async, timeout \\ :infinity) do
+    if owner != self(), do: raise(ArgumentError, "only the process that made a call can await it")
+    Pool.Async.await(async, timeout)
+  end
+
+  @doc """
+  Cancels a call of `async/3`: the tool is told and interrupted, its worker
+  serves others when it has really ended. No message of it is left.
+  """
+  @spec cancel(Snakepit.Async.t()) :: :ok
+  def cancel(%Snakepit.Async{owner: owner} = async) do
+    if owner != self(),
+      do: raise(ArgumentError, "only the process that made a call can cancel it")
+
+    Pool.Async.cancel(async)
+  end
+
+  @doc """
+  The chunks of a streaming command as a lazy stream. The command starts when
+  the stream is read, is slowed down by a slow reader, and is cancelled when the
+  reader stops early. What goes wrong is raised.
+
+      "stream_data" |> Snakepit.stream(%{count: 100}) |> Enum.take(3)
+  """
+  @spec stream(command, args | keyword, keyword) :: Enumerable.t()
+  def stream(command, args \\ %{}, opts \\ []), do: Pool.stream(command, args, opts)
+
   @doc "Counters of all pools or of one; see `Snakepit.Pool.get_stats/1`."
   @spec get_stats(pool_name) :: map | {:error, term}
   def get_stats(pool \\ Pool), do: Pool.get_stats(pool)

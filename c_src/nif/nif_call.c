@@ -120,24 +120,23 @@ void nif_call_fail(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM reason) {
     nif_call_finish(call, env, nif_make_error(call->env, reason));
 }
 
-static ERL_NIF_TERM take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes) {
+ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes) {
   ERL_NIF_TERM term;
-  size_t size = grpc_byte_buffer_length(bytes);
-  unsigned char *to = enif_make_new_binary(env, size, &term);
   grpc_byte_buffer_reader reader;
+  grpc_slice *slice;
+  size_t size = grpc_byte_buffer_length(bytes), done = 0;
+  unsigned char *to = enif_make_new_binary(env, size, &term);
   if (grpc_byte_buffer_reader_init(&reader, bytes)) {
-    grpc_slice *slice;
-    size_t done = 0;
-    while (grpc_byte_buffer_reader_peek(&reader, &slice)) {
+    while (done < size && grpc_byte_buffer_reader_peek(&reader, &slice)) {
       size_t len = GRPC_SLICE_LENGTH(*slice);
-      if (len > size - done)
-        len = size - done; /* compressed input: the length was not its own */
+      /* Of compressed input the length was not its own. */
+      len = len < size - done ? len : size - done;
       memcpy(to + done, GRPC_SLICE_START_PTR(*slice), len);
       done += len;
     }
-    memset(to + done, 0, size - done);
     grpc_byte_buffer_reader_destroy(&reader);
   }
+  memset(to + done, 0, size - done);
   grpc_byte_buffer_destroy(bytes);
   return term;
 }
@@ -163,7 +162,7 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes) {
     return;
   }
   ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, NULL, env, take_bytes(env, bytes));
+  send_chunk(call, NULL, env, nif_take_bytes(env, bytes));
 }
 
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
@@ -214,7 +213,7 @@ void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
   } else if (call->stream) {
     payload = am_done;
   } else if (call->answer != NULL) {
-    payload = enif_make_tuple2(env, am_ok, take_bytes(env, call->answer));
+    payload = enif_make_tuple2(env, am_ok, nif_take_bytes(env, call->answer));
     call->answer = NULL;
   } else {
     static const char none[] = "the server sent no message";

@@ -88,6 +88,8 @@ typedef struct nif_call {
 
 /* nif_call.c ------------------------------------------------------------- */
 
+/* The bytes as a binary; the buffer is freed. */
+ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes);
 /* A call that will answer |ref| to the calling process, whose death abandons
  * it. NULL when out of memory or when the process is gone. */
 nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream);

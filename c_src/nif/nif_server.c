@@ -4,11 +4,10 @@
 #include <string.h>
 
 #include <grpc/byte_buffer.h>
-#include <grpc/byte_buffer_reader.h>
 
 #include "../carrier/grpc_server.h"
 #include "../core/sp_error.h"
-#include "nif.h"
+#include "nif_call.h"
 
 #define MAX_METHODS 256
 /* Smaller binaries are copied rather than kept. */
@@ -69,26 +68,6 @@ int nif_server_load(ErlNifEnv *env) {
 }
 
 /* ---- bytes --------------------------------------------------------------- */
-
-static ERL_NIF_TERM take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes) {
-  ERL_NIF_TERM term;
-  grpc_byte_buffer_reader reader;
-  grpc_slice *slice;
-  size_t size = grpc_byte_buffer_length(bytes), done = 0;
-  unsigned char *to = enif_make_new_binary(env, size, &term);
-  if (grpc_byte_buffer_reader_init(&reader, bytes)) {
-    while (done < size && grpc_byte_buffer_reader_peek(&reader, &slice)) {
-      size_t len = GRPC_SLICE_LENGTH(*slice);
-      len = len < size - done ? len : size - done;
-      memcpy(to + done, GRPC_SLICE_START_PTR(*slice), len);
-      done += len;
-    }
-    grpc_byte_buffer_reader_destroy(&reader);
-  }
-  memset(to + done, 0, size - done);
-  grpc_byte_buffer_destroy(bytes);
-  return term;
-}
 
 static void free_env(void *env) { enif_free_env(env); }
 
@@ -171,7 +150,7 @@ static void *on_request(void *user, sp_grpc_incoming *call) {
   ERL_NIF_TERM message =
       enif_make_tuple6(env, am_snakepit_rpc, enif_make_resource(env, rpc),
                        make_slice(env, sp_grpc_incoming_method(call)),
-                       take_bytes(env, sp_grpc_incoming_take(call)),
+                       nif_take_bytes(env, sp_grpc_incoming_take(call)),
                        make_headers(env, sp_grpc_incoming_headers(call)),
                        make_time_left(env, sp_grpc_incoming_deadline(call)));
   if (!enif_send(NULL, &rpc->owner, env, message))

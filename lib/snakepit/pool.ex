@@ -14,7 +14,7 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Call, Roster, Targets, WorkerSupervisor}
+  alias Snakepit.Pool.{Async, Call, Roster, Targets, WorkerSupervisor}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
 
@@ -29,7 +29,7 @@ defmodule Snakepit.Pool do
   @spec execute(String.t(), map | keyword, keyword) :: result
   def execute(command, args, opts \\ []) do
     case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} -> target |> Call.execute(command, args, opts) |> counted(target)
+      {:ok, target} -> target |> Call.execute(command, args, opts) |> Targets.counted(target)
       {:error, reason, name} -> {:error, refused(name, command, reason)}
     end
   end
@@ -39,8 +39,33 @@ defmodule Snakepit.Pool do
           :ok | {:error, term}
   def execute_stream(command, args, callback_fn, opts \\ []) do
     case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} -> target |> Call.stream(command, args, callback_fn, opts) |> counted(target)
-      {:error, reason, name} -> {:error, refused(name, command, reason)}
+      {:ok, target} ->
+        target |> Call.stream(command, args, callback_fn, opts) |> Targets.counted(target)
+
+      {:error, reason, name} ->
+        {:error, refused(name, command, reason)}
+    end
+  end
+
+  @doc "Starts a call without waiting for it; see `Snakepit.async/3`."
+  @spec async(String.t(), map | keyword, keyword) :: Snakepit.Async.t()
+  def async(command, args, opts \\ []) do
+    case Targets.find(opts[:pool_name] || opts[:pool]) do
+      {:ok, target} ->
+        Async.start(target, command, args, opts)
+
+      {:error, reason, name} ->
+        error = {:error, refused(name, command, reason)}
+        %Snakepit.Async{owner: self(), ref: make_ref(), result: error}
+    end
+  end
+
+  @doc "The chunks of a streaming command as a lazy stream; see `Snakepit.stream/3`."
+  @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
+  def stream(command, args, opts \\ []) do
+    case Targets.find(opts[:pool_name] || opts[:pool]) do
+      {:ok, target} -> Async.stream(target, command, args, opts)
+      {:error, reason, name} -> raise refused(name, command, reason)
     end
   end
 
@@ -100,11 +125,6 @@ defmodule Snakepit.Pool do
       pool: name,
       pool_name: name
     })
-  end
-
-  defp counted(result, target) do
-    if match?({:error, _}, result), do: :counters.add(target.errors, 1, 1)
-    result
   end
 
   # ---- what there is ------------------------------------------------------

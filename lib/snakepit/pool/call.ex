@@ -75,7 +75,8 @@ defmodule Snakepit.Pool.Call do
 
   # ---- the request --------------------------------------------------------
 
-  defp request(target, kind, command, args, opts) do
+  @doc false
+  def request(target, kind, command, args, opts) do
     with {:ok, command} <- valid_command(command),
          {:ok, args} <- valid_args(args),
          :ok <- hooked(target, command, args),
@@ -210,7 +211,8 @@ defmodule Snakepit.Pool.Call do
       else: args
   end
 
-  defp processed(%{target: target} = request, value) do
+  @doc false
+  def processed(%{target: target} = request, value) do
     if :process_response in target.hooks do
       case target.adapter.process_response(request.command, value) do
         {:ok, value} -> {:ok, value}
@@ -221,8 +223,9 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
+  # Without an id the native part makes one.
   defp metadata(correlation_id, opts) do
-    list = [{"correlation_id", correlation_id}]
+    list = if correlation_id, do: [{"correlation_id", correlation_id}], else: []
 
     if opts[:thread_sensitive] in [true, "true"],
       do: [{"thread_sensitive", "true"} | list],
@@ -233,14 +236,10 @@ defmodule Snakepit.Pool.Call do
   defp correlation(args, option) do
     {from_atom, args} = Map.pop(args, :correlation_id)
     {from_text, args} = Map.pop(args, "correlation_id")
-    {args, Enum.find([option, from_atom, from_text], &id?/1) || new_correlation_id()}
+    {args, Enum.find([option, from_atom, from_text], &id?/1)}
   end
 
   defp id?(id), do: is_binary(id) and id != ""
-
-  defp new_correlation_id do
-    "sp-" <> Base.encode16(:crypto.strong_rand_bytes(12), case: :lower)
-  end
 
   # ---- unary --------------------------------------------------------------
 
@@ -267,14 +266,16 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
-  defp answered({:ok, bytes}, request), do: decoded(Native.decode_response(bytes), request)
-  defp answered({:error, reason}, request), do: failed(reason, request)
+  @doc false
+  def answered({:ok, bytes}, request), do: decoded(Native.decode_response(bytes), request)
+  def answered({:error, reason}, request), do: failed(reason, request)
 
-  defp decoded({:ok, value}, _request), do: {:ok, value}
-  defp decoded({:binary, bytes, meta}, _) when meta in [nil, %{}], do: {:ok, {:binary, bytes}}
-  defp decoded({:binary, bytes, meta}, _request), do: {:ok, {:binary, bytes, meta}}
-  defp decoded({:tool_error, what}, request), do: {:error, tool_error(what, request)}
-  defp decoded({:error, reason}, request), do: failed(reason, request)
+  @doc false
+  def decoded({:ok, value}, _request), do: {:ok, value}
+  def decoded({:binary, bytes, meta}, _) when meta in [nil, %{}], do: {:ok, {:binary, bytes}}
+  def decoded({:binary, bytes, meta}, _request), do: {:ok, {:binary, bytes, meta}}
+  def decoded({:tool_error, what}, request), do: {:error, tool_error(what, request)}
+  def decoded({:error, reason}, request), do: failed(reason, request)
 
   defp overdue(call, ref, request) do
     case Native.call_cancel(call) do
@@ -355,16 +356,18 @@ defmodule Snakepit.Pool.Call do
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp credited(%{taken: taken} = stream) when taken + 1 < @credit,
+  @doc false
+  def credited(%{taken: taken} = stream) when taken + 1 < @credit,
     do: %{stream | taken: taken + 1}
 
-  defp credited(stream) do
+  def credited(stream) do
     :ok = Native.call_credit(stream.call, @credit)
     %{stream | taken: 0}
   end
 
+  @doc false
   # No message of a stream is left to its caller.
-  defp stop(stream) do
+  def stop(stream) do
     case Native.call_cancel(stream.call) do
       :ok -> flush(stream.ref, 0)
       :one -> flush(stream.ref, @one_more_ms)
@@ -393,7 +396,8 @@ defmodule Snakepit.Pool.Call do
 
   # ---- both ---------------------------------------------------------------
 
-  defp submit(request, ref, kind) do
+  @doc false
+  def submit(request, ref, kind) do
     case submit_once(request, ref, kind) do
       {:error, {:encode_struct, _path}} ->
         submit_once(%{request | args: Encoder.plain(request.args)}, ref, kind)
@@ -422,7 +426,8 @@ defmodule Snakepit.Pool.Call do
 
   # ---- what went wrong ----------------------------------------------------
 
-  defp failed(reason, request), do: {:error, error(reason, context(request))}
+  @doc false
+  def failed(reason, request), do: {:error, error(reason, context(request))}
 
   defp context(%{target: target, command: command} = request) do
     {_queue, total} = request.times

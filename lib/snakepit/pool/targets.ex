@@ -91,4 +91,13 @@ defmodule Snakepit.Pool.Targets do
   end
 
   defp key(name), do: {__MODULE__, :pool, name}
+
+  @doc "Counts a call that failed; gives its result back."
+  @spec counted(result, Call.target()) :: result when result: term
+  def counted({:error, _} = result, target) do
+    :ok = :counters.add(target.errors, 1, 1)
+    result
+  end
+
+  def counted(result, _target), do: result
 end

@@ -63,7 +63,7 @@ defmodule Snakepit.Test.Pools do
   # The suite runs once for each carrier: see `make test`.
   def defaults do
     [
-      transport: String.to_existing_atom(System.get_env("SNAKEPIT_TEST_TRANSPORT", "auto")),
+      transport: String.to_atom(System.get_env("SNAKEPIT_TEST_TRANSPORT", "auto")),
       pooling_enabled: true,
       pool_size: 1,
       adapter_args: ["--adapter", "snakepit_test_tools.TestTools"],

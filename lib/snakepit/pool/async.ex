@@ -1,0 +1,115 @@
+defmodule Snakepit.Pool.Async do
+  @moduledoc false
+  # Calls whose answer is taken later, and streams that are read when wanted.
+  # See Snakepit.async/3 and Snakepit.stream/3.
+
+  alias Snakepit.{Async, Error, Native}
+  alias Snakepit.Pool.{Call, Targets}
+
+  @last_words_ms 1_000
+
+  @spec start(Call.target(), String.t(), map | keyword, keyword) :: Async.t()
+  def start(target, command, args, opts) do
+    ref = make_ref()
+    async = %Async{owner: self(), ref: ref}
+
+    with {:ok, request} <- Call.request(target, :execute, command, args, opts) do
+      async = %{async | request: request}
+
+      case Call.submit(request, ref, :unary) do
+        {:ok, call} -> %{async | call: call}
+        {:done, decoded} -> %{async | result: processed(Call.decoded(decoded, request), request)}
+        {:ended, answer} -> %{async | result: processed(Call.answered(answer, request), request)}
+        {:error, reason} -> %{async | result: Call.failed(reason, request)}
+      end
+    else
+      error -> %{async | result: error}
+    end
+  end
+
+  @spec await(Async.t(), timeout) :: {:ok, term} | {:error, term}
+  def await(%Async{result: nil, ref: ref, request: request} = async, timeout) do
+    receive do
+      {^ref, answer} -> answer |> Call.answered(request) |> processed(request)
+    after
+      timeout ->
+        _ = cancel(async)
+        Call.failed(:timeout, request)
+    end
+  end
+
+  def await(%Async{result: result}, _timeout), do: result
+
+  @spec cancel(Async.t()) :: :ok
+  def cancel(%Async{call: nil}), do: :ok
+
+  def cancel(%Async{call: call, ref: ref}) do
+    wait = if Native.call_cancel(call) == :ok, do: 0, else: @last_words_ms
+
+    receive do
+      {^ref, _answer} -> :ok
+    after
+      wait -> :ok
+    end
+  end
+
+  defp processed({:ok, value}, request),
+    do: request |> Call.processed(value) |> Targets.counted(request.target)
+
+  defp processed(error, request), do: Targets.counted(error, request.target)
+
+  # ---- lazy streams -------------------------------------------------------
+
+  @spec stream(Call.target(), String.t(), map | keyword, keyword) :: Enumerable.t()
+  def stream(%{streams?: false} = target, command, args, opts) do
+    {:error, error} = Call.stream(target, command, args, fn _ -> :ok end, opts)
+    raise error
+  end
+
+  def stream(target, command, args, opts) do
+    Stream.resource(fn -> open(target, command, args, opts) end, &next/1, &close/1)
+  end
+
+  defp open(target, command, args, opts) do
+    ref = make_ref()
+
+    with {:ok, request} <- Call.request(target, :execute_stream, command, args, opts),
+         {:ok, call} <- submit(request, ref) do
+      %{ref: ref, call: call, request: request, taken: 0, ended: false, error: nil}
+    else
+      {:error, error} -> %{ended: true, error: error}
+    end
+  end
+
+  defp submit(request, ref) do
+    with {:error, reason} <- Call.submit(request, ref, :stream),
+         do: Call.failed(reason, request)
+  end
+
+  defp next(%{ended: true} = stream), do: {:halt, stream}
+
+  defp next(%{ref: ref} = stream) do
+    receive do
+      {^ref, {:chunk, bytes}} -> chunk(Native.decode_chunk(bytes), stream)
+      {^ref, :done} -> {:halt, %{stream | ended: true}}
+      {^ref, {:error, reason}} -> {:halt, failed(%{stream | ended: true}, reason)}
+    end
+  end
+
+  defp chunk({:ok, chunk}, stream), do: {[chunk], Call.credited(stream)}
+  defp chunk({:error, reason}, stream), do: {:halt, failed(stream, reason)}
+
+  defp failed(stream, reason) do
+    {:error, error} = Call.failed(reason, stream.request)
+    %{stream | error: error}
+  end
+
+  defp close(%{ended: false} = stream) do
+    Call.stop(stream)
+    close(%{stream | ended: true})
+  end
+
+  defp close(%{error: nil}), do: :ok
+  defp close(%{error: :worker_busy}), do: raise(Error.pool_error("the session's worker is busy"))
+  defp close(%{error: error}), do: raise(error)
+end

@@ -74,6 +74,7 @@
   X(tainted)                                                                   \
   X(timeout)                                                                   \
   X(tool_error)                                                                \
+  X(transports_mixed)                                                          \
   X(true)                                                                      \
   X(unary)                                                                     \
   X(wait)                                                                      \

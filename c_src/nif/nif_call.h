@@ -11,6 +11,8 @@
 
 typedef struct nif_slot nif_slot;
 
+enum nif_encoding { NIF_UNDECIDED, NIF_JSON, NIF_CBOR };
+
 typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
@@ -25,7 +27,9 @@ typedef struct nif_pool {
   ERL_NIF_TERM name;
   uint64_t tag; /* tells the call ids of two pools apart */
   atomic_llong grace_ns;
-  atomic_bool cbor; /* its workers take arguments as CBOR */
+  /* How arguments are encoded, which is before a worker is chosen: as the
+   * first worker takes them, for good. */
+  atomic_int encoding;
 } nif_pool;
 
 struct nif_slot {

@@ -243,7 +243,7 @@ NIF(nif_pool_new) {
   pool->timer.at = INT64_MAX;
   pool->tag = nif_random();
   atomic_init(&pool->grace_ns, DEFAULT_GRACE_NS);
-  atomic_init(&pool->cbor, false);
+  atomic_init(&pool->encoding, NIF_UNDECIDED);
   pool->lock = enif_mutex_create("snakepit_pool");
   pool->name_env = enif_alloc_env();
   if (pool->lock == NULL || pool->name_env == NULL ||

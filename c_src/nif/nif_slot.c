@@ -188,15 +188,20 @@ static bool get_carrier(ErlNifEnv *env, ERL_NIF_TERM term,
          nif_link_ready(*link);
 }
 
-static void set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
+/* False when the pool's other workers take another encoding. */
+static bool set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
+  int encoding = channel != NULL ? NIF_JSON : NIF_CBOR;
+  int before = NIF_UNDECIDED;
   if (channel != NULL) {
     sp_grpc_channel_keep(channel->ch);
     slot->channel = channel->ch;
   } else {
     enif_keep_resource(link);
     slot->link = link;
-    atomic_store(&slot->pool->cbor, true);
   }
+  return atomic_compare_exchange_strong(&slot->pool->encoding, &before,
+                                        encoding) ||
+         before == encoding;
 }
 
 int nif_slots_load(ErlNifEnv *env) {
@@ -206,21 +211,10 @@ int nif_slots_load(ErlNifEnv *env) {
   return nif_slot_type == NULL ? -1 : 0;
 }
 
-NIF(nif_slot_add) {
-  nif_pool *pool;
-  nif_channel *channel;
-  nif_link *link;
-  ErlNifPid worker;
-  unsigned capacity;
-  (void)argc;
-  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
-      !enif_get_local_pid(env, argv[1], &worker) ||
-      !enif_get_uint(env, argv[4], &capacity) || capacity == 0 ||
-      !get_carrier(env, argv[5], &channel, &link))
-    return enif_make_badarg(env);
+static nif_slot *slot_new(nif_pool *pool, ErlNifPid worker) {
   nif_slot *slot = enif_alloc_resource(nif_slot_type, sizeof *slot);
   if (slot == NULL)
-    return enif_raise_exception(env, am_system_limit);
+    return NULL;
   memset(slot, 0, sizeof *slot);
   atomic_init(&slot->suspect, false);
   atomic_init(&slot->stopping, 0);
@@ -232,26 +226,52 @@ NIF(nif_slot_add) {
   slot->worker = worker;
   enif_keep_resource(pool);
   slot->pool = pool;
-  set_carrier(slot, channel, link);
-  ERL_NIF_TERM result = 0;
-  int err = fill_slot(env, slot, argv);
-  if (err == SP_ERR_INVAL)
-    result = enif_make_badarg(env);
-  else if (err == SP_OK)
-    err = enter_slot(env, slot, capacity);
-  if (err == SP_OK && link != NULL && !nif_link_attach(link, slot, env)) {
+  return slot;
+}
+
+/* A slot that is filled gets its place; what slot_add/7 returns. */
+static ERL_NIF_TERM add_slot(ErlNifEnv *env, nif_slot *slot,
+                             uint32_t capacity) {
+  int err = enter_slot(env, slot, capacity);
+  if (err == SP_ERR_NOTREADY)
+    return enif_raise_exception(env, am_pool_closed);
+  if (err != SP_OK)
+    return enif_raise_exception(env, am_system_limit);
+  if (slot->link != NULL && !nif_link_attach(slot->link, slot, env)) {
     remove_slot(slot, env, NULL, am_noproc);
-    err = SP_ERR_INVAL;
-    result = enif_make_badarg(env);
+    return enif_make_badarg(env);
   }
-  if (err == SP_OK) {
-    result = enif_make_resource(env, slot);
-    if (enif_monitor_process(env, slot, &worker, &slot->monitor) != 0)
-      remove_slot(slot, env, NULL, am_noproc);
-  } else if (err == SP_ERR_NOTREADY) {
-    result = enif_raise_exception(env, am_pool_closed);
-  } else if (err != SP_ERR_INVAL) {
-    result = enif_raise_exception(env, am_system_limit);
+  if (enif_monitor_process(env, slot, &slot->worker, &slot->monitor) != 0)
+    remove_slot(slot, env, NULL, am_noproc);
+  return enif_make_resource(env, slot);
+}
+
+NIF(nif_slot_add) {
+  nif_pool *pool;
+  nif_channel *channel;
+  nif_link *link;
+  ErlNifPid worker;
+  unsigned capacity;
+  ERL_NIF_TERM result;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
+      !enif_get_local_pid(env, argv[1], &worker) ||
+      !enif_get_uint(env, argv[4], &capacity) || capacity == 0 ||
+      !get_carrier(env, argv[5], &channel, &link))
+    return enif_make_badarg(env);
+  nif_slot *slot = slot_new(pool, worker);
+  if (slot == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  if (!set_carrier(slot, channel, link)) {
+    result = enif_raise_exception(env, am_transports_mixed);
+  } else {
+    int err = fill_slot(env, slot, argv);
+    if (err == SP_OK)
+      result = add_slot(env, slot, capacity);
+    else if (err == SP_ERR_INVAL)
+      result = enif_make_badarg(env);
+    else
+      result = enif_raise_exception(env, am_system_limit);
   }
   enif_release_resource(slot);
   return result;

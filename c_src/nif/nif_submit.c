@@ -216,7 +216,7 @@ static int encode(nif_encoder *e, const submission *s, nif_call *call) {
     err = nif_put_metadata(e->env, s->metadata, out);
   if (err == SP_OK)
     err = put_correlation(e->env, s->metadata, call, out);
-  if (err == SP_OK && atomic_load(&s->pool->cbor))
+  if (err == SP_OK && atomic_load(&s->pool->encoding) == NIF_CBOR)
     return put_cbor_arguments(e, s->args, s->binaries);
   if (err == SP_OK)
     err = put_arguments(e, s->args);
@@ -260,7 +260,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .deadline = s->deadline,
       .user = call};
   /* A local worker that is free may answer at once. */
-  bool hold = !s->stream && atomic_load(&pool->cbor);
+  bool hold = !s->stream && atomic_load(&pool->encoding) == NIF_CBOR;
   ERL_NIF_TERM result;
   if (hold)
     nif_call_hold(call);

@@ -246,7 +246,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({:snakepit_local, ref, :ready}, %State{local: %{ref: ref}} = state)
       when state.phase == :waiting,
-      do: {:noreply, ready(%{state | channel: state.local.link})}
+      do: come(%{state | channel: state.local.link})
 
   def handle_info({:snakepit_local, ref, {:pong, n}}, %State{local: %{ref: ref}} = state)
       when is_map_key(state.checks, n) do
@@ -259,7 +259,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, ping(state)}
 
   def handle_info({ref, {:ok, _pong}}, %State{phase: :pinging, ping: ref} = state),
-    do: {:noreply, ready(state)}
+    do: come(state)
 
   def handle_info({ref, {:error, why}}, %State{phase: :pinging, ping: ref} = state) do
     if late?(state),
@@ -351,6 +351,12 @@ defmodule Snakepit.GRPCWorker do
   def handle_cast(:attach, state), do: {:noreply, state}
 
   # ---- ready --------------------------------------------------------------
+
+  defp come(state) do
+    {:noreply, ready(state)}
+  catch
+    :error, :transports_mixed -> start_failed(state, Local.mixed(state.local), :transport)
+  end
 
   defp ping(state), do: %{state | ping: send_ping(state, @ping_timeout_ms)}
 

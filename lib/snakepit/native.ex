@@ -74,7 +74,9 @@ defmodule Snakepit.Native do
   @doc """
   Adds a worker: from now on it gets requests. `worker` is its process (the
   slot is removed when that dies), `session` the id sent for calls that have
-  none, `metadata` goes into every request.
+  none, `metadata` goes into every request. Raises `:pool_closed`, and
+  `:transports_mixed` for a gRPC worker in a pool whose first worker was local,
+  or the other way round: arguments are encoded before a worker is chosen.
   """
   @spec slot_add(
           handle,

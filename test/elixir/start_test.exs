@@ -83,6 +83,18 @@ defmodule Snakepit.StartTest do
     assert {:ok, _pid} = Snakepit.execute("pid", %{})
   end
 
+  test "workers of one pool that come by different ways" do
+    start_pools(pool_size: 1, transport: :local)
+    {:ok, target} = Snakepit.Pool.Targets.find(:default)
+    channel = Snakepit.Native.channel_open("127.0.0.1:1")
+
+    assert catch_error(Snakepit.Native.slot_add(target.handle, self(), "w", "s", 1, channel, [])) ==
+             :transports_mixed
+
+    assert Snakepit.GRPCWorker.Local.mixed(nil) =~ "it came by gRPC"
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
   test "transport: :local with a Python that has no shared memory" do
     # As if the extension had not been built: its folder has the protocol only.
     dir = signal_path() <> ".proto"

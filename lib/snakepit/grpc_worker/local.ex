@@ -59,4 +59,13 @@ defmodule Snakepit.GRPCWorker.Local do
       "snakepit_bridge (_snakepit_native): it is built with the package when the headers of " <>
       "Python are there (Debian: python3-dev). With transport: :auto gRPC is used instead"
   end
+
+  @doc "Why a worker cannot join workers that came the other way."
+  @spec mixed(offer | nil) :: String.t()
+  def mixed(offer) do
+    {came, others} = if offer, do: {"shared memory", "gRPC"}, else: {"gRPC", "shared memory"}
+
+    "it came by #{came}, the pool's other workers by #{others}, and a pool's workers all come " <>
+      "the same way. Ask for one with transport: :grpc or :local, or restart the application"
+  end
 end

@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Connections that have not shown a token yet; more are turned away. */
+/* Connections that have not shown a token yet; for more the oldest go. */
 #define MAX_GUESTS 64
 /* They have so long for it. */
 #define GUEST_NS 5000000000
@@ -143,18 +143,28 @@ static bool same_user(int fd) {
 #endif
 }
 
+/* Those that say nothing keep nobody out: a worker speaks at once. */
+static void make_room(sp_local *local) {
+  if (local->guest_count < MAX_GUESTS)
+    return;
+  guest *oldest = local->guests[0];
+  for (size_t i = 1; i < local->guest_count; i++)
+    if (local->guests[i]->until < oldest->until)
+      oldest = local->guests[i];
+  drop_guest(local, oldest);
+}
+
 static void admit(sp_local *local) {
   for (;;) {
     int fd = accept4(local->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
     if (fd < 0)
       return;
-    guest *g = NULL;
-    if (local->guest_count < MAX_GUESTS && same_user(fd))
-      g = calloc(1, sizeof *g);
+    guest *g = same_user(fd) ? calloc(1, sizeof *g) : NULL;
     if (g == NULL) {
       close(fd);
       continue;
     }
+    make_room(local);
     g->source = SP_LOCAL_GUEST;
     g->fd = fd;
     g->until = sp_local_now() + GUEST_NS;

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -71,7 +72,7 @@ sp_local_peer *sp_local_peer_new(sp_local *local,
   pthread_mutex_init(&peer->lock, NULL);
   sp_frame_reader_init(&peer->reader, sp_mem_default());
   peer->own_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  peer->worker_bell = eventfd(0, EFD_CLOEXEC);
+  peer->worker_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (peer->own_bell < 0 || peer->worker_bell < 0 || make_memory(peer) != 0) {
     free_peer(peer);
     return NULL;
@@ -96,9 +97,11 @@ void sp_local_close(sp_local_peer *peer) {
 
 static void ring_bell(int fd) {
   uint64_t one = 1;
-  /* Refused only when it has been rung 2^64 - 2 times. */
-  if (write(fd, &one, sizeof one) < 0)
-    return;
+  struct pollfd bell = {.fd = fd, .events = POLLOUT};
+  /* The worker may have filled it and taken O_NONBLOCK off it, which it
+   * shares: then a write would wait for ever. */
+  if (poll(&bell, 1, 0) != 1 || write(fd, &one, sizeof one) < 0)
+    return; /* it is rung already */
 }
 
 static void free_out(sp_local_out *list) {
@@ -131,9 +134,8 @@ void sp_local_peer_end(sp_local_peer *peer) {
 /* ---- writing ----------------------------------------------------------- */
 
 /* Writes waiting frames while there is room; those that are done are put on
- * |*done|. Lock held. */
-static void write_waiting(sp_local_peer *peer, sp_local_out **done,
-                          bool *bell) {
+ * |*done|. SP_ERR_SYNTAX for a broken ring. Lock held. */
+static int write_waiting(sp_local_peer *peer, sp_local_out **done, bool *bell) {
   while (peer->first != NULL) {
     sp_local_out *out = peer->first;
     int wrote =
@@ -142,24 +144,27 @@ static void write_waiting(sp_local_peer *peer, sp_local_out **done,
       wrote = sp_frame_write(&out->writer, &peer->out, out->parts, out->count,
                              bell);
     if (wrote != 1)
-      return; /* no room, or a broken ring, which the reader will find out */
+      return wrote; /* no room, or broken */
     peer->first = out->next;
     if (peer->first == NULL)
       peer->last = NULL;
     out->next = *done;
     *done = out;
   }
+  return SP_OK;
 }
 
 static void flush(sp_local_peer *peer) {
   sp_local_out *done = NULL;
   bool bell = false;
   pthread_mutex_lock(&peer->lock);
-  write_waiting(peer, &done, &bell);
+  int err = write_waiting(peer, &done, &bell);
   pthread_mutex_unlock(&peer->lock);
   if (bell)
     ring_bell(peer->worker_bell);
   free_out(done);
+  if (err != SP_OK)
+    sp_local_close(peer);
 }
 
 /* Puts a frame that has begun behind the others. Lock held. */
@@ -197,11 +202,13 @@ void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
     int wrote = 0;
     if (peer->first == NULL)
       wrote = sp_frame_write(&writer, &peer->out, parts, count, &bell);
+    if (wrote < 0)
+      err = wrote;
     if (wrote == 0) {
       err = queue(peer, &writer, parts, count, release, arg);
       kept = err == SP_OK;
       if (kept)
-        write_waiting(peer, &done, &bell);
+        err = write_waiting(peer, &done, &bell);
     }
   }
   pthread_mutex_unlock(&peer->lock);

@@ -33,8 +33,20 @@ static void on_ready(void *user, sp_local_peer *peer) {
     tell(link, enif_alloc_env(), am_ready);
 }
 
+/* Whether a pong is due. */
+static bool take_ping(nif_link *link) {
+  enif_mutex_lock(link->lock);
+  bool due = link->pings > 0;
+  if (due)
+    link->pings--;
+  enif_mutex_unlock(link->lock);
+  return due;
+}
+
 static void on_frame(void *user, const sp_frame *frame) {
   if (frame->kind == SP_FRAME_PONG) {
+    if (!take_ping(user))
+      return; /* the owner's mailbox is not the worker's to fill */
     ErlNifEnv *env = enif_alloc_env();
     tell(user, env,
          enif_make_tuple2(env, am_pong, enif_make_uint64(env, frame->call)));
@@ -252,6 +264,9 @@ NIF(nif_local_ping) {
     return enif_make_badarg(env);
   if (!nif_link_ready(link))
     return nif_make_error(env, am_closed);
+  enif_mutex_lock(link->lock);
+  link->pings++;
+  enif_mutex_unlock(link->lock);
   sp_local_send(link->peer, SP_FRAME_PING, n, NULL, 0, nothing, NULL);
   return am_ok;
 }

@@ -20,6 +20,7 @@ typedef struct nif_link {
   nif_slot *slots[2];
   nif_call *calls; /* on their way or running; each is kept */
   uint64_t last_wire;
+  uint64_t pings; /* not answered yet */
   bool gone;
 } nif_link;
 

@@ -1,0 +1,201 @@
+defmodule Snakepit.HostileTest do
+  # A worker that breaks the rules of the local carrier costs its own calls: they
+  # end with an error that says so, and the pool works again afterwards.
+  use ExUnit.Case, async: false
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.{Error, GRPCWorker, Native, OSProcess, PythonRuntime}
+  alias Snakepit.Pool.Registry, as: Workers
+  alias Snakepit.Pool.Targets
+
+  @moduletag :capture_log
+
+  # Nothing takes so long unless it hangs.
+  @long 30_000
+
+  defmodule Hostile do
+    @behaviour Snakepit.Adapter
+    @impl true
+    def executable_path do
+      {:ok, path, _} = PythonRuntime.resolve_executable()
+      path
+    end
+
+    @impl true
+    def script_path, do: Path.expand("support/python/hostile_worker.py", __DIR__)
+    @impl true
+    def script_args, do: []
+    @impl true
+    def uses_grpc?, do: true
+  end
+
+  # Its first worker misbehaves, those after it do not.
+  defp start_hostile(mode), do: start_pools(settings(mode))
+
+  defp settings(mode) do
+    [
+      adapter_module: Hostile,
+      adapter_args: [mode, signal_path() <> ".marker"],
+      pool_reconcile_interval_ms: 1,
+      transport: :local
+    ]
+  end
+
+  defp call(opts \\ []), do: Snakepit.execute("pid", %{}, Keyword.put_new(opts, :timeout, @long))
+
+  # The test's process is the caller.
+  defp assert_no_message do
+    assert stop_app() == []
+    assert Process.info(self(), :messages) == {:messages, []}
+  end
+
+  defp gone?({pid, time}), do: not OSProcess.alive?(pid, time)
+
+  # ---- the connection ends ------------------------------------------------
+
+  for mode <- ~w(garbage length_2_31 length_max reserved written_ahead written_back written_2_63
+                 scribble half_a_frame hang_up talk) do
+    test "#{mode}: the call that runs fails, the worker is replaced" do
+      start_hostile(unquote(mode))
+      [{pid, _} = first] = os_processes()
+
+      assert {:error, %Error{category: :worker, details: %{reason: :worker_exit}}} = call()
+      assert {:ok, second} = call()
+      assert second != pid
+      assert gone?(first)
+      assert_no_message()
+    end
+  end
+
+  test "calls that wait for a worker that breaks the rules are run by the next" do
+    start_hostile("garbage")
+    [{first, _}] = os_processes()
+
+    answers =
+      1..8
+      |> Enum.map(fn _ -> Task.async(fn -> {call(), Process.info(self(), :messages)} end) end)
+      |> Task.await_many(2 * @long)
+
+    assert Enum.all?(answers, &(elem(&1, 1) == {:messages, []}))
+    {good, bad} = answers |> Enum.map(&elem(&1, 0)) |> Enum.split_with(&match?({:ok, _}, &1))
+    assert [{:error, %Error{details: %{reason: :worker_exit}}}] = bad
+    assert [{:ok, second}] = Enum.uniq(good)
+    assert second != first
+    assert_no_message()
+  end
+
+  test "a stream on a worker that breaks the rules fails" do
+    start_hostile("reserved")
+    none = fn _chunk -> flunk("no chunk was sent") end
+
+    assert {:error, %Error{details: %{reason: :worker_exit}}} =
+             Snakepit.execute_stream("pid", %{}, none, timeout: @long)
+
+    assert {:ok, _} = call()
+    assert_no_message()
+  end
+
+  test "a call that cannot be written, for the worker claims to have read too much, fails" do
+    start_hostile("read_ahead")
+    assert {:ok, first} = call()
+    assert {:error, %Error{category: :worker, details: %{reason: :worker_exit}}} = call()
+    assert {:ok, second} = call()
+    assert second != first
+    assert_no_message()
+  end
+
+  test "a worker that never answers: time-out, then it is replaced" do
+    start_hostile("silence")
+    [{first, _}] = os_processes()
+    {:ok, target} = Targets.find(:default)
+    :ok = Native.pool_set_cancel_grace(target.handle, 1)
+
+    assert {:error, %Error{category: :timeout}} = call(timeout: 50)
+    assert {:ok, second} = call()
+    assert second != first
+    assert_no_message()
+  end
+
+  # ---- the frame is dropped -----------------------------------------------
+
+  for mode <- ~w(strays chunks twice pongs kinds empty_kinds beams_kinds deaf cut) do
+    test "#{mode}: the right answer comes all the same" do
+      start_hostile(unquote(mode))
+      [{first, _}] = os_processes()
+      for _ <- 1..3, do: assert(call() == {:ok, first})
+      assert_no_message()
+    end
+  end
+
+  test "answers to pings that were not sent are kept from the worker's process" do
+    start_hostile("pongs")
+    [id] = Snakepit.list_workers()
+    {:ok, worker} = Workers.get_worker_pid(id)
+    :erlang.trace(worker, true, [:receive])
+    assert {:ok, _} = call()
+    assert {:ok, %{healthy: true}} = GRPCWorker.get_health(id)
+    :erlang.trace(worker, false, [:receive])
+    assert [_the_one_that_was_sent] = traced_pongs([])
+    assert_no_message()
+  end
+
+  defp traced_pongs(found) do
+    receive do
+      {:trace, _, :receive, {:snakepit_local, _, {:pong, n}}} -> traced_pongs([n | found])
+      {:trace, _, :receive, _} -> traced_pongs(found)
+    after
+      0 -> found
+    end
+  end
+
+  test "a stream that sends far more than was asked for: what is not wanted is thrown away" do
+    start_hostile("over_credit")
+    [{first, _}] = os_processes()
+    test = self()
+
+    halt = fn chunk ->
+      send(test, {:seen, chunk["data"]})
+      :halt
+    end
+
+    assert :ok = Snakepit.execute_stream("pid", %{}, halt, timeout: @long)
+    assert_received {:seen, 1}
+    assert call() == {:ok, first}
+    assert_no_message()
+  end
+
+  # ---- the answer cannot be read ------------------------------------------
+
+  for mode <- ~w(protobuf protobuf_cut protobuf_length cbor_cut cbor_reserved cbor_deep
+                 cbor_length cbor_array cbor_map cbor_text cbor_two) do
+    test "#{mode}: the call says that the answer cannot be read, the worker stays" do
+      start_hostile(unquote(mode))
+      [{first, _}] = os_processes()
+      assert {:error, %Error{category: :worker} = error} = call()
+      assert {:decode, text} = error.details.reason
+      assert error.message =~ "the worker's answer cannot be read: " <> text
+      assert call() == {:ok, first}
+      assert_no_message()
+    end
+  end
+
+  # ---- the handshake ------------------------------------------------------
+
+  for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once) do
+    test "#{mode}: it is turned away, the next one is let in" do
+      {:ok, _} = start_app(Keyword.merge(defaults(), settings(unquote(mode))))
+      eventually(fn -> match?({:ok, _}, call()) end)
+      assert {:ok, pid} = call()
+      assert [{^pid, _}] = os_processes()
+      assert_no_message()
+    end
+  end
+
+  test "connections that say nothing keep nobody out" do
+    start_hostile("silent")
+    [{first, _}] = os_processes()
+    assert call() == {:ok, first}
+    assert_no_message()
+  end
+end

@@ -161,9 +161,6 @@ int sp_dispatch_slot_load(const sp_dispatch *d, sp_slot_id slot);
 int sp_dispatch_slot_tie(sp_dispatch *d, sp_slot_id slot, void *user);
 /* NULL when there is no such slot or nothing was tied. */
 void *sp_dispatch_slot_tied(const sp_dispatch *d, sp_slot_id slot);
-/* |user| of the request with this id if it runs on |slot|, else NULL: what a
- * worker says of a request is checked with this. */
-void *sp_dispatch_running(const sp_dispatch *d, sp_req_id req, sp_slot_id slot);
 
 /* Points a session at a slot (a session restored from elsewhere). What waits
  * for the session's slot waits for this one now. SP_ERR_NOTFOUND, SP_ERR_NOMEM.

@@ -187,13 +187,6 @@ void *sp_dispatch_slot_tied(const sp_dispatch *d, sp_slot_id slot) {
   return found != NULL ? found->user : NULL;
 }
 
-void *sp_dispatch_running(const sp_dispatch *d, sp_req_id req,
-                          sp_slot_id slot) {
-  const sp_request *r = sp_request_find(d, req);
-  bool runs = r != NULL && r->state == SP_REQUEST_RUNNING && r->slot_id == slot;
-  return runs ? r->user : NULL;
-}
-
 static void free_slot(sp_map_node *node, void *ctx) {
   sp_dispatch *d = ctx;
   sp_mem_release(d->mem, (sp_slot *)node);

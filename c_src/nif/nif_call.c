@@ -82,6 +82,7 @@ nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream) {
   atomic_init(&call->state, 0);
   atomic_init(&call->run, 0);
   atomic_init(&call->credit, 0);
+  atomic_init(&call->due, STREAM_CREDIT);
   call->stream = stream;
   call->body = grpc_empty_slice();
   call->correlation = grpc_empty_slice();

@@ -74,6 +74,7 @@ typedef struct nif_call {
   /* The RPC: */
   atomic_uint run;
   atomic_uint credit; /* given before the RPC began */
+  atomic_llong due;   /* chunks that a local worker may still send */
   sp_grpc_call *grpc;
   sp_grpc_call *probe;
   grpc_byte_buffer *answer;

@@ -81,6 +81,7 @@ void nif_local_credit(nif_call *call, uint32_t more) {
     return;
   for (size_t i = 0; i < 4; i++)
     bytes[i] = (uint8_t)(more >> (8 * i));
+  atomic_fetch_add(&call->due, more);
   sp_frame_part part = {bytes, 4};
   sp_local_send(call->slot->link->peer, SP_FRAME_CREDIT, call->wire, &part, 1,
                 enif_free, bytes);
@@ -134,8 +135,10 @@ void nif_local_frame(nif_link *link, const sp_frame *frame) {
     return; /* never asked, or answered: dropped */
   if (last)
     on_answer(call, frame->payload, frame->len);
-  else
+  else if (!call->stream || atomic_fetch_sub(&call->due, 1) > 0)
     nif_call_local_chunk(call, await_env, frame->payload, frame->len);
+  else /* more than it was allowed: the caller's memory is not its to fill */
+    sp_local_close(link->peer);
   enif_release_resource(call);
 }
 

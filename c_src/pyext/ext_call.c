@@ -334,9 +334,8 @@ static PyObject *call_fail(PyObject *self, PyObject *message) {
 /* ---- chunks
  * ------------------------------------------------------------------- */
 
-static int put_text_data(sp_buf *out, PyObject *text) {
-  PyObject *bytes =
-      PyUnicode_AsEncodedString(text, "utf-8", "backslashreplace");
+/* Takes over |bytes|; NULL is an error that is set. */
+static int put_data(sp_buf *out, PyObject *bytes) {
   char *data;
   Py_ssize_t len;
   int result = -1;
@@ -354,21 +353,12 @@ static int put_chunk_value(sp_buf *out, PyObject *value) {
   if (value == Py_None)
     return 0;
   if (PyUnicode_Check(value))
-    return put_text_data(out, value);
-  if (!PyBytes_Check(value) && !PyByteArray_Check(value) &&
-      !PyMemoryView_Check(value))
-    return put_value(out, value, sp_bridge_begin_chunk);
-  PyObject *bytes = PyBytes_FromObject(value);
-  char *data;
-  Py_ssize_t len;
-  int result = -1;
-  if (bytes != NULL && PyBytes_AsStringAndSize(bytes, &data, &len) == 0) {
-    sp_slice slice = {(const uint8_t *)data, (size_t)len};
-    int err = sp_bridge_put_data(out, slice);
-    result = err == SP_OK ? 0 : ext_raise(err);
-  }
-  Py_XDECREF(bytes);
-  return result;
+    return put_data(
+        out, PyUnicode_AsEncodedString(value, "utf-8", "backslashreplace"));
+  if (PyBytes_Check(value) || PyByteArray_Check(value) ||
+      PyMemoryView_Check(value))
+    return put_data(out, PyBytes_FromObject(value));
+  return put_value(out, value, sp_bridge_begin_chunk);
 }
 
 static int put_chunk_metadata(sp_buf *out, PyObject *metadata) {

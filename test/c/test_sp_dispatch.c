@@ -384,29 +384,6 @@ static void test_tied(void **state) {
   sp_dispatch_del(d);
 }
 
-static void test_running(void **state) {
-  (void)state;
-  sp_slot_id slots[2];
-  sp_dispatch *d = new_of(2, slots);
-  int mine;
-  sp_dispatch_request request = plain();
-  request.user = &mine;
-  sp_req_id id = submit(d, request, 0);
-  submit_plain(d);
-  sp_req_id waits = submit(d, request, 0);
-  assert_ptr_equal(sp_dispatch_running(d, id, slots[0]), &mine);
-  assert_null(sp_dispatch_running(d, id, slots[1])); /* another's request */
-  assert_null(sp_dispatch_running(d, waits, 0));
-  assert_null(sp_dispatch_running(d, waits, slots[0]));
-  assert_null(sp_dispatch_running(d, 0, slots[0]));
-  assert_null(sp_dispatch_running(d, UINT64_MAX, slots[0]));
-  complete(d, id, 0); /* known by its events only */
-  assert_null(sp_dispatch_running(d, id, slots[0]));
-  drain(d);
-  assert_null(sp_dispatch_running(d, id, slots[0]));
-  sp_dispatch_del(d);
-}
-
 /* ---- the end, the figures ------------------------------------------------ */
 
 static void test_close(void **state) {
@@ -531,7 +508,6 @@ int main(void) {
       cmocka_unit_test(test_callers_take_turns),
       cmocka_unit_test(test_a_caller_that_leaves),
       cmocka_unit_test(test_tied),
-      cmocka_unit_test(test_running),
       cmocka_unit_test(test_close),
       cmocka_unit_test(test_close_leaves_answered_ones),
       cmocka_unit_test(test_del_with_all_left),

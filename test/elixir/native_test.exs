@@ -1,0 +1,76 @@
+defmodule Snakepit.NativeTest do
+  # The handles of the native part, and what is done with terms that are none.
+  use ExUnit.Case, async: false
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.{Error, Native}
+  alias Snakepit.Pool.{Registry, Targets}
+
+  setup do
+    start_pools(pool_size: 1)
+    [id] = Snakepit.list_workers()
+    {:ok, worker} = Registry.get_worker_pid(id)
+    {:ok, target} = Targets.find(:default)
+    %{pool: target.handle, slot: :sys.get_state(worker).slot}
+  end
+
+  test "a tainted slot gets nothing until it is ready again", %{slot: slot} do
+    assert Native.slot_set_state(slot, :tainted) == :ok
+    assert %{workers: 1, available: 0, busy: 0} = Snakepit.get_stats()
+
+    assert {:error, %Error{category: :timeout, details: %{reason: :queue_timeout}}} =
+             Snakepit.execute("pid", %{}, queue_timeout: 1)
+
+    assert Native.slot_set_state(slot, :ready) == :ok
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
+  test "a slot's load is what runs on it", %{slot: slot} do
+    assert Native.slot_load(slot) == {:ok, 0}
+    path = signal_path()
+    call = Snakepit.async("hold", %{path: path})
+    await_file(path <> ".started")
+    assert Native.slot_load(slot) == {:ok, 1}
+    go(path)
+    assert {:ok, _pid} = Snakepit.await(call)
+    assert Native.slot_load(slot) == {:ok, 0}
+  end
+
+  test "a session can be given its slot beforehand", %{pool: pool, slot: slot} do
+    assert Native.session_assign(pool, "restored", slot) == :ok
+    assert Native.slot_set_state(slot, :draining) == :ok
+
+    # It has one, which takes nothing any more: strictly there is no other.
+    assert {:error, %Error{details: %{reason: :session_worker_unavailable}}} =
+             Snakepit.execute_in_session("restored", "pid", %{}, affinity: :strict_queue)
+  end
+
+  test "what is no handle is refused, and does no harm", %{pool: pool, slot: slot} do
+    for {name, arity} <- Native.__info__(:functions),
+        name not in [:load, :ebin, :json_encode],
+        junk <- [nil, make_ref(), self(), -1, "text", %{}, [1 | 2], pool, slot] do
+      args = List.duplicate(junk, arity)
+
+      unless allowed?(name, junk, pool, slot) do
+        assert %{__exception__: true} =
+                 catch_error(apply(Native, name, args)) |> exception(name, junk)
+      end
+    end
+
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
+  # What is right with such an argument.
+  defp allowed?(name, junk, _pool, _slot) when is_binary(junk),
+    do: name in [:decode_response, :decode_chunk, :json_decode, :channel_open, :local_start]
+
+  defp allowed?(name, junk, pool, slot) do
+    (junk == pool and name in [:pool_close, :pool_stats]) or
+      (junk == slot and name in [:slot_load, :slot_remove])
+  end
+
+  defp exception(:badarg, _name, _junk), do: %ArgumentError{}
+  defp exception(%{__exception__: true} = error, _name, _junk), do: error
+  defp exception(other, name, junk), do: flunk("#{name} of #{inspect(junk)}: #{inspect(other)}")
+end

@@ -155,10 +155,11 @@ void sp_reactor_stop(sp_reactor *r) {
   pthread_join(r->thread, NULL);
 }
 
-void sp_reactor_set_timer(sp_reactor *r, sp_reactor_timer *timer, int64_t at) {
+bool sp_reactor_set_timer(sp_reactor *r, sp_reactor_timer *timer, int64_t at) {
   bool wake = false;
   pthread_mutex_lock(&r->lock);
-  if (!timer->listed) {
+  bool fresh = !timer->listed;
+  if (fresh) {
     timer->listed = true;
     timer->at = at;
     timer->next = r->timers;
@@ -173,6 +174,7 @@ void sp_reactor_set_timer(sp_reactor *r, sp_reactor_timer *timer, int64_t at) {
   pthread_mutex_unlock(&r->lock);
   if (wake)
     ring(r);
+  return fresh;
 }
 
 void sp_reactor_clear_timer(sp_reactor *r, sp_reactor_timer *timer) {

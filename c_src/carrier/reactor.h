@@ -39,8 +39,10 @@ grpc_completion_queue *sp_reactor_queue(sp_reactor *r);
 
 /* |timer| fires once at |at| or soon after, unless it is set to an earlier
  * time or cleared before. Setting it to a later time than it has is ignored:
- * firing early is allowed, |fn| looks at |now|. From any thread. */
-void sp_reactor_set_timer(sp_reactor *r, sp_reactor_timer *timer, int64_t at);
+ * firing early is allowed, |fn| looks at |now|. From any thread. True when it
+ * was not set, so that |fn| will run once more than without this call: that is
+ * what a reference held for |fn| is to be counted by. */
+bool sp_reactor_set_timer(sp_reactor *r, sp_reactor_timer *timer, int64_t at);
 /* After that |fn| does not run and is not running (unless called from it). */
 void sp_reactor_clear_timer(sp_reactor *r, sp_reactor_timer *timer);
 

@@ -120,10 +120,16 @@ static bool rearm(nif_pool *pool) {
   int64_t next = sp_dispatch_next_deadline(pool->dispatch);
   if (next >= pool->armed)
     return false;
-  if (pool->armed == SP_DISPATCH_NEVER)
-    enif_keep_resource(pool);
   pool->armed = next;
   return true;
+}
+
+/* A timer that is set keeps the pool. It may fire while this runs: whether a
+ * reference is to be added only the reactor knows. */
+static void set_timer(nif_pool *pool, int64_t at) {
+  enif_keep_resource(pool);
+  if (!sp_reactor_set_timer(nif_reactor, &pool->timer, at))
+    enif_release_resource(pool);
 }
 
 void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
@@ -135,7 +141,7 @@ void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
     int64_t at = pool->armed;
     enif_mutex_unlock(pool->lock);
     if (arm)
-      sp_reactor_set_timer(nif_reactor, &pool->timer, at);
+      set_timer(pool, at);
     for (size_t i = 0; i < n; i++)
       run(&jobs[i], env);
     if (n == BATCH)
@@ -190,12 +196,12 @@ static void close_pool(nif_pool *pool, ErlNifEnv *env) {
     enif_release_resource(slots);
     slots = next;
   }
-  /* A timer that is set keeps the pool: let it fire. */
+  /* Lets a timer that keeps the pool fire. */
   enif_mutex_lock(pool->lock);
   bool armed = pool->armed != SP_DISPATCH_NEVER;
   enif_mutex_unlock(pool->lock);
   if (armed)
-    sp_reactor_set_timer(nif_reactor, &pool->timer, sp_reactor_now());
+    set_timer(pool, sp_reactor_now());
 }
 
 static void pool_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,

@@ -46,6 +46,31 @@ defmodule Snakepit.NativeTest do
              Snakepit.execute_in_session("restored", "pid", %{}, affinity: :strict_queue)
   end
 
+  test "pools closed by hand and by their owner's end at once, with a deadline pending" do
+    for _round <- 1..20 do
+      1..20
+      |> Enum.map(fn _ -> spawn_monitor(&close_twice/0) end)
+      |> Enum.each(fn {pid, monitor} ->
+        assert_receive {:DOWN, ^monitor, :process, ^pid, :normal}, 60_000
+      end)
+    end
+
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
+  # This process owns the pool: its end closes it once more.
+  defp close_twice do
+    pool = Native.pool_new(:closed_twice, 10, 1000)
+    channel = Native.channel_open("unix:/nonexistent/socket")
+    worker = spawn(fn -> Process.sleep(:infinity) end)
+    _slot = Native.slot_add(pool, worker, "w", "s", 1, channel, [])
+    times = {5_000, 10_000}
+    submission = [pool, make_ref(), :unary, "x", %{}, nil, :hint, times, {[], []}]
+    {:ok, _call} = apply(Native, :submit, submission)
+    :ok = Native.pool_close(pool)
+    Process.exit(worker, :kill)
+  end
+
   test "what is no handle is refused, and does no harm", %{pool: pool, slot: slot} do
     for {name, arity} <- Native.__info__(:functions),
         name not in [:load, :ebin, :json_encode],

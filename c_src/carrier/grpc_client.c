@@ -17,9 +17,16 @@ struct sp_grpc_channel {
   grpc_channel *channel; /* NULL once closed */
 };
 
+/* A message that waits for the one before it. */
+typedef struct outgoing {
+  grpc_byte_buffer *bytes;
+  struct outgoing *next;
+} outgoing;
+
 /* A call has up to three batches under way: one that sends (and, for a unary
  * call, is the whole of it), one for the status, one for the next message.
- * All completions come on the reactor thread; credit comes from any. */
+ * All completions come on the reactor thread; credit and messages to send come
+ * from any. */
 struct sp_grpc_call {
   atomic_int refs;
   sp_grpc_channel *ch;
@@ -29,7 +36,9 @@ struct sp_grpc_call {
   sp_reactor_tag sent;
   sp_reactor_tag finished;
   sp_reactor_tag received;
+  sp_reactor_tag more;
   bool unary;
+  bool interactive; /* the server gets more than one message */
   grpc_metadata_array initial;
   grpc_metadata_array trailing;
   grpc_byte_buffer *message;
@@ -42,6 +51,12 @@ struct sp_grpc_call {
   uint32_t credit;
   bool receiving;
   bool over;
+  outgoing *first; /* messages to send */
+  outgoing *last;
+  unsigned waiting; /* how many */
+  bool sending;     /* the sending batch is under way */
+  bool sent_all;    /* no more will come; ... */
+  bool closed;      /* ... and the server knows */
 };
 
 #define CALL_OF(tag, member)                                                   \
@@ -125,6 +140,15 @@ bool sp_grpc_channel_connected(sp_grpc_channel *ch) {
 
 /* ---- the end of a call ------------------------------------------------- */
 
+static void free_outgoing(outgoing *list) {
+  while (list != NULL) {
+    outgoing *next = list->next;
+    grpc_byte_buffer_destroy(list->bytes);
+    free(list);
+    list = next;
+  }
+}
+
 void sp_grpc_call_release(sp_grpc_call *call) {
   if (atomic_fetch_sub_explicit(&call->refs, 1, memory_order_acq_rel) != 1)
     return;
@@ -133,6 +157,7 @@ void sp_grpc_call_release(sp_grpc_call *call) {
   grpc_metadata_array_destroy(&call->initial);
   grpc_metadata_array_destroy(&call->trailing);
   grpc_slice_unref(call->details);
+  free_outgoing(call->first);
   if (call->call != NULL)
     grpc_call_unref(call->call);
   sp_grpc_channel_release(call->ch);
@@ -148,15 +173,82 @@ static void settle(sp_grpc_call *call, int batches) {
   /* A good end waits for the messages before it; a bad one does not. */
   if (!call->unary && call->status == GRPC_STATUS_OK && !call->no_more)
     end = false;
-  if (end)
+  outgoing *left = NULL;
+  if (end) {
     call->over = true;
+    left = call->first;
+    call->first = NULL;
+  }
   pthread_mutex_unlock(&call->lock);
   if (!end)
     return;
+  free_outgoing(left);
   call->handler->ended(call->user, (int)call->status,
                        (const char *)GRPC_SLICE_START_PTR(call->details),
                        GRPC_SLICE_LENGTH(call->details));
   sp_grpc_call_release(call);
+}
+
+/* ---- sending more ------------------------------------------------------ */
+
+/* What is to be sent next, if nothing is under way: a message, or the end
+ * (*|close|). NULL and false for neither. Lock held. */
+static outgoing *take_outgoing(sp_grpc_call *call, bool *close) {
+  outgoing *out = NULL;
+  *close = false;
+  if (call->sending || call->over || call->status_known)
+    return NULL;
+  if ((out = call->first) != NULL) {
+    call->first = out->next;
+    call->waiting--;
+  } else if (call->sent_all && !call->closed) {
+    *close = call->closed = true;
+  }
+  if (out != NULL || *close) {
+    call->sending = true;
+    call->pending++;
+  }
+  return out;
+}
+
+static void send_next(sp_grpc_call *call) {
+  bool close;
+  pthread_mutex_lock(&call->lock);
+  outgoing *out = take_outgoing(call, &close);
+  pthread_mutex_unlock(&call->lock);
+  if (out == NULL && !close)
+    return;
+  grpc_op op = {.op = close ? GRPC_OP_SEND_CLOSE_FROM_CLIENT
+                            : GRPC_OP_SEND_MESSAGE};
+  if (out != NULL) {
+    op.data.send_message.send_message = out->bytes;
+    out->next = NULL;
+  }
+  grpc_call_error err =
+      grpc_call_start_batch(call->call, &op, 1, &call->more, NULL);
+  free_outgoing(out);
+  if (err == GRPC_CALL_OK)
+    return;
+  /* Not known to happen: one batch of the kind at a time. */
+  grpc_call_cancel(call->call, NULL);
+  pthread_mutex_lock(&call->lock);
+  call->pending--; /* the status is coming */
+  pthread_mutex_unlock(&call->lock);
+}
+
+/* The way is free for the next message, unless this one failed, which shows
+ * in the status. */
+static void sent(sp_grpc_call *call, bool ok) {
+  pthread_mutex_lock(&call->lock);
+  call->sending = !ok;
+  pthread_mutex_unlock(&call->lock);
+  send_next(call);
+  /* This batch stayed counted until the next one was. */
+  settle(call, 1);
+}
+
+static void on_more(sp_reactor_tag *tag, bool ok) {
+  sent(CALL_OF(tag, more), ok);
 }
 
 /* ---- completions, on the reactor thread -------------------------------- */
@@ -176,12 +268,15 @@ static void note_status(sp_grpc_call *call) {
 
 static void on_sent(sp_reactor_tag *tag, bool ok) {
   sp_grpc_call *call = CALL_OF(tag, sent);
-  (void)ok; /* a failure shows in the status */
+  /* A failure shows in the status. */
   if (call->unary) {
     note_status(call);
     hand_over(call);
   }
-  settle(call, 1);
+  if (call->interactive)
+    sent(call, ok);
+  else
+    settle(call, 1);
 }
 
 static void on_finished(sp_reactor_tag *tag, bool ok) {
@@ -268,6 +363,10 @@ static sp_grpc_call *new_call(sp_grpc_channel *ch, const sp_grpc_start *start) {
   call->user = start->user;
   call->unary = start->credit == 0;
   call->credit = start->credit;
+  call->interactive = start->more;
+  call->sending = true;
+  call->sent_all = call->closed = !start->more;
+  call->more.fn = on_more;
   call->sent.fn = on_sent;
   call->finished.fn = on_finished;
   call->received.fn = on_received;
@@ -286,7 +385,14 @@ static size_t put_status_op(sp_grpc_call *call, grpc_op *op) {
   return 1;
 }
 
-/* The batch that sends; for a unary call it also receives everything. */
+static size_t put_headers_op(sp_grpc_call *call, grpc_op *op) {
+  op->op = GRPC_OP_RECV_INITIAL_METADATA;
+  op->data.recv_initial_metadata.recv_initial_metadata = &call->initial;
+  return 1;
+}
+
+/* The batch that sends; for a unary call it also receives everything. Where
+ * more is to be sent it must not wait for the server's headers. */
 static int start_sending(sp_grpc_call *call, const sp_grpc_start *start,
                          grpc_metadata *headers, grpc_byte_buffer *body) {
   grpc_op ops[6];
@@ -297,9 +403,10 @@ static int start_sending(sp_grpc_call *call, const sp_grpc_start *start,
   ops[n++].data.send_initial_metadata.metadata = headers;
   ops[n].op = GRPC_OP_SEND_MESSAGE;
   ops[n++].data.send_message.send_message = body;
-  ops[n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
-  ops[n].op = GRPC_OP_RECV_INITIAL_METADATA;
-  ops[n++].data.recv_initial_metadata.recv_initial_metadata = &call->initial;
+  if (!call->interactive) {
+    ops[n++].op = GRPC_OP_SEND_CLOSE_FROM_CLIENT;
+    n += put_headers_op(call, &ops[n]);
+  }
   if (call->unary) {
     ops[n].op = GRPC_OP_RECV_MESSAGE;
     ops[n++].data.recv_message.recv_message = &call->message;
@@ -344,9 +451,12 @@ int sp_grpc_call_start(sp_grpc_channel *ch, const sp_grpc_start *start,
     goto done;
   call = NULL;
   if (!unary) {
-    grpc_op op = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
-    put_status_op(mine, &op);
-    if (grpc_call_start_batch(mine->call, &op, 1, &mine->finished, NULL) ==
+    grpc_op ops[2];
+    memset(ops, 0, sizeof ops);
+    size_t n = put_status_op(mine, ops);
+    if (mine->interactive)
+      n += put_headers_op(mine, &ops[n]);
+    if (grpc_call_start_batch(mine->call, ops, n, &mine->finished, NULL) ==
         GRPC_CALL_OK) {
       receive_next(mine);
     } else {
@@ -378,4 +488,43 @@ void sp_grpc_call_credit(sp_grpc_call *call, uint32_t more) {
       more > UINT32_MAX - call->credit ? UINT32_MAX : call->credit + more;
   pthread_mutex_unlock(&call->lock);
   receive_next(call);
+}
+
+int sp_grpc_call_send(sp_grpc_call *call, grpc_slice *body, size_t count) {
+  outgoing *out = malloc(sizeof *out);
+  grpc_byte_buffer *bytes = grpc_raw_byte_buffer_create(body, count);
+  for (size_t i = 0; i < count; i++)
+    grpc_slice_unref(body[i]);
+  if (out == NULL) {
+    grpc_byte_buffer_destroy(bytes);
+    return SP_ERR_NOMEM;
+  }
+  *out = (outgoing){.bytes = bytes};
+  int err = SP_OK;
+  pthread_mutex_lock(&call->lock);
+  if (call->over || call->status_known || call->sent_all) {
+    err = SP_ERR_GONE;
+  } else if (call->waiting >= SP_GRPC_MAX_WAITING) {
+    err = SP_ERR_FULL;
+  } else {
+    if (call->first != NULL)
+      call->last->next = out;
+    else
+      call->first = out;
+    call->last = out;
+    call->waiting++;
+  }
+  pthread_mutex_unlock(&call->lock);
+  if (err != SP_OK)
+    free_outgoing(out);
+  else
+    send_next(call);
+  return err;
+}
+
+void sp_grpc_call_sent_all(sp_grpc_call *call) {
+  pthread_mutex_lock(&call->lock);
+  call->sent_all = true;
+  pthread_mutex_unlock(&call->lock);
+  send_next(call);
 }

@@ -1,4 +1,5 @@
-/* Calls to a gRPC server: unary and server streaming, on the reactor. */
+/* Calls to a gRPC server, on the reactor: unary, or a stream of messages from
+ * the server, and then to it as well if wanted. */
 #ifndef SP_GRPC_CLIENT_H
 #define SP_GRPC_CLIENT_H
 
@@ -47,6 +48,8 @@ typedef struct sp_grpc_start {
   int64_t deadline; /* on the reactor's scale; INT64_MAX for none */
   uint32_t credit;  /* 0: unary. Else a stream of which so many messages may
                        arrive before sp_grpc_call_credit allows more. */
+  bool more;        /* a stream whose messages to the server go on: see
+                       sp_grpc_call_send */
   const sp_grpc_handler *handler;
   void *user;
 } sp_grpc_start;
@@ -63,6 +66,17 @@ int sp_grpc_call_start(sp_grpc_channel *ch, const sp_grpc_start *start,
 /* Ends it with CANCELLED, unless it has ended. From any thread. */
 void sp_grpc_call_cancel(sp_grpc_call *call);
 void sp_grpc_call_credit(sp_grpc_call *call, uint32_t more);
+
+/* No more messages wait in a call. */
+#define SP_GRPC_MAX_WAITING 64
+
+/* Sends another message, from any thread; never waits. The references in |body|
+ * are taken over. SP_ERR_FULL (as many wait for the server as may),
+ * SP_ERR_GONE (the call is over, or sp_grpc_call_sent_all came before),
+ * SP_ERR_NOMEM. */
+int sp_grpc_call_send(sp_grpc_call *call, grpc_slice *body, size_t count);
+/* There will be no more. */
+void sp_grpc_call_sent_all(sp_grpc_call *call);
 void sp_grpc_call_release(sp_grpc_call *call);
 
 #endif

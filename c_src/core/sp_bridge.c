@@ -97,13 +97,20 @@ int sp_bridge_put_tool(sp_buf *out, sp_slice tool_name) {
                     tool_name);
 }
 
-int sp_bridge_put_stream(sp_buf *out) {
+static int put_true(sp_buf *out, uint32_t tag) {
   writer w;
   writer_init(&w, out);
-  bool ok = pb_encode_tag(&w.stream, PB_WT_VARINT,
-                          snakepit_bridge_ExecuteToolRequest_stream_tag) &&
+  bool ok = pb_encode_tag(&w.stream, PB_WT_VARINT, tag) &&
             pb_encode_varint(&w.stream, 1);
   return writer_end(&w, ok);
+}
+
+int sp_bridge_put_stream(sp_buf *out) {
+  return put_true(out, snakepit_bridge_ExecuteToolRequest_stream_tag);
+}
+
+int sp_bridge_put_inputs(sp_buf *out) {
+  return put_true(out, snakepit_bridge_ExecuteToolRequest_inputs_tag);
 }
 
 int sp_bridge_put_metadata(sp_buf *out, sp_slice key, sp_slice value) {
@@ -175,6 +182,22 @@ int sp_bridge_end_arguments(sp_buf *out, const sp_bridge_mark *mark) {
     return SP_ERR_LIMIT;
   end_field(out, mark->value);
   return 0;
+}
+
+static int put_head(uint8_t *out, uint32_t tag, size_t len) {
+  pb_ostream_t stream = pb_ostream_from_buffer(out, SP_BRIDGE_INPUT_HEAD);
+  if (len > MAX_FIELD || !pb_encode_tag(&stream, PB_WT_STRING, tag) ||
+      !pb_encode_varint(&stream, len))
+    return SP_ERR_LIMIT;
+  return (int)stream.bytes_written;
+}
+
+int sp_bridge_request_head(uint8_t out[SP_BRIDGE_INPUT_HEAD], size_t len) {
+  return put_head(out, snakepit_bridge_ToolInput_request_tag, len);
+}
+
+int sp_bridge_chunk_head(uint8_t out[SP_BRIDGE_INPUT_HEAD], size_t len) {
+  return put_head(out, snakepit_bridge_ToolInput_chunk_tag, len);
 }
 
 /* ---- reading ------------------------------------------------------------ */
@@ -346,6 +369,35 @@ int sp_bridge_get_chunk(const uint8_t *bytes, size_t len, sp_bridge_chunk *out,
         err = on_metadata(key, value, ctx);
       if (err != 0)
         return err;
+    }
+  }
+  return got;
+}
+
+int sp_bridge_get_output(const uint8_t *bytes, size_t len,
+                         enum sp_bridge_output *kind, sp_slice *message,
+                         uint32_t *credit) {
+  *kind = SP_BRIDGE_NOTHING;
+  *message = (sp_slice){bytes, 0};
+  *credit = 0;
+  reader r;
+  field f;
+  int got;
+  reader_init(&r, (sp_slice){bytes, len});
+  while ((got = read_field(&r, &f)) > 0) {
+    bool string = f.type == PB_WT_STRING;
+    if (f.tag == snakepit_bridge_ToolOutput_chunk_tag && string) {
+      *kind = SP_BRIDGE_CHUNK;
+      *message = f.bytes;
+    } else if (f.tag == snakepit_bridge_ToolOutput_response_tag && string) {
+      *kind = SP_BRIDGE_RESPONSE;
+      *message = f.bytes;
+    } else if (f.tag == snakepit_bridge_ToolOutput_input_credit_tag &&
+               f.type == PB_WT_VARINT) {
+      if (f.number > UINT32_MAX)
+        return SP_ERR_SYNTAX;
+      *kind = SP_BRIDGE_CREDIT;
+      *credit = (uint32_t)f.number;
     }
   }
   return got;

@@ -25,6 +25,7 @@ typedef struct sp_slice {
 int sp_bridge_put_session(sp_buf *out, sp_slice session_id);
 int sp_bridge_put_tool(sp_buf *out, sp_slice tool_name);
 int sp_bridge_put_stream(sp_buf *out);
+int sp_bridge_put_inputs(sp_buf *out);
 int sp_bridge_put_metadata(sp_buf *out, sp_slice key, sp_slice value);
 int sp_bridge_put_binary(sp_buf *out, sp_slice key, sp_slice value);
 
@@ -45,6 +46,29 @@ int sp_bridge_end_parameter(sp_buf *out, const sp_bridge_mark *mark);
 int sp_bridge_begin_arguments(sp_buf *out, sp_bridge_mark *mark);
 /* Also SP_ERR_LIMIT when they are 2^31 bytes or more. */
 int sp_bridge_end_arguments(sp_buf *out, const sp_bridge_mark *mark);
+
+/* ---- ToolInput, ToolOutput --------------------------------------------- */
+
+/* What goes before the |len| bytes of a request or of a chunk to make a
+ * ToolInput of them; at most SP_BRIDGE_INPUT_HEAD bytes at |out|. How many, or
+ * SP_ERR_LIMIT when |len| is beyond protobuf's bound. */
+#define SP_BRIDGE_INPUT_HEAD 8
+int sp_bridge_request_head(uint8_t out[SP_BRIDGE_INPUT_HEAD], size_t len);
+int sp_bridge_chunk_head(uint8_t out[SP_BRIDGE_INPUT_HEAD], size_t len);
+
+enum sp_bridge_output {
+  SP_BRIDGE_NOTHING, /* none of these */
+  SP_BRIDGE_CHUNK,
+  SP_BRIDGE_RESPONSE,
+  SP_BRIDGE_CREDIT
+};
+
+/* What a ToolOutput holds: a message's bytes, which point into |bytes|, or
+ * the credit. The last counts where there are several. SP_ERR_SYNTAX (also for
+ * credit beyond 32 bits), SP_ERR_TRUNCATED. */
+int sp_bridge_get_output(const uint8_t *bytes, size_t len,
+                         enum sp_bridge_output *kind, sp_slice *message,
+                         uint32_t *credit);
 
 /* ---- ExecuteToolResponse ----------------------------------------------- */
 

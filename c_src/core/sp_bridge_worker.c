@@ -128,6 +128,10 @@ static int take_request_field(const field *f, sp_bridge_request *out,
     if (f->type == PB_WT_VARINT)
       out->stream = f->number != 0;
     return 0;
+  case snakepit_bridge_ExecuteToolRequest_inputs_tag:
+    if (f->type == PB_WT_VARINT)
+      out->inputs = f->number != 0;
+    return 0;
   case snakepit_bridge_ExecuteToolRequest_arguments_cbor_tag:
     if (string) {
       out->has_arguments = true;
@@ -266,6 +270,10 @@ int sp_bridge_begin_result(sp_buf *out, size_t *mark) {
 
 int sp_bridge_begin_chunk(sp_buf *out, size_t *mark) {
   return begin_cbor(out, snakepit_bridge_ToolChunk_data_cbor_tag, mark);
+}
+
+int sp_bridge_begin_data(sp_buf *out, size_t *mark) {
+  return begin_cbor(out, snakepit_bridge_ToolChunk_data_tag, mark);
 }
 
 int sp_bridge_end_cbor(sp_buf *out, size_t mark) {

@@ -13,6 +13,7 @@ typedef struct sp_bridge_request {
   sp_slice session_id;
   sp_slice tool_name;
   bool stream;
+  bool inputs;
   bool has_arguments;
   sp_slice arguments_cbor; /* one map */
 } sp_bridge_request;
@@ -51,6 +52,8 @@ int sp_bridge_put_chunk_metadata(sp_buf *out, sp_slice key, sp_slice value);
  * width, so that the item is not moved). */
 int sp_bridge_begin_result(sp_buf *out, size_t *mark);
 int sp_bridge_begin_chunk(sp_buf *out, size_t *mark);
+/* The same for a chunk's `data`, with one JSON value. */
+int sp_bridge_begin_data(sp_buf *out, size_t *mark);
 /* SP_ERR_LIMIT when the item is longer than protobuf allows. */
 int sp_bridge_end_cbor(sp_buf *out, size_t mark);
 

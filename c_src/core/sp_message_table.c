@@ -52,6 +52,8 @@
   X(snakepit_bridge, TelemetryValue, false)                                    \
   X(snakepit_bridge, ToolChunk, false)                                         \
   X(snakepit_bridge, ToolChunk_MetadataEntry, true)                            \
+  X(snakepit_bridge, ToolInput, false)                                         \
+  X(snakepit_bridge, ToolOutput, false)                                        \
   X(snakepit_bridge, ToolRegistration, false)                                  \
   X(snakepit_bridge, ToolRegistration_MetadataEntry, true)                     \
   X(snakepit_bridge, ToolSpec, false)                                          \

@@ -33,6 +33,7 @@
   X(grpc)                                                                      \
   X(hint)                                                                      \
   X(infinity)                                                                  \
+  X(inputs)                                                                    \
   X(listen)                                                                    \
   X(max_receive)                                                               \
   X(methods)                                                                   \
@@ -78,6 +79,7 @@
   X(true)                                                                      \
   X(unary)                                                                     \
   X(wait)                                                                      \
+  X(want)                                                                      \
   X(worker_busy)                                                               \
   X(worker_exit)
 
@@ -129,6 +131,8 @@ NIF(nif_session_assign);
 NIF(nif_submit);
 NIF(nif_call_cancel);
 NIF(nif_call_credit);
+NIF(nif_call_input);
+NIF(nif_call_input_end);
 NIF(nif_decode_response);
 NIF(nif_decode_chunk);
 NIF(nif_json_encode);

@@ -24,6 +24,8 @@ static ErlNifResourceType *call_type;
 static const char METHOD_UNARY[] = "/snakepit.bridge.BridgeService/ExecuteTool";
 static const char METHOD_STREAM[] =
     "/snakepit.bridge.BridgeService/ExecuteStreamingTool";
+static const char METHOD_INPUTS[] =
+    "/snakepit.bridge.BridgeService/ExecuteInteractiveTool";
 static const char METHOD_PING[] = "/snakepit.bridge.BridgeService/Ping";
 
 /* Chunks that may arrive before the consumer has asked for more. */
@@ -83,6 +85,10 @@ nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream) {
   atomic_init(&call->run, 0);
   atomic_init(&call->credit, 0);
   atomic_init(&call->due, STREAM_CREDIT);
+  atomic_init(&call->asked, false);
+  atomic_init(&call->wanted, 0);
+  atomic_init(&call->unsent, 0);
+  atomic_init(&call->sent_all, false);
   call->stream = stream;
   call->body = grpc_empty_slice();
   call->correlation = grpc_empty_slice();
@@ -102,6 +108,10 @@ fail:
 
 bool nif_call_claim(nif_call *call) {
   return (atomic_fetch_or(&call->state, CLAIMED) & CLAIMED) == 0;
+}
+
+bool nif_call_claimed(nif_call *call) {
+  return (atomic_load(&call->state) & CLAIMED) != 0;
 }
 
 static void send_end(nif_call *call, ErlNifEnv *env) {
@@ -147,9 +157,10 @@ static bool begin_chunk(nif_call *call) {
   return atomic_compare_exchange_strong(&call->state, &idle, SENDING);
 }
 
+/* After begin_chunk: {ref, {|what|, |term|}}. */
 static void send_chunk(nif_call *call, ErlNifEnv *caller_env, ErlNifEnv *env,
-                       ERL_NIF_TERM bytes) {
-  ERL_NIF_TERM chunk = enif_make_tuple2(env, am_chunk, bytes);
+                       ERL_NIF_TERM what, ERL_NIF_TERM term) {
+  ERL_NIF_TERM chunk = enif_make_tuple2(env, what, term);
   enif_send(caller_env, &call->caller, env,
             enif_make_tuple2(env, enif_make_copy(env, call->ref), chunk));
   enif_free_env(env);
@@ -163,7 +174,7 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes) {
     return;
   }
   ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, NULL, env, nif_take_bytes(env, bytes));
+  send_chunk(call, NULL, env, am_chunk, nif_take_bytes(env, bytes));
 }
 
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
@@ -171,7 +182,14 @@ void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
   if (!call->stream || !begin_chunk(call))
     return;
   ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, caller_env, env, nif_make_bytes(env, bytes, len));
+  send_chunk(call, caller_env, env, am_chunk, nif_make_bytes(env, bytes, len));
+}
+
+void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n) {
+  if (!begin_chunk(call))
+    return;
+  ErlNifEnv *env = enif_alloc_env();
+  send_chunk(call, caller_env, env, am_want, enif_make_uint(env, n));
 }
 
 void nif_call_hold(nif_call *call) { atomic_store(&call->state, HELD); }
@@ -203,6 +221,18 @@ static ERL_NIF_TERM status_reason(ErlNifEnv *env, int status, const char *text,
                           nif_make_bytes(env, text, len));
 }
 
+/* Where there were inputs, a message says how the stream ended. */
+static ERL_NIF_TERM stream_answer(nif_call *call, ErlNifEnv *env) {
+  ErlNifBinary bytes;
+  if (call->answer == NULL)
+    return am_done;
+  ERL_NIF_TERM term = nif_take_bytes(env, call->answer);
+  call->answer = NULL;
+  if (!enif_inspect_binary(env, term, &bytes))
+    return am_done;
+  return nif_stream_end(env, bytes.data, bytes.size);
+}
+
 void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
                      const char *text, size_t len) {
   if (!nif_call_claim(call))
@@ -212,7 +242,7 @@ void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
   if (status != GRPC_STATUS_OK) {
     payload = nif_make_error(env, status_reason(env, status, text, len));
   } else if (call->stream) {
-    payload = am_done;
+    payload = stream_answer(call, env);
   } else if (call->answer != NULL) {
     payload = enif_make_tuple2(env, am_ok, nif_take_bytes(env, call->answer));
     call->answer = NULL;
@@ -299,10 +329,27 @@ static void on_ended(void *user, int status, const char *text, size_t len) {
 
 static void on_message(void *user, grpc_byte_buffer *bytes) {
   nif_call *call = user;
-  if (call->stream)
+  if (call->inputs)
+    nif_input_output(call, bytes);
+  else if (call->stream)
     nif_call_chunk(call, bytes);
   else
     call->answer = bytes;
+}
+
+/* The slices that make up the first message; how many. */
+static size_t request_parts(const nif_call *call, grpc_slice body[4]) {
+  size_t parts = call->inputs ? 1 : 0; /* the head is made last */
+  size_t first = parts, len = 0;
+  body[parts++] = grpc_slice_ref(call->body);
+  body[parts++] = grpc_slice_ref(call->slot->metadata);
+  if (call->session.size == 0)
+    body[parts++] = grpc_slice_ref(call->slot->session);
+  for (size_t i = first; i < parts; i++)
+    len += GRPC_SLICE_LENGTH(body[i]);
+  if (call->inputs)
+    body[0] = nif_input_head(len);
+  return parts;
 }
 
 static int start_rpc(nif_call *call) {
@@ -314,19 +361,20 @@ static int start_rpc(nif_call *call) {
        grpc_slice_from_copied_buffer(id, id_len)},
       {grpc_slice_from_static_string("x-snakepit-correlation-id"),
        call->correlation}};
-  grpc_slice body[3] = {grpc_slice_ref(call->body),
-                        grpc_slice_ref(call->slot->metadata)};
-  size_t parts = 2;
-  if (call->session.size == 0)
-    body[parts++] = grpc_slice_ref(call->slot->session);
-  const char *method = call->stream ? METHOD_STREAM : METHOD_UNARY;
+  grpc_slice body[4];
+  size_t parts = request_parts(call, body);
+  const char *method = call->inputs   ? METHOD_INPUTS
+                       : call->stream ? METHOD_STREAM
+                                      : METHOD_UNARY;
   sp_grpc_start start = {.method = grpc_slice_from_static_string(method),
                          .body = body,
                          .body_count = parts,
                          .headers = headers,
                          .header_count = 2,
                          .deadline = call->deadline,
-                         .credit = call->stream ? STREAM_CREDIT : 0,
+                         .credit =
+                             call->stream || call->inputs ? STREAM_CREDIT : 0,
+                         .more = call->inputs,
                          .handler = &handler,
                          .user = call};
   int err = sp_grpc_call_start(call->slot->channel, &start, &call->grpc);
@@ -493,6 +541,11 @@ NIF(nif_rpc_stream) {
 }
 
 /* ---- handles ----------------------------------------------------------- */
+
+nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term) {
+  nif_call *call;
+  return enif_get_resource(env, term, call_type, (void **)&call) ? call : NULL;
+}
 
 NIF(nif_call_cancel) {
   nif_call *call;

@@ -70,6 +70,11 @@ typedef struct nif_call {
   ERL_NIF_TERM end;
   atomic_uint state;
   bool stream;
+  bool inputs;          /* the tool may read inputs: see nif_input.c */
+  atomic_bool asked;    /* it has asked for some */
+  atomic_llong wanted;  /* inputs that it asked for and that were not sent */
+  atomic_uint unsent;   /* inputs that a local worker's ring has no room for */
+  atomic_bool sent_all; /* there are no more */
   ERL_NIF_TERM decoded; /* the end, decoded in the environment of submit */
   /* The RPC: */
   atomic_uint run;
@@ -102,6 +107,8 @@ nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream);
 bool nif_call_claim(nif_call *call);
 /* Sends {ref, |payload|}, made in call->env. |env| is NULL on the reactor. */
 void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload);
+/* Whether somebody ends it, or has. */
+bool nif_call_claimed(nif_call *call);
 /* Both, with {:error, |reason|} for an atom. */
 void nif_call_fail(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM reason);
 /* Both, with what an RPC's status means. */
@@ -119,6 +126,9 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes);
 /* The same for one in plain memory. */
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *env, const uint8_t *bytes,
                           size_t len);
+/* Tells the caller that |n| more inputs may be sent, unless the call has
+ * ended. */
+void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n);
 /* Starts the RPC on call->slot. */
 void nif_call_start(nif_call *call, ErlNifEnv *env);
 /* Tells the worker that nobody waits any more. */
@@ -127,6 +137,22 @@ void nif_call_stop(nif_call *call);
 bool nif_call_over(nif_call *call);
 /* Whether it was handed to a local worker. */
 bool nif_call_awaitable(nif_call *call);
+
+/* The call behind a handle; NULL when it is none. */
+nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term);
+/* The end of a stream that an ExecuteToolResponse tells of: done, or the error
+ * as gRPC says it. */
+ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len);
+
+/* nif_input.c ------------------------------------------------------------ */
+
+/* The worker of the call asks for |n| more inputs. False when that is more than
+ * any may. */
+bool nif_input_asked(nif_call *call, ErlNifEnv *env, uint32_t n);
+/* A ToolOutput from a gRPC worker; |bytes| are freed. */
+void nif_input_output(nif_call *call, grpc_byte_buffer *bytes);
+/* What goes before the call's request over gRPC, which is |len| bytes. */
+grpc_slice nif_input_head(size_t len);
 
 /* nif_pool.c, nif_slot.c ------------------------------------------------- */
 

@@ -46,6 +46,8 @@ void nif_local_start_call(nif_call *call);
 /* Tells its worker that nobody waits any more. */
 void nif_local_cancel_call(nif_call *call);
 void nif_local_credit(nif_call *call, uint32_t more);
+/* Sends an input: a ToolChunk, which is taken over. */
+void nif_local_input(nif_call *call, sp_buf *chunk);
 /* Waits a little for the end of a call that submit holds, if that pays. */
 void nif_local_await(nif_call *call, ErlNifEnv *env);
 

@@ -87,11 +87,39 @@ void nif_local_credit(nif_call *call, uint32_t more) {
                 enif_free, bytes);
 }
 
+/* A ToolChunk on its way. */
+typedef struct input {
+  nif_call *call; /* kept */
+  sp_buf chunk;
+} input;
+
+static void release_input(void *arg) {
+  input *in = arg;
+  atomic_fetch_sub(&in->call->unsent, 1);
+  enif_release_resource(in->call);
+  sp_buf_free(&in->chunk);
+  enif_free(in);
+}
+
+void nif_local_input(nif_call *call, sp_buf *chunk) {
+  input *in = enif_alloc(sizeof *in);
+  if (in == NULL) {
+    sp_buf_free(chunk);
+    sp_local_close(call->slot->link->peer); /* or it would never know */
+    return;
+  }
+  enif_keep_resource(call);
+  *in = (input){call, *chunk};
+  sp_buf_init(chunk, &nif_mem, 0);
+  atomic_fetch_add(&call->unsent, 1);
+  sp_frame_part part = {in->chunk.data, in->chunk.len};
+  sp_local_send(call->slot->link->peer, SP_FRAME_INPUT, call->wire, &part, 1,
+                release_input, in);
+}
+
 /* ---- from the worker --------------------------------------------------- */
 
-/* The end of a stream: done, or the error as a gRPC worker would send it. */
-static ERL_NIF_TERM stream_end(ErlNifEnv *env, const uint8_t *bytes,
-                               size_t len) {
+ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len) {
   sp_bridge_response r;
   sp_slice text = {NULL, 0};
   if (sp_bridge_get_response(bytes, len, &r) == SP_OK) {
@@ -119,26 +147,40 @@ static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
     call->decoded = nif_decode_answer(await_env, bytes, len);
   ERL_NIF_TERM payload = am_ok;
   if (call->stream)
-    payload = stream_end(call->env, bytes, len);
+    payload = nif_stream_end(call->env, bytes, len);
   else if (call->decoded == 0)
     payload = enif_make_tuple2(call->env, am_ok,
                                nif_make_bytes(call->env, bytes, len));
   nif_call_finish(call, await_env, payload);
 }
 
+/* False when no worker may say that. */
+static bool on_input_credit(nif_call *call, const sp_frame *frame) {
+  const uint8_t *b = frame->payload;
+  return frame->len == 4 &&
+         nif_input_asked(call, await_env,
+                         (uint32_t)b[0] | (uint32_t)b[1] << 8 |
+                             (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24);
+}
+
 void nif_local_frame(nif_link *link, const sp_frame *frame) {
   bool last = frame->kind == SP_FRAME_ANSWER;
-  if (!last && frame->kind != SP_FRAME_CHUNK)
+  if (!last && frame->kind != SP_FRAME_CHUNK &&
+      frame->kind != SP_FRAME_INPUT_CREDIT)
     return;
   nif_call *call = nif_link_find(link, frame->call, last);
   if (call == NULL)
     return; /* never asked, or answered: dropped */
-  if (last)
+  if (last) {
     on_answer(call, frame->payload, frame->len);
-  else if (!call->stream || atomic_fetch_sub(&call->due, 1) > 0)
+  } else if (frame->kind == SP_FRAME_INPUT_CREDIT) {
+    if (!on_input_credit(call, frame))
+      sp_local_close(link->peer);
+  } else if (!call->stream || atomic_fetch_sub(&call->due, 1) > 0) {
     nif_call_local_chunk(call, await_env, frame->payload, frame->len);
-  else /* more than it was allowed: the caller's memory is not its to fill */
+  } else { /* more than it was allowed: the caller's memory is not its own */
     sp_local_close(link->peer);
+  }
   enif_release_resource(call);
 }
 

@@ -173,6 +173,8 @@ static ErlNifFunc functions[] = {
     {"submit", 9, nif_submit, 0},
     {"call_cancel", 1, nif_call_cancel, 0},
     {"call_credit", 2, nif_call_credit, 0},
+    {"call_input", 2, nif_call_input, 0},
+    {"call_input_end", 1, nif_call_input_end, 0},
     {"decode_response", 1, nif_decode_response, 0},
     {"decode_chunk", 1, nif_decode_chunk, 0},
     {"json_encode", 1, nif_json_encode, 0},

@@ -16,6 +16,7 @@ typedef struct submission {
   nif_pool *pool;
   ERL_NIF_TERM ref;
   bool stream;
+  bool inputs;
   ErlNifBinary command;
   ERL_NIF_TERM args;
   ErlNifBinary session;
@@ -44,6 +45,17 @@ static bool get_pair(ErlNifEnv *env, ERL_NIF_TERM term,
   return enif_get_tuple(env, term, &arity, pair) && arity == 2;
 }
 
+/* :unary or :stream, or {:inputs, one of them}. */
+static bool get_kind(ErlNifEnv *env, ERL_NIF_TERM term, submission *s) {
+  const ERL_NIF_TERM *pair;
+  s->inputs =
+      get_pair(env, term, &pair) && enif_is_identical(pair[0], am_inputs);
+  if (s->inputs)
+    term = pair[1];
+  s->stream = enif_is_identical(term, am_stream);
+  return s->stream || enif_is_identical(term, am_unary);
+}
+
 static bool get_submission(ErlNifEnv *env, const ERL_NIF_TERM argv[],
                            int64_t now, submission *s) {
   const ERL_NIF_TERM *times, *extra;
@@ -57,8 +69,7 @@ static bool get_submission(ErlNifEnv *env, const ERL_NIF_TERM argv[],
       !nif_get_deadline(env, times[1], now, &s->deadline))
     return false;
   s->ref = argv[1];
-  s->stream = enif_is_identical(argv[2], am_stream);
-  if (!s->stream && !enif_is_identical(argv[2], am_unary))
+  if (!get_kind(env, argv[2], s))
     return false;
   if (!enif_is_identical(argv[5], am_nil) &&
       !enif_inspect_binary(env, argv[5], &s->session))
@@ -212,6 +223,8 @@ static int encode(nif_encoder *e, const submission *s, nif_call *call) {
                                 (sp_slice){s->session.data, s->session.size});
   if (err == SP_OK && s->stream)
     err = sp_bridge_put_stream(out);
+  if (err == SP_OK && s->inputs)
+    err = sp_bridge_put_inputs(out);
   if (err == SP_OK)
     err = nif_put_metadata(e->env, s->metadata, out);
   if (err == SP_OK)
@@ -260,7 +273,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .deadline = s->deadline,
       .user = call};
   /* A local worker that is free may answer at once. */
-  bool hold = !s->stream && atomic_load(&pool->encoding) == NIF_CBOR;
+  bool hold =
+      !s->stream && !s->inputs && atomic_load(&pool->encoding) == NIF_CBOR;
   ERL_NIF_TERM result;
   if (hold)
     nif_call_hold(call);
@@ -307,6 +321,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   nif_call *call = nif_call_new(env, s.ref, s.stream);
   if (call == NULL)
     return enif_raise_exception(env, am_system_limit);
+  call->inputs = s.inputs;
   nif_encoder e = {.env = env, .out = &body};
   sp_buf_init(&body, &nif_mem, limit);
   int err = encode(&e, &s, call);

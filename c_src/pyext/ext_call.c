@@ -1,30 +1,12 @@
 /* Call: a request that runs, as Python sees it. */
-#include "ext.h"
+#include "ext_call.h"
 
-#include <pthread.h>
 #include <structmember.h>
 
 #include "../core/sp_error.h"
 
 /* A buffer larger than this is not kept for the next call. */
 #define SPARE_BYTES ((size_t)256 * 1024)
-
-typedef struct ext_call {
-  PyObject_HEAD ext_link *link;
-  sp_job *job; /* NULL once it is answered */
-  sp_slice arguments;
-  bool has_arguments;
-  sp_buf answer;
-  PyObject *tool;
-  PyObject *session_id;
-  PyObject *metadata;
-  pthread_t thread;
-  bool main;
-  char stream;
-  char interrupted;
-  char was_cancelled;
-  unsigned long long chunks;
-} ext_call;
 
 PyTypeObject *ext_call_type;
 
@@ -73,7 +55,7 @@ static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   call->metadata = PyDict_New();
   call->thread = pthread_self();
   call->main = main;
-  call->stream = call->interrupted = call->was_cancelled = 0;
+  call->stream = call->has_inputs = call->interrupted = call->was_cancelled = 0;
   call->chunks = 0;
   return call;
 }
@@ -91,6 +73,7 @@ PyObject *ext_call_new(ext_link *link, sp_job *job, bool main) {
   call->arguments = request.arguments_cbor;
   call->has_arguments = request.has_arguments;
   call->stream = request.stream;
+  call->has_inputs = request.inputs;
   call->tool = ext_text(request.tool_name.data, request.tool_name.len);
   if (call->tool == NULL)
     goto failed;
@@ -167,7 +150,7 @@ static PyObject *call_check(PyObject *self, PyObject *unused) {
 /* ---- values
  * ------------------------------------------------------------------- */
 
-static bool check_running(const ext_call *call) {
+bool ext_call_check(const ext_call *call) {
   if (call->job != NULL && call->link->connection != NULL)
     return true;
   PyErr_SetString(PyExc_RuntimeError, "the call is over");
@@ -177,7 +160,7 @@ static bool check_running(const ext_call *call) {
 static PyObject *call_parameters(PyObject *self, PyObject *unused) {
   (void)unused;
   const ext_call *call = (ext_call *)self;
-  if (!check_running(call))
+  if (!ext_call_check(call))
     return NULL;
   if (!call->has_arguments)
     return PyDict_New();
@@ -240,7 +223,7 @@ static bool is_binary_result(PyObject *value) {
 /* result(value): encodes what the tool returned; `finish` sends it. */
 static PyObject *call_result(PyObject *self, PyObject *value) {
   ext_call *call = (ext_call *)self;
-  if (!check_running(call))
+  if (!ext_call_check(call))
     return NULL;
   /* The encoder may run code, which must find no buffer of ours. */
   sp_buf out = borrow(call->link);
@@ -265,18 +248,21 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
 /* ---- sending
  * ------------------------------------------------------------------- */
 
-/* The job is kept by the caller while the GIL is not. */
-static enum sp_link_result send_bytes(ext_call *call, sp_job *job, uint8_t kind,
-                                      const sp_buf *bytes) {
+enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
+                                  const uint8_t *bytes, size_t len) {
   sp_link *link = call->link->connection;
-  enum sp_link_result sent =
-      sp_job_send(link, job, kind, bytes->data, bytes->len, false);
+  enum sp_link_result sent = sp_job_send(link, job, kind, bytes, len, false);
   if (sent == SP_LINK_NOTHING) {
     Py_BEGIN_ALLOW_THREADS;
-    sent = sp_job_send(link, job, kind, bytes->data, bytes->len, true);
+    sent = sp_job_send(link, job, kind, bytes, len, true);
     Py_END_ALLOW_THREADS;
   }
   return sent;
+}
+
+static enum sp_link_result send_bytes(ext_call *call, sp_job *job, uint8_t kind,
+                                      const sp_buf *bytes) {
+  return ext_call_send(call, job, kind, bytes->data, bytes->len);
 }
 
 static PyObject *answer(ext_call *call) {
@@ -304,7 +290,7 @@ static PyObject *answer(ext_call *call) {
 static PyObject *call_finish(PyObject *self, PyObject *unused) {
   (void)unused;
   ext_call *call = (ext_call *)self;
-  if (!check_running(call))
+  if (!ext_call_check(call))
     return NULL;
   if (call->answer.len == 0) {
     int err = sp_bridge_put_success(&call->answer);
@@ -320,7 +306,7 @@ static PyObject *call_finish(PyObject *self, PyObject *unused) {
 static PyObject *call_fail(PyObject *self, PyObject *message) {
   ext_call *call = (ext_call *)self;
   sp_slice text;
-  if (!check_running(call) || !ext_utf8(message, &text))
+  if (!ext_call_check(call) || !ext_utf8(message, &text))
     return NULL;
   sp_buf_reset(&call->answer);
   int err = sp_bridge_put_error(&call->answer, text);
@@ -405,16 +391,16 @@ static int put_chunk_id(ext_call *call, sp_buf *out) {
   return err == SP_OK ? 0 : -1;
 }
 
-/* Waits until a chunk may be sent. -1 and what a signal handler raised. */
-static int await_credit(ext_call *call, sp_job *job, enum sp_link_result *got) {
+int ext_call_await(ext_call *call, sp_job *job, ext_wait *wait,
+                   enum sp_link_result *got) {
   sp_link *link = call->link->connection;
   bool main = call->main && pthread_equal(call->thread, pthread_self()) != 0;
-  *got = sp_job_credit(link, job, main, false);
+  *got = wait(link, job, main, false);
   while (*got == SP_LINK_NOTHING || *got == SP_LINK_INTERRUPTED) {
     if (*got == SP_LINK_INTERRUPTED && PyErr_CheckSignals() != 0)
       return -1;
     Py_BEGIN_ALLOW_THREADS;
-    *got = sp_job_credit(link, job, main, true);
+    *got = wait(link, job, main, true);
     Py_END_ALLOW_THREADS;
   }
   return 0;
@@ -425,7 +411,8 @@ static int send_chunk(ext_call *call, sp_buf *out) {
   sp_link *link = call->link->connection;
   enum sp_link_result got;
   sp_job_keep(link, job);
-  int result = await_credit(call, job, &got);
+  /* Until a chunk may be sent. */
+  int result = ext_call_await(call, job, sp_job_credit, &got);
   if (result == 0 && got == SP_LINK_DONE && call->job == job &&
       !sp_job_is_cancelled(job)) {
     /* Numbered only now, so that threads that wait do not mix up the order. */
@@ -445,13 +432,13 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   PyObject *value, *metadata;
   int final;
   if (!PyArg_ParseTuple(args, "OpO", &value, &final, &metadata) ||
-      !check_running(call))
+      !ext_call_check(call))
     return NULL;
   sp_buf out = borrow(call->link);
   int result = put_chunk_value(&out, value);
   if (result == 0)
     result = put_chunk_metadata(&out, metadata);
-  if (result == 0 && !check_running(call))
+  if (result == 0 && !ext_call_check(call))
     result = -1;
   if (result == 0 && final && sp_bridge_put_final(&out) != SP_OK)
     result = ext_raise(SP_ERR_NOMEM);
@@ -487,6 +474,8 @@ static PyMethodDef methods[] = {
     {"finish", call_finish, METH_NOARGS, NULL},
     {"fail", call_fail, METH_O, NULL},
     {"put", call_put, METH_VARARGS, NULL},
+    {"poll_input", ext_call_poll_input, METH_O, NULL},
+    {"await_input", ext_call_await_input, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef members[] = {
@@ -494,6 +483,7 @@ static PyMemberDef members[] = {
     {"session_id", T_OBJECT, offsetof(ext_call, session_id), READONLY, NULL},
     {"metadata", T_OBJECT, offsetof(ext_call, metadata), READONLY, NULL},
     {"stream", T_BOOL, offsetof(ext_call, stream), READONLY, NULL},
+    {"has_inputs", T_BOOL, offsetof(ext_call, has_inputs), READONLY, NULL},
     {"interrupted", T_BOOL, offsetof(ext_call, interrupted), 0, NULL},
     {NULL, 0, 0, 0, NULL}};
 

@@ -25,6 +25,8 @@ static const char MAGIC[8] = "snakpit1";
 #define FDS 3
 /* The BEAM answers the handshake within this, or is not there. */
 #define HANDSHAKE_S 10
+/* Who is in the link when it is closed leaves it within this. */
+#define CLOSE_GRACE_MS 500
 
 /* The process's link, for the child of a fork. */
 static sp_link *the_link;
@@ -182,6 +184,7 @@ static void forget_in_child(void) {
   pthread_mutex_init(&link->send_lock, NULL);
   link->closing = true;
   link->messenger = false;
+  link->kept = 0;
   atomic_store(&link->gone, true);
 }
 
@@ -210,6 +213,7 @@ static void close_fd(int fd) {
 static void free_jobs(sp_job *job) {
   while (job != NULL) {
     sp_job *next = job->next;
+    sp_link_drop_inputs(job);
     sp_buf_free(&job->payload);
     free(job);
     job = next;
@@ -291,6 +295,10 @@ failed:
 
 void sp_link_close(sp_link *link) {
   pthread_mutex_lock(&link->lock);
+  if (link->kept > 0) /* threads of tools wait in here: they are to leave */
+    sp_link_stop_locked(link, link->status, CLOSE_GRACE_MS);
+  while (link->kept > 0)
+    pthread_cond_wait(&link->messenger_gone, &link->lock);
   link->closing = true;
   link->released = true;
   while (link->messenger)

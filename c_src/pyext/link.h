@@ -49,8 +49,9 @@ enum sp_link_result {
 int sp_link_open(const char *path, const uint8_t token[SP_LINK_TOKEN],
                  const sp_link_config *config, sp_link **out,
                  char why[SP_LINK_WHY]);
-/* Ends the watcher and the connection; no other thread may be in a function
- * of the link. Frees it. */
+/* Ends the watcher and the connection, and frees the link. No other thread may
+ * be in a function of it, but between sp_job_keep and sp_job_release: that is
+ * waited for. */
 void sp_link_close(sp_link *link);
 
 /* No calls are taken any more, those that run are cancelled, and what is left
@@ -93,6 +94,25 @@ enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
  * CLOSED, NOTHING. */
 enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
                                 const uint8_t *bytes, size_t len, bool wait);
+
+/* ---- inputs ------------------------------------------------------------ */
+
+enum sp_input_result {
+  SP_INPUT_NONE, /* not yet */
+  SP_INPUT_THERE,
+  SP_INPUT_END,
+  SP_INPUT_OVER /* the call is cancelled, or over */
+};
+
+/* The next input of a job, a ToolChunk that is handed over in |*out|. Does not
+ * wait. |*ask| is how many more are to be asked for now, with
+ * SP_FRAME_INPUT_CREDIT; 0 for none. */
+enum sp_input_result sp_job_input(sp_link *link, sp_job *job, sp_buf *out,
+                                  uint32_t *ask);
+/* Waits until that is not NONE. With |wait| false it only looks whether
+ * something has come. DONE, CLOSED, NOTHING, INTERRUPTED. */
+enum sp_link_result sp_job_await_input(sp_link *link, sp_job *job, bool main,
+                                       bool wait);
 
 /* After its answer. */
 void sp_job_end(sp_link *link, sp_job *job);

@@ -10,6 +10,12 @@
 /* A call that comes within this of the last is worth spinning for. */
 #define SP_LINK_SPIN_NS 50000
 
+/* A ToolChunk that no tool has taken yet. */
+typedef struct sp_input {
+  sp_buf chunk;
+  struct sp_input *next;
+} sp_input;
+
 struct sp_job {
   uint64_t call;
   sp_buf payload;
@@ -21,7 +27,13 @@ struct sp_job {
   int64_t pause;     /* and how long after that the one after */
   unsigned refs;
   uint32_t credit;
-  struct sp_job *next; /* in a queue, among the running, or spare */
+  sp_input *inputs; /* in order, ... */
+  sp_input **inputs_end;
+  uint32_t inputs_due;   /* ... asked for and not here, ... */
+  uint32_t inputs_taken; /* ... and taken since more were asked for */
+  bool inputs_asked;     /* for the first time */
+  bool inputs_over;      /* the last one has come */
+  struct sp_job *next;   /* in a queue, among the running, or spare */
 };
 
 typedef struct sp_job_list {
@@ -29,7 +41,12 @@ typedef struct sp_job_list {
   sp_job *last;
 } sp_job_list;
 
-enum sp_wait_for { SP_WAIT_CALL, SP_WAIT_MAIN_CALL, SP_WAIT_CREDIT };
+enum sp_wait_for {
+  SP_WAIT_CALL,
+  SP_WAIT_MAIN_CALL,
+  SP_WAIT_CREDIT,
+  SP_WAIT_INPUT
+};
 
 /* A thread that waits for something from the ring. */
 typedef struct sp_waiter {
@@ -80,7 +97,8 @@ struct sp_link {
   uint64_t *cancels; /* for config.cancelled */
   size_t cancel_count;
   size_t cancel_cap;
-  pthread_cond_t messenger_gone;
+  pthread_cond_t messenger_gone; /* or |kept| is 0 */
+  size_t kept;                   /* sp_job_keep without its release */
   const char *why;
   int64_t deadline; /* then the process is ended */
   int status;
@@ -117,6 +135,16 @@ int64_t sp_link_insist(sp_link *link);
 void sp_link_recycle(sp_link *link, sp_job *job);
 /* Owes the BEAM the answer of a call that never ran. */
 void sp_link_refuse(sp_link *link, uint64_t call, const char *message);
+/* The job of a call that runs; NULL when there is none. */
+sp_job *sp_link_running(sp_link *link, uint64_t call);
+/* Sets the inputs of a new job to none. */
+void sp_link_init_inputs(sp_job *job);
+/* Frees what nobody has taken. */
+void sp_link_drop_inputs(sp_job *job);
+/* An input, or the end of them. */
+void sp_link_take_input(sp_link *link, const sp_frame *frame);
+/* Whether there is something to take, or nothing will come. */
+bool sp_link_has_input(const sp_job *job);
 /* Wakes those that may have got what they wait for. */
 void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job);
 /* The lock is given up while sending. */

@@ -46,11 +46,13 @@ static sp_job *new_job(sp_link *link) {
   job->signal_at = 0;
   job->refs = 1;
   job->credit = SP_LINK_CREDIT;
+  sp_link_init_inputs(job);
   job->next = NULL;
   return job;
 }
 
 void sp_link_recycle(sp_link *link, sp_job *job) {
+  sp_link_drop_inputs(job);
   if (link->spare_count >= SPARE_JOBS) {
     sp_buf_free(&job->payload);
     free(job);
@@ -110,12 +112,15 @@ static void release(sp_link *link, sp_job *job) {
 void sp_job_keep(sp_link *link, sp_job *job) {
   pthread_mutex_lock(&link->lock);
   job->refs++;
+  link->kept++;
   pthread_mutex_unlock(&link->lock);
 }
 
 void sp_job_release(sp_link *link, sp_job *job) {
   pthread_mutex_lock(&link->lock);
   release(link, job);
+  if (--link->kept == 0)
+    pthread_cond_signal(&link->messenger_gone);
   pthread_mutex_unlock(&link->lock);
 }
 
@@ -129,8 +134,12 @@ void sp_job_end(sp_link *link, sp_job *job) {
   }
   job->over = true;
   link->turn++;
-  if (job->refs > 1)
+  if (job->refs > 1) {
     sp_link_notify(link, SP_WAIT_CREDIT, job);
+    sp_link_notify(link, SP_WAIT_INPUT, job);
+    if (link->leader != NULL && link->leader->job == job)
+      sp_link_ring(link->own_bell);
+  }
   release(link, job);
   pthread_mutex_unlock(&link->lock);
 }
@@ -181,7 +190,7 @@ static void take_call(sp_link *link, const sp_frame *frame) {
   sp_link_notify(link, sensitive ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL, NULL);
 }
 
-static sp_job *find_running(sp_link *link, uint64_t call) {
+sp_job *sp_link_running(sp_link *link, uint64_t call) {
   for (sp_job *job = link->running; job != NULL; job = job->next)
     if (job->call == call)
       return job;
@@ -189,7 +198,7 @@ static sp_job *find_running(sp_link *link, uint64_t call) {
 }
 
 static void take_cancel(sp_link *link, const sp_frame *frame) {
-  sp_job *job = find_running(link, frame->call);
+  sp_job *job = sp_link_running(link, frame->call);
   if (job != NULL) {
     sp_link_cancel_job(link, job);
     return;
@@ -211,7 +220,7 @@ static void take_credit(sp_link *link, const sp_frame *frame) {
   uint32_t more =
       (uint32_t)frame->payload[0] | (uint32_t)frame->payload[1] << 8 |
       (uint32_t)frame->payload[2] << 16 | (uint32_t)frame->payload[3] << 24;
-  sp_job *job = find_running(link, frame->call);
+  sp_job *job = sp_link_running(link, frame->call);
   if (job == NULL)
     return; /* over already */
   job->credit =
@@ -283,6 +292,9 @@ bool sp_link_read(sp_link *link) {
   case SP_FRAME_CREDIT:
     take_credit(link, &frame);
     break;
+  case SP_FRAME_INPUT:
+    sp_link_take_input(link, &frame);
+    break;
   case SP_FRAME_PING:
     owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
     break;
@@ -326,7 +338,7 @@ void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job) {
     if (w->woken || w->what != what || w->job != job)
       continue;
     wake(w);
-    if (what != SP_WAIT_CREDIT)
+    if (what == SP_WAIT_CALL || what == SP_WAIT_MAIN_CALL)
       return;
   }
 }
@@ -337,6 +349,8 @@ static bool satisfied(const sp_link *link, const sp_waiter *w) {
     return link->queue.first != NULL;
   case SP_WAIT_MAIN_CALL:
     return link->main_queue.first != NULL;
+  case SP_WAIT_INPUT:
+    return sp_link_has_input(w->job);
   default:
     return w->job->credit > 0 || w->job->over || sp_job_is_cancelled(w->job);
   }
@@ -490,18 +504,32 @@ enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
   return got;
 }
 
-enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
-                                  bool wait) {
-  sp_waiter w = {.what = SP_WAIT_CREDIT,
-                 .main = main,
-                 .job = job,
-                 .wake = PTHREAD_COND_INITIALIZER};
-  pthread_mutex_lock(&link->lock);
+/* For something that a job waits for. Lock held. */
+static enum sp_link_result await_for(sp_link *link, sp_job *job,
+                                     enum sp_wait_for what, bool main,
+                                     bool wait) {
+  sp_waiter w = {
+      .what = what, .main = main, .job = job, .wake = PTHREAD_COND_INITIALIZER};
   enum sp_link_result got = await(link, &w, wait);
-  if (got == SP_LINK_DONE && job->credit > 0)
-    job->credit--;
   if (got != SP_LINK_NOTHING)
     hand_over(link);
+  return got;
+}
+
+enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
+                                  bool wait) {
+  pthread_mutex_lock(&link->lock);
+  enum sp_link_result got = await_for(link, job, SP_WAIT_CREDIT, main, wait);
+  if (got == SP_LINK_DONE && job->credit > 0)
+    job->credit--;
+  pthread_mutex_unlock(&link->lock);
+  return got;
+}
+
+enum sp_link_result sp_job_await_input(sp_link *link, sp_job *job, bool main,
+                                       bool wait) {
+  pthread_mutex_lock(&link->lock);
+  enum sp_link_result got = await_for(link, job, SP_WAIT_INPUT, main, wait);
   pthread_mutex_unlock(&link->lock);
   return got;
 }

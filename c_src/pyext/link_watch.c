@@ -64,6 +64,7 @@ void sp_link_cancel_job(sp_link *link, sp_job *job) {
   if (atomic_exchange(&job->cancelled, true))
     return;
   sp_link_notify(link, SP_WAIT_CREDIT, job);
+  sp_link_notify(link, SP_WAIT_INPUT, job);
   if (!job->on_main) {
     tell(link, job->call);
     return;

@@ -4,6 +4,7 @@ defmodule Snakepit.Native do
   #
   #   submit/9        {ref, {:ok, bytes}}            unary: an ExecuteToolResponse
   #                   {ref, {:chunk, bytes}}         stream: a ToolChunk each
+  #                   {ref, {:want, n}}              inputs: so many more may be sent
   #                   {ref, :done}                   stream: ended well
   #                   {ref, {:error, reason}}        the end, either kind
   #   rpc_unary/6     {ref, {:ok, bytes}} | {ref, {:error, reason}}
@@ -32,7 +33,7 @@ defmodule Snakepit.Native do
 
   @on_load :load
 
-  @typep handle :: reference
+  @type handle :: reference
   @type reason :: term
 
   @doc false
@@ -123,11 +124,15 @@ defmodule Snakepit.Native do
   `{:encode, path, text}` for arguments that cannot be encoded: `path` is the
   way to the value, `text` says what it is. `{:encode_struct, path}` for a
   struct: Snakepit.Encoder can turn it into plain data first.
+
+  With `{:inputs, kind}` the tool may read inputs: it asks for them with
+  `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
+  and `call_input_end/1`. There are never more than 16 asked for and not sent.
   """
   @spec submit(
           handle,
           reference,
-          kind :: :unary | :stream,
+          kind :: :unary | :stream | {:inputs, :unary | :stream},
           command :: String.t(),
           args :: map | keyword,
           session :: String.t() | nil,
@@ -144,7 +149,7 @@ defmodule Snakepit.Native do
 
   @doc """
   Cancels. `:ok`: no further message of this call comes. `:one`: exactly one
-  more chunk comes, and no end. `:ended`: the call had ended by itself, its end
+  more chunk (or wish for inputs) comes, and no end. `:ended`: the call had ended by itself, its end
   is in the mailbox or about to be.
   """
   @spec call_cancel(handle) :: :ok | :one | :ended
@@ -153,6 +158,18 @@ defmodule Snakepit.Native do
   @doc "Allows `n` more chunks to be sent. A stream starts with 16."
   @spec call_credit(handle, pos_integer) :: :ok
   def call_credit(_call, _n), do: err!()
+
+  @doc """
+  Sends one input to the tool. `:full`: none is wanted now. `:ended`: the call is
+  over or there are no more inputs; the input is dropped. Other errors are those
+  of submit/9, and the call goes on.
+  """
+  @spec call_input(handle, term) :: :ok | {:error, :full | :ended | reason}
+  def call_input(_call, _term), do: err!()
+
+  @doc "There are no more inputs. `:full` before the tool has asked for any."
+  @spec call_input_end(handle) :: :ok | {:error, :full}
+  def call_input_end(_call), do: err!()
 
   @doc """
   What an ExecuteToolResponse says: `{:ok, term}`, `{:binary, bytes, meta}`

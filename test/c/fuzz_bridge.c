@@ -112,6 +112,19 @@ static void check_chunk(const uint8_t *data, size_t size) {
   sp_buf_free(&copy);
 }
 
+static void check_output(const uint8_t *data, size_t size) {
+  message m = {.data = data, .size = size};
+  enum sp_bridge_output kind;
+  sp_slice inner;
+  uint32_t credit;
+  int err = sp_bridge_get_output(data, size, &kind, &inner, &credit);
+  check(err == 0 || err == SP_ERR_SYNTAX || err == SP_ERR_TRUNCATED);
+  check_inside(&m, inner);
+  uint8_t head[SP_BRIDGE_INPUT_HEAD];
+  int len = sp_bridge_chunk_head(head, size);
+  check(len >= 2 && len <= SP_BRIDGE_INPUT_HEAD);
+}
+
 /* The input's first byte says where it is cut into a url and a value. */
 static void check_value(const uint8_t *data, size_t size) {
   static const char *const urls[] = {
@@ -148,6 +161,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   check_response(data, size);
   check_chunk(data, size);
+  check_output(data, size);
   check_value(data, size);
   check_failing(data, size);
   return 0;

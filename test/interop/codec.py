@@ -59,6 +59,8 @@ def scalar(field: FieldDescriptor, rng: random.Random) -> Any:
         return rng.choice(REALS)
     if kind == FieldDescriptor.CPPTYPE_INT64:
         return rng.choice([*INTEGERS, 2**63 - 1, -(2**63), 2**53 + 1])
+    if kind == FieldDescriptor.CPPTYPE_UINT32:
+        return rng.choice([0, 1, 2**31, 2**32 - 1])
     return rng.choice(INTEGERS)
 
 

@@ -27,8 +27,8 @@ from harness import HERE, PACKAGE, PATIENCE, ToolFailed, environment
 
 ROOT = HERE.parent.parent
 
-CALL, CANCEL, CREDIT, PING = 1, 2, 3, 4
-ANSWER, CHUNK, PONG = 16, 17, 18
+CALL, CANCEL, CREDIT, PING, INPUT = 1, 2, 3, 4, 5
+ANSWER, CHUNK, PONG, INPUT_CREDIT = 16, 17, 18, 19
 
 MAGIC = b"snakpit1" + struct.pack("<II", 1, 0)
 CONTROL = 512
@@ -253,11 +253,16 @@ class Connection:
         session: str = "session_1",
         metadata: Optional[dict[str, str]] = None,
         stream: bool = False,
+        inputs: bool = False,
     ) -> bytes:
         import snakepit_bridge_pb2 as pb2
 
         request = pb2.ExecuteToolRequest(
-            session_id=session, tool_name=tool, metadata=metadata or {}, stream=stream
+            session_id=session,
+            tool_name=tool,
+            metadata=metadata or {},
+            stream=stream,
+            inputs=inputs,
         )
         if arguments is not None:
             request.arguments_cbor = cbor.dumps(arguments)
@@ -291,6 +296,24 @@ class Connection:
 
     def credit(self, call: int, count: int) -> None:
         self.send(CREDIT, call, struct.pack("<I", count))
+
+    def input(self, call: int, value: Any) -> None:
+        import snakepit_bridge_pb2 as pb2
+
+        chunk = pb2.ToolChunk(data_cbor=cbor.dumps(value))
+        self.send(INPUT, call, chunk.SerializeToString())
+
+    def end_inputs(self, call: int) -> None:
+        import snakepit_bridge_pb2 as pb2
+
+        self.send(INPUT, call, pb2.ToolChunk(is_final=True).SerializeToString())
+
+    def wanted(self, call: int) -> int:
+        """How many inputs the next frame of the call asks for."""
+        kind, payload = self.take(call)
+        assert kind == INPUT_CREDIT
+        count: int = struct.unpack("<I", payload)[0]
+        return count
 
     def ping(self, payload: bytes = b"") -> bytes:
         self._next_call += 1

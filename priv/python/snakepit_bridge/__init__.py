@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .base_adapter import BaseAdapter, ToolMetadata, tool
     from .errors import ToolCancelled
     from .heartbeat import HeartbeatClient, HeartbeatConfig
+    from .inputs import Inputs
     from .logging_config import configure_logging, get_logger
     from .serialization import BinaryResult
     from .session_context import SessionContext
@@ -28,6 +29,7 @@ _EXPORTS = {
     "ToolCancelled": "errors",
     "HeartbeatClient": "heartbeat",
     "HeartbeatConfig": "heartbeat",
+    "Inputs": "inputs",
     "configure_logging": "logging_config",
     "get_logger": "logging_config",
     "BinaryResult": "serialization",
@@ -41,6 +43,7 @@ __all__ = [
     "BinaryResult",
     "HeartbeatClient",
     "HeartbeatConfig",
+    "Inputs",
     "SessionContext",
     "StreamChunk",
     "ToolCancelled",

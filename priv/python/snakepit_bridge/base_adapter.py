@@ -21,6 +21,7 @@ class ToolMetadata:
     supports_streaming: bool = False
     parameters: list[Any] = field(default_factory=list)
     required_variables: list[str] = field(default_factory=list)
+    inputs: bool = False
 
 
 @overload
@@ -32,6 +33,7 @@ def tool(
     description: str = "",
     supports_streaming: bool = False,
     required_variables: Optional[Iterable[str]] = None,
+    inputs: bool = False,
 ) -> Callable[[_F], _F]: ...
 
 
@@ -39,11 +41,15 @@ def tool(
     description: Any = "",
     supports_streaming: bool = False,
     required_variables: Optional[Iterable[str]] = None,
+    inputs: bool = False,
 ) -> Any:
     """Makes a method or function callable from Elixir.
 
     ``@tool``, ``@tool("what it does")`` and ``@tool(supports_streaming=True)``
     all work. Generator functions stream without being declared so.
+
+    ``inputs=True`` says that the tool reads what the caller gives with
+    ``inputs:``, by its parameter ``inputs`` or as ``ctx.inputs``.
     """
 
     def mark(function: _F) -> _F:
@@ -52,6 +58,7 @@ def tool(
             description=text or (function.__doc__ or "").strip(),
             supports_streaming=supports_streaming,
             required_variables=list(required_variables or ()),
+            inputs=inputs,
         )
         inner: Any = function.__func__ if isinstance(function, _WRAPPERS) else function
         inner._tool_metadata = metadata
@@ -85,7 +92,8 @@ class BaseAdapter:
         from .dispatch import find_tool
 
         stream = getattr(context, "stream", None)
-        return find_tool(self, tool_name).call(arguments, context, stream)
+        inputs = getattr(context, "inputs", None)
+        return find_tool(self, tool_name).call(arguments, context, stream, inputs=inputs)
 
     def call_tool(self, tool_name: str, **arguments: Any) -> Any:
         """Calls a tool of this adapter by name."""

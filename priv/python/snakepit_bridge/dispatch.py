@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import types
 from collections.abc import Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
 
 from .base_adapter import BaseAdapter, ToolMetadata
 from .errors import ToolArgumentError, ToolStreamsError, UnknownToolError
+from .inputs import Inputs
 
 _CONTEXT_NAMES = ("ctx", "context", "session_context")
 _DICT_NAMES = ("params", "args", "arguments")
 _HOOKS = frozenset(
     ("execute_tool", "set_session_context", "initialize", "cleanup", "register_with_session")
 )
+_UNIONS = (Union, getattr(types, "UnionType", Union))
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -25,7 +28,15 @@ class _Binding:
 
     __slots__ = ("_dict_unless_named", "_known", "_open", "_required", "_single", "stream")
 
-    def __init__(self, parameters: tuple[inspect.Parameter, ...], streams: bool) -> None:
+    def __init__(
+        self,
+        parameters: tuple[inspect.Parameter, ...],
+        streams: bool,
+        inputs: Optional[str] = None,
+    ) -> None:
+        """``inputs`` is the parameter that is filled from elsewhere."""
+        if inputs is not None:
+            parameters = tuple(p for p in parameters if p.name != inputs)
         self.stream = streams and any(p.name == "stream" for p in parameters)
         if self.stream:
             parameters = tuple(p for p in parameters if p.name != "stream")
@@ -77,8 +88,11 @@ class Tool:
 
     __slots__ = (
         "_context_name",
+        "_declares_inputs",
+        "_inputs_name",
         "_parameters",
         "_plain",
+        "_streams",
         "_with_context",
         "attribute",
         "function",
@@ -108,23 +122,30 @@ class Tool:
             or inspect.isgeneratorfunction(function)
             or inspect.isasyncgenfunction(function)
         )
+        self._streams = streams
         self._context_name: Optional[str] = None
         self._plain = self._with_context = _Binding(parameters, streams)
         if parameters and _wants_context(parameters[0], {}):
             self._context_name = parameters[0].name
             self._with_context = _Binding(parameters[1:], streams)
+        self._declares_inputs = self.metadata is not None and self.metadata.inputs
+        # A parameter that is only named so is an ordinary one where a call has no inputs.
+        self._inputs_name = _inputs_parameter(parameters)
+        if any(_is_inputs(p.annotation) for p in parameters):
+            self._declares_inputs = True
 
     def arguments(self) -> list[inspect.Parameter]:
         """The parameters that the caller fills."""
         parameters = list(self._parameters)
         if self._context_name is not None:
             del parameters[0]
-        streams = self.metadata is not None and self.metadata.supports_streaming
+        elsewhere = {"stream"} if self._streams else set()
+        if self._declares_inputs and self._inputs_name is not None:
+            elsewhere.add(self._inputs_name)
         return [
             p
             for p in parameters
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
-            and not (streams and p.name == "stream")
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name not in elsewhere
         ]
 
     def call(
@@ -133,6 +154,7 @@ class Tool:
         context: Any,
         stream: Any = None,
         function: Optional[Callable[..., Any]] = None,
+        inputs: Optional[Inputs] = None,
     ) -> Any:
         """Starts the tool: a value, an awaitable, or an iterator of chunks.
 
@@ -150,6 +172,10 @@ class Tool:
             if stream is None:
                 raise streams_error(self.name)
             named["stream"] = stream
+        if inputs is not None or self._declares_inputs:
+            self._give(inputs, arguments, named)
+            parameters = self._parameters[1:] if first else self._parameters
+            binding = _Binding(parameters, self._streams, self._inputs_name)
         if binding.wants_dict(arguments, self.takes_dict):
             return function(*first, dict(arguments), **named)
         binding.check(self.name, arguments)
@@ -157,6 +183,29 @@ class Tool:
             return function(*first, **arguments)
         named.update(arguments)
         return function(*first, **named)
+
+    def _give(
+        self, inputs: Optional[Inputs], arguments: Mapping[str, Any], named: dict[str, Any]
+    ) -> None:
+        """The inputs to their parameter, if the tool reads any."""
+        name = self._inputs_name
+        if inputs is not None and name is None and not self._declares_inputs:
+            raise ToolArgumentError(
+                f"tool {self.name!r} reads no inputs; give it a parameter named inputs, "
+                "or mark it with @tool(inputs=True) and read ctx.inputs"
+            )
+        if name is None:
+            return
+        if name in arguments:
+            raise ToolArgumentError(
+                f"tool {self.name!r} reads {name!r} as inputs: it cannot be an argument as well"
+            )
+        if inputs is not None:
+            named[name] = inputs
+        elif any(p.name == name and p.default is p.empty for p in self._parameters):
+            raise ToolArgumentError(
+                f"tool {self.name!r} reads inputs: call it with the option inputs:"
+            )
 
 
 class ToolCache:
@@ -295,6 +344,24 @@ def _wants_context(parameter: inspect.Parameter, given: Mapping[str, Any]) -> bo
     if parameter.kind not in _POSITIONAL or parameter.name not in _CONTEXT_NAMES:
         return False
     return parameter.name == "ctx" or parameter.name not in given
+
+
+def _inputs_parameter(parameters: tuple[inspect.Parameter, ...]) -> Optional[str]:
+    """The one that is annotated with Inputs, or else named so."""
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    for parameter in named:
+        if _is_inputs(parameter.annotation):
+            return parameter.name
+    return "inputs" if any(p.name == "inputs" for p in named) else None
+
+
+def _is_inputs(annotation: Any) -> bool:
+    """Also where it is optional."""
+    if isinstance(annotation, str):
+        text = annotation.strip("\"' ").rpartition("Optional[")[2].rstrip("]")
+        return any(part.strip().rpartition(".")[2] == "Inputs" for part in text.split("|"))
+    union = get_origin(annotation) in _UNIONS
+    return annotation is Inputs or (union and Inputs in get_args(annotation))
 
 
 def _is_dict(annotation: Any) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional
 
 from . import _values
 from .errors import BridgeError
+from .inputs import Inputs
 from .streams import ToolStream
 
 STRING_URL = "type.googleapis.com/google.protobuf.StringValue"
@@ -18,8 +19,9 @@ class SessionContext:
     """The session of one call.
 
     ``connect`` makes the stub when it is first needed: most tools never call
-    back. ``stream`` is set while the call can send chunks. Used as a context
-    manager it deletes the BEAM's session at the end.
+    back. ``stream`` is set while the call can send chunks, ``inputs`` where its
+    caller has inputs for the tool. Used as a context manager it deletes the
+    BEAM's session at the end.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class SessionContext:
         self.request_metadata: dict[str, str] = dict(request_metadata or {})
         self.deadline = deadline
         self.stream: Optional[ToolStream] = None
+        self.inputs: Optional[Inputs] = None
         self._stub = stub
         self._connect = connect
         self._is_cancelled = is_cancelled

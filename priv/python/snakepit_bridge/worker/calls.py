@@ -8,6 +8,7 @@ from typing import Any, Callable, Optional, Protocol
 
 from .. import _values
 from ..errors import ToolCancelled
+from ..inputs import InputSource
 from ..serialization import BinaryResult, wire_type
 
 
@@ -57,6 +58,7 @@ class Call:
     __slots__ = (
         "cancelled",
         "deadline",
+        "inputs",
         "interrupted",
         "key",
         "metadata",
@@ -77,6 +79,7 @@ class Call:
         stream: bool = False,
         key: str = "",
         deadline: Optional[float] = None,
+        inputs: Optional[InputSource] = None,
     ) -> None:
         self.tool = tool
         self.session_id = session_id
@@ -86,6 +89,7 @@ class Call:
         self.stream = stream
         self.key = key
         self.deadline = deadline
+        self.inputs = inputs
         self.cancelled = False
         self.interrupted = False
 
@@ -97,6 +101,21 @@ class Call:
         if self.cancelled:
             self.interrupted = True
             raise ToolCancelled(f"the call of {self.tool!r} was cancelled")
+
+    @property
+    def has_inputs(self) -> bool:
+        return self.inputs is not None
+
+    def poll_input(self, none: Any) -> Any:
+        """The next input, or ``none`` when it has not come. StopIteration after the last."""
+        if self.inputs is None:
+            raise StopIteration
+        return self.inputs.poll_input(none)
+
+    def await_input(self) -> None:
+        """Any thread: returns when ``poll_input`` has something to say."""
+        if self.inputs is not None:
+            self.inputs.await_input()
 
     def result(self, value: Any) -> Reply:
         """The reply to a call whose tool returned ``value``. Raises EncodeError."""

@@ -13,8 +13,9 @@ from .._proto import messages
 from ..errors import DecodeError
 from ..serialization import TYPE_PREFIX, TypeSerializer, unpickle
 from .calls import NO_SINK, Call, Reply, Sink
+from .grpc_inputs import GrpcInputs
 from .runner import Runner
-from .sinks import StreamSink
+from .sinks import Chunk, StreamSink
 
 SERVICE = "snakepit.bridge.BridgeService"
 CALL_ID_HEADER = "x-snakepit-call-id"
@@ -63,6 +64,11 @@ class BridgeService:
             request_deserializer=pb2.ExecuteToolRequest.FromString,
             response_serializer=_serialize,
         )
+        handlers["ExecuteInteractiveTool"] = grpc.stream_stream_rpc_method_handler(
+            self.execute_interactive_tool,
+            request_deserializer=pb2.ToolInput.FromString,
+            response_serializer=_serialize,
+        )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     # ---- tools ------------------------------------------------------------
@@ -82,15 +88,49 @@ class BridgeService:
             item = sink.take()
             if isinstance(item, Reply):
                 break
+            if isinstance(item, int):
+                continue
             sent += 1
-            data, final, metadata = item
-            yield self._pb2.ToolChunk(
-                chunk_id=f"{call.tool}-{sent}", data=data, is_final=final, metadata=metadata
-            )
+            yield self._chunk(call, sent, item)
         if item.cancelled:
             self._abort_cancelled(context)
         if item.error is not None:
             context.abort(grpc.StatusCode.INTERNAL, item.error)
+
+    def execute_interactive_tool(self, messages: Iterator[Any], context: Any) -> Iterator[Any]:
+        """A call whose tool reads inputs; whether it streams is in the request."""
+        first: Any = next(messages, None)
+        if first is None or first.WhichOneof("input") != "request":
+            context.abort(
+                grpc.StatusCode.INVALID_ARGUMENT, "the first message has to hold the request"
+            )
+        request = first.request
+        sink = StreamSink()
+        call = self._call(request, context, sink, stream=request.stream)
+        call.inputs = inputs = GrpcInputs(messages, sink.want)
+        # After the callback that cancels the call.
+        if not context.add_callback(inputs.close):
+            inputs.close()
+        self._runner.submit(call)
+        sent = 0
+        while True:
+            item = sink.take()
+            if isinstance(item, Reply):
+                break
+            if isinstance(item, int):
+                yield self._pb2.ToolOutput(input_credit=item)
+                continue
+            sent += 1
+            yield self._pb2.ToolOutput(chunk=self._chunk(call, sent, item))
+        if item.cancelled:
+            self._abort_cancelled(context)
+        yield self._pb2.ToolOutput(response=self._response(item))
+
+    def _chunk(self, call: Call, number: int, chunk: Chunk) -> Any:
+        data, final, metadata = chunk
+        return self._pb2.ToolChunk(
+            chunk_id=f"{call.tool}-{number}", data=data, is_final=final, metadata=metadata
+        )
 
     def _call(self, request: Any, context: Any, sink: Sink, stream: bool) -> Call:
         headers = dict(context.invocation_metadata() or ())

@@ -37,7 +37,8 @@ class Lane:
         self._task: Optional[asyncio.Task[Any]] = None
 
     def arm(self, call: Call) -> None:
-        """Raises ToolCancelled when the call is cancelled already."""
+        """Raises ToolCancelled when the call is cancelled already, and then only here."""
+        call.check()
         self.current = call
         call.check()
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 from ..base_adapter import BaseAdapter
 from ..dispatch import ToolCache, is_stream, streams_error
 from ..errors import ToolCancelled
+from ..inputs import Inputs
 from ..logging_config import correlation_id, get_logger
 from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
@@ -110,6 +111,8 @@ class _Request:
         context = host.context(call)
         if call.stream:
             context.stream = ToolStream(self._emit)
+        if call.has_inputs:
+            context.inputs = Inputs(call, self._wait, self._check)
         set_context = getattr(adapter, "set_session_context", None)
         if callable(set_context):
             set_context(context)
@@ -137,7 +140,7 @@ class _Request:
         tool, function = self.host.tools.find(adapter, self.call.tool)
         if tool.streaming and not self.call.stream:
             raise streams_error(self.call.tool)
-        return tool.call(arguments, context, context.stream, function)
+        return tool.call(arguments, context, context.stream, function, context.inputs)
 
     def _settle(self, value: Any) -> Any:
         return self.lane.run_coroutine(_await(value)) if inspect.isawaitable(value) else value
@@ -198,13 +201,32 @@ class _Request:
         self.ended = final
         if threading.get_ident() != self.lane.thread_id:  # a thread of the tool's own
             self.call.put(value, final, metadata)
-            if self.call.cancelled:
-                raise ToolCancelled(f"the call of {self.call.tool!r} was cancelled")
+            self._check()
             return
         # The wait for the receiver is ours: cancellation ends it by itself.
         self.lane.disarm()
         self.call.put(value, final, metadata)
         self.lane.arm(self.call)
+
+    # ---- inputs -----------------------------------------------------------
+
+    def _wait(self, wait: Callable[[], None]) -> None:
+        """For an input. Cancellation ends the wait by itself, as in ``_emit``."""
+        if threading.get_ident() != self.lane.thread_id:
+            wait()
+            self._check()
+            return
+        self.lane.disarm()
+        try:
+            wait()
+        finally:
+            self.lane.arm(self.call)
+
+    def _check(self) -> None:
+        if threading.get_ident() == self.lane.thread_id:
+            self.call.check()
+        elif self.call.cancelled:
+            raise ToolCancelled(f"the call of {self.call.tool!r} was cancelled")
 
     # ---- the end ----------------------------------------------------------
 

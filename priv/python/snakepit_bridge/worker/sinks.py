@@ -47,6 +47,13 @@ class StreamSink:
         self._bytes = 0
         self._reply: Optional[Reply] = None
         self._closed = False
+        self._wanted = 0
+
+    def want(self, count: int) -> None:
+        """Asks the caller for so many more inputs. Does not wait."""
+        with self._changed:
+            self._wanted += count
+            self._changed.notify_all()
 
     def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
         with self._changed:
@@ -68,10 +75,13 @@ class StreamSink:
             self._closed = True
             self._changed.notify_all()
 
-    def take(self) -> Union[Chunk, Reply]:
-        """The next chunk, or the reply after the last."""
+    def take(self) -> Union[Chunk, Reply, int]:
+        """The next chunk, or the reply after the last; or how many inputs are wanted."""
         with self._changed:
             while True:
+                if self._wanted and self._reply is None:
+                    wanted, self._wanted = self._wanted, 0
+                    return wanted
                 if self._chunks:
                     chunk = self._chunks.popleft()
                     self._bytes -= len(chunk[0])

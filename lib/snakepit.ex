@@ -39,6 +39,12 @@ defmodule Snakepit do
     * `:binary_parameters` - a map of binaries, sent as they are
     * `:thread_sensitive` - true: the tool must run in the worker's main thread
     * `:correlation_id` - appears in the worker's log
+    * `:inputs` - an enumerable that the tool reads as an iterator while it
+      runs. It is run in this process, a little ahead of what the tool has
+      taken, and halted when the tool returns early; what it raises is raised
+      here. See `guides/streams.md`
+
+          {:ok, 500_500} = Snakepit.execute("sum_all", %{}, inputs: 1..1000)
 
   An exception in Python is `{:error, %Snakepit.Error.ValueError{}}` and the
   like, everything else that goes wrong `{:error, %Snakepit.Error{}}`.
@@ -58,10 +64,12 @@ defmodule Snakepit do
 
   When the callback returns `:halt` the stream is cancelled and the result is
   `:ok`, with `{:halt, reason}` it is `{:error, reason}`. A slow callback slows
-  the worker down. The options are those of `execute/3`.
+  the worker down. The options are those of `execute/3`; with `:inputs` the
+  stream goes both ways.
 
       Snakepit.execute_stream("stream_data", fn chunk -> IO.inspect(chunk) end)
       Snakepit.execute_stream("stream_data", %{count: 5}, &IO.inspect/1, timeout: 5_000)
+      Snakepit.execute_stream("running_mean", %{window: 10}, &IO.inspect/1, inputs: stream)
   """
   @spec execute_stream(command, callback_fn) :: :ok | {:error, error | term}
   def execute_stream(command, callback_fn) when is_function(callback_fn),
@@ -111,7 +119,7 @@ defmodule Snakepit do
 
   @doc """
   Starts a call and returns at once; `await/2` gets the answer. The options are
-  those of `execute/3`. What is wrong with the call is also told by `await/2`.
+  those of `execute/3` without `:inputs`. What is wrong with the call is also told by `await/2`.
 
       calls = for n <- 1..4, do: Snakepit.async("add", %{a: n, b: n})
       for call <- calls, do: Snakepit.await(call)
@@ -147,7 +155,8 @@ defmodule Snakepit do
   @doc """
   The chunks of a streaming command as a lazy stream. The command starts when
   the stream is read, is slowed down by a slow reader, and is cancelled when the
-  reader stops early. What goes wrong is raised.
+  reader stops early. What goes wrong is raised. With `:inputs` it goes both ways:
+  they are made while the stream is read.
 
       "stream_data" |> Snakepit.stream(%{count: 100}) |> Enum.take(3)
   """

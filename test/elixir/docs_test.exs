@@ -5,8 +5,8 @@ defmodule Snakepit.DocsTest do
   import ExUnit.CaptureIO
   import Snakepit.Test.Pools
 
-  # The fenced blocks of README.md and guides/workers.md, run as they stand: a
-  # Python block is the file that its first line names, an Elixir block that
+  # The fenced blocks of README.md and of guides, run as they stand: a Python
+  # block is the file that its first line names, an Elixir block that
   # begins with `# config/config.exs` is the configuration, and any other is
   # run, where `#=> pattern` after an expression is what it must return.
 
@@ -134,5 +134,19 @@ defmodule Snakepit.DocsTest do
     assert count >= 10
     assert output =~ ~s("item" => "cup")
     assert output =~ ~s("items" => 2)
+  end
+
+  test "guides/streams.md: chunks out, inputs in", %{python: python} do
+    blocks = blocks("guides/streams.md")
+    write_python(blocks)
+
+    start(
+      [pooling_enabled: true, pool_size: 1, adapter_args: ["--adapter", "flows.Flows"]],
+      python
+    )
+
+    {count, output} = quietly(fn -> run_all(blocks, ~r//) end)
+    assert count == 6
+    assert output =~ ~s("mean" => 2.5)
   end
 end

@@ -169,6 +169,47 @@ defmodule Snakepit.HostileTest do
     assert_no_message()
   end
 
+  # ---- inputs -------------------------------------------------------------
+
+  for mode <- ~w(wants_max wants_17 wants_short wants_long wants_blindly) do
+    test "#{mode}: who asks for too many inputs is replaced, few were made" do
+      start_hostile(unquote(mode))
+      [first] = os_processes()
+      made = :counters.new(1, [])
+
+      inputs =
+        Stream.repeatedly(fn ->
+          :counters.add(made, 1, 1)
+          :binary.copy("x", 1024)
+        end)
+
+      assert {:error, %Error{category: :worker, details: %{reason: :worker_exit}}} =
+               call(inputs: inputs)
+
+      # A ring full of them, and some that wait for room.
+      assert :counters.get(made, 1) <= 256
+      assert {:ok, _} = call()
+      assert gone?(first)
+      assert_no_message()
+    end
+  end
+
+  test "inputs that are asked for and never read keep a call until its deadline" do
+    start_hostile("silence")
+    assert {:error, %Error{category: :timeout}} = call(inputs: [1], timeout: 200)
+    assert_no_message()
+  end
+
+  for {mode, inputs} <- [wants_strays: [1, 2], wants_after_the_end: [], wants_none: nil] do
+    test "#{mode}: dropped, and the answer counts" do
+      start_hostile(unquote(to_string(mode)))
+      [{first, _}] = os_processes()
+      assert call(inputs: unquote(inputs)) == {:ok, first}
+      assert call() == {:ok, first}
+      assert_no_message()
+    end
+  end
+
   # ---- the answer cannot be read ------------------------------------------
 
   for mode <- ~w(protobuf protobuf_cut protobuf_length cbor_cut cbor_reserved cbor_deep

@@ -13,7 +13,8 @@ defmodule Snakepit.Pool.Async do
     ref = make_ref()
     async = %Async{owner: self(), ref: ref}
 
-    with {:ok, request} <- Call.request(target, :execute, command, args, opts) do
+    with :ok <- no_inputs(opts[:inputs]),
+         {:ok, request} <- Call.request(target, :execute, command, args, opts) do
       async = %{async | request: request}
 
       case Call.submit(request, ref, :unary) do
@@ -25,6 +26,14 @@ defmodule Snakepit.Pool.Async do
     else
       error -> %{async | result: error}
     end
+  end
+
+  # Nobody would run the enumerable.
+  defp no_inputs(nil), do: :ok
+
+  defp no_inputs(_inputs) do
+    message = "async takes no inputs: use execute or execute_stream, in a Task where needed"
+    {:error, Error.validation_error(message, %{option: :inputs})}
   end
 
   @spec await(Async.t(), timeout) :: {:ok, term} | {:error, term}
@@ -75,9 +84,9 @@ defmodule Snakepit.Pool.Async do
 
     with {:ok, request} <- Call.request(target, :execute_stream, command, args, opts),
          {:ok, call} <- submit(request, ref) do
-      %{ref: ref, call: call, request: request, taken: 0, ended: false, error: nil}
+      request |> Call.opened(ref, call) |> Map.merge(%{ended: false, error: nil})
     else
-      {:error, error} -> %{ended: true, error: error}
+      {:error, error} -> %{ended: true, error: error, inputs: nil}
     end
   end
 
@@ -87,6 +96,15 @@ defmodule Snakepit.Pool.Async do
   end
 
   defp next(%{ended: true} = stream), do: {:halt, stream}
+
+  defp next(%{inputs: %{}} = stream) do
+    case Call.next(stream) do
+      {{:chunk, bytes}, stream} -> chunk(Native.decode_chunk(bytes), stream)
+      {:done, stream} -> {:halt, %{stream | ended: true}}
+      {{:error, reason}, stream} -> {:halt, failed(%{stream | ended: true}, reason)}
+      {{:raised, _} = what, stream} -> {:halt, %{stream | ended: true, error: what}}
+    end
+  end
 
   defp next(%{ref: ref} = stream) do
     receive do
@@ -106,10 +124,16 @@ defmodule Snakepit.Pool.Async do
 
   defp close(%{ended: false} = stream) do
     Call.stop(stream)
-    close(%{stream | ended: true})
+    close(%{stream | ended: true, inputs: nil})
+  end
+
+  defp close(%{inputs: %{}} = stream) do
+    :ok = Call.ended(stream, :ok)
+    close(%{stream | inputs: nil})
   end
 
   defp close(%{error: nil}), do: :ok
+  defp close(%{error: {:raised, what}}), do: Call.raise_again(what)
   defp close(%{error: :worker_busy}), do: raise(Error.pool_error("the session's worker is busy"))
   defp close(%{error: error}), do: raise(error)
 end

@@ -5,6 +5,7 @@ defmodule Snakepit.Pool.Call do
 
   alias Snakepit.{Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
+  alias Snakepit.Pool.Inputs
 
   @affinities [:hint, :strict_queue, :strict_fail_fast]
   # Beyond its budget a call is ended by the caller itself. The native part
@@ -83,7 +84,8 @@ defmodule Snakepit.Pool.Call do
          {:ok, affinity} <- valid_affinity(opts[:affinity] || target.affinity),
          {:ok, session} <- valid_session(opts[:session_id]),
          {:ok, times} <- times(target, kind, command, args, opts),
-         {:ok, binaries} <- binaries(opts[:binary_parameters]) do
+         {:ok, binaries} <- binaries(opts[:binary_parameters]),
+         {:ok, inputs} <- valid_inputs(opts[:inputs]) do
       {args, correlation_id} = correlation(args, opts[:correlation_id])
 
       {:ok,
@@ -94,7 +96,8 @@ defmodule Snakepit.Pool.Call do
          session: session,
          affinity: affinity,
          times: times,
-         extra: {metadata(correlation_id, opts), binaries}
+         extra: {metadata(correlation_id, opts), binaries},
+         inputs: inputs
        }}
     else
       {:error, {:validation, message}} ->
@@ -146,6 +149,11 @@ defmodule Snakepit.Pool.Call do
   end
 
   defp binaries(_), do: {:ok, []}
+
+  defp valid_inputs(inputs) do
+    with :error <- Inputs.valid(inputs),
+         do: invalid("inputs are an enumerable, not #{inspect(inputs)}")
+  end
 
   defp times(target, kind, command, args, opts) do
     total = budget(target, kind, command, args, opts)
@@ -243,6 +251,18 @@ defmodule Snakepit.Pool.Call do
 
   # ---- unary --------------------------------------------------------------
 
+  defp unary(%{inputs: %{}} = request) do
+    ref = make_ref()
+
+    case submit(request, ref, :unary) do
+      {:ok, call} ->
+        request |> opened(ref, call) |> Map.put(:until, until(request)) |> collect()
+
+      {:error, reason} ->
+        failed(reason, request)
+    end
+  end
+
   defp unary(request) do
     # Made here, so that the receive below looks at newer messages only.
     ref = make_ref()
@@ -291,18 +311,40 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
+  # The one answer to a call with inputs.
+  defp collect(stream) do
+    case next(stream) do
+      {{:raised, what}, _stream} -> raise_again(what)
+      {{:ok, _} = answer, stream} -> ended(stream, answered(answer, stream.request))
+      {{:error, reason}, stream} -> ended(stream, failed(reason, stream.request))
+    end
+  end
+
   # ---- streams ------------------------------------------------------------
+
+  @doc false
+  def opened(request, ref, call),
+    do: %{ref: ref, call: call, request: request, inputs: request.inputs, taken: 0}
 
   defp streaming(request, fun) do
     ref = make_ref()
 
     case submit(request, ref, :stream) do
       {:ok, call} ->
-        stream = %{ref: ref, call: call, fun: fun, request: request, taken: 0}
-        consume(ref, Map.put(stream, :until, until(request)))
+        stream = request |> opened(ref, call) |> Map.merge(%{fun: fun, until: until(request)})
+        consume(ref, stream)
 
       {:error, reason} ->
         failed(reason, request)
+    end
+  end
+
+  defp consume(ref, %{inputs: %{}} = stream) do
+    case next(stream) do
+      {{:raised, what}, _stream} -> raise_again(what)
+      {{:chunk, bytes}, stream} -> chunk(Native.decode_chunk(bytes), ref, stream)
+      {:done, stream} -> ended(stream, :ok)
+      {{:error, reason}, stream} -> ended(stream, failed(reason, stream.request))
     end
   end
 
@@ -316,6 +358,35 @@ defmodule Snakepit.Pool.Call do
         stop(stream)
         failed(:timeout, stream.request)
     end
+  end
+
+  @doc false
+  # The next message of a call that has inputs, which are sent meanwhile. What
+  # goes wrong here comes as the end, with nothing of the call left.
+  def next(stream) do
+    case Inputs.await(stream.inputs, stream.ref, stream.call, Map.get(stream, :until, :infinity)) do
+      {:message, message, inputs} -> {message, %{stream | inputs: inputs}}
+      {:timeout, inputs} -> broken_off({:error, :timeout}, stream, inputs)
+      {:error, reason, inputs} -> broken_off({:error, reason}, stream, inputs)
+      {:raised, what, inputs} -> broken_off({:raised, what}, stream, inputs)
+    end
+  end
+
+  defp broken_off(why, stream, inputs) do
+    :ok = cancel(stream)
+    {why, %{stream | inputs: inputs}}
+  end
+
+  @doc false
+  # The enumerable's own exception, throw or exit.
+  @spec raise_again({atom, term, Exception.stacktrace()}) :: no_return
+  def raise_again({kind, reason, stacktrace}), do: :erlang.raise(kind, reason, stacktrace)
+
+  @doc false
+  # The worker wants no more inputs.
+  def ended(stream, result) do
+    :ok = Inputs.halt(stream.inputs)
+    result
   end
 
   defp chunk({:error, reason}, _ref, stream) do
@@ -368,6 +439,11 @@ defmodule Snakepit.Pool.Call do
   @doc false
   # No message of a stream is left to its caller.
   def stop(stream) do
+    :ok = cancel(stream)
+    ended(stream, :ok)
+  end
+
+  defp cancel(stream) do
     case Native.call_cancel(stream.call) do
       :ok -> flush(stream.ref, 0)
       :one -> flush(stream.ref, @one_more_ms)
@@ -377,7 +453,7 @@ defmodule Snakepit.Pool.Call do
 
   defp flush(ref, wait) do
     receive do
-      {^ref, {:chunk, _}} -> flush(ref, wait)
+      {^ref, {kind, _}} when kind in [:chunk, :want] -> flush(ref, wait)
       {^ref, _end} -> :ok
     after
       wait -> :ok
@@ -411,7 +487,7 @@ defmodule Snakepit.Pool.Call do
     Native.submit(
       request.target.handle,
       ref,
-      kind,
+      if(request.inputs, do: {:inputs, kind}, else: kind),
       request.command,
       request.args,
       request.session,
@@ -431,7 +507,8 @@ defmodule Snakepit.Pool.Call do
 
   defp context(%{target: target, command: command} = request) do
     {_queue, total} = request.times
-    target |> context(command) |> Map.put(:timeout_ms, total)
+    context = target |> context(command) |> Map.put(:timeout_ms, total)
+    if request.inputs, do: Map.put(context, :inputs, true), else: context
   end
 
   defp context(target, command) do
@@ -511,6 +588,18 @@ defmodule Snakepit.Pool.Call do
   end
 
   defp error({:grpc, 4, _text}, context), do: error(:timeout, context)
+
+  defp error({:grpc, 12, text}, %{inputs: true} = context) do
+    message =
+      "#{context.command}: its worker takes no inputs over gRPC (it has no " <>
+        "ExecuteInteractiveTool): pass them as an argument, or use a worker that has it"
+
+    Error.grpc_error(
+      :unimplemented,
+      message,
+      Map.merge(context, %{reason: :unimplemented, text: text})
+    )
+  end
 
   defp error({:grpc, status, text}, context) do
     case status == 13 and exception(text) do

@@ -20,7 +20,8 @@ import threading
 from typing import Callable, Optional
 
 CALL, PING = 1, 4
-ANSWER, CHUNK, PONG, UNKNOWN = 16, 17, 18, 99
+INPUT = 5
+ANSWER, CHUNK, PONG, INPUT_CREDIT, UNKNOWN = 16, 17, 18, 19, 99
 
 MAGIC = b"snakpit1" + struct.pack("<II", 1, 0)
 CONTROL = 512
@@ -219,6 +220,17 @@ def index(value: Callable[[Link], int]) -> Callable[[Link, int], None]:
     return lambda link, _call: link.publish(value(link))
 
 
+def wants(call: int, count: int) -> bytes:
+    return frame(INPUT_CREDIT, call, struct.pack("<I", count))
+
+
+def wants_blindly(link: Link, call: int) -> None:
+    """Asks for more and more inputs, and reads none of them."""
+    while not link.ended():
+        link.put(wants(call, 1))
+        os.sched_yield()
+
+
 # The connection ends.
 BREAKS: dict[str, Callable[[Link, int], None]] = {
     "garbage": raw(b"\xfe\xdc\xba" * 1000),
@@ -234,6 +246,11 @@ BREAKS: dict[str, Callable[[Link, int], None]] = {
     "hang_up": hang_up,
     "talk": lambda link, _call: link.socket.sendall(b"not done"),
     "silence": lambda link, _call: None,
+    "wants_max": lambda link, call: link.put(wants(call, 2**32 - 1)),
+    "wants_17": lambda link, call: link.put(wants(call, 16) + wants(call, 1)),
+    "wants_short": lambda link, call: link.put(frame(INPUT_CREDIT, call, bytes(3))),
+    "wants_long": lambda link, call: link.put(frame(INPUT_CREDIT, call, bytes(5))),
+    "wants_blindly": wants_blindly,
 }
 
 
@@ -276,6 +293,14 @@ def over_credit(link: Link, call: int) -> None:
     link.put(frame(ANSWER, call, good()))
 
 
+def wants_after_the_end(link: Link, call: int) -> None:
+    """Of inputs, and then of the call."""
+    link.put(wants(call, 16))
+    while link.next()[0] != INPUT:
+        pass  # the end of them, for there are none
+    link.put(wants(call, 0) * 1000 + frame(ANSWER, call, good()) + wants(call, 16) * 1000)
+
+
 def before(*frames: bytes) -> Callable[[Link, int], None]:
     return lambda link, call: link.put(b"".join(frames) + frame(ANSWER, call, good()))
 
@@ -300,6 +325,11 @@ DROPPED: dict[str, Callable[[Link, int], None]] = {
         frame(CHUNK, call, b"\x12\x01x") * 100 + frame(ANSWER, call, good())
     ),
     "twice": twice,
+    "wants_strays": before(*(wants(n, 2**32 - 1) for n in (0, 2, 77, 2**63, 2**64 - 1))),
+    "wants_none": lambda link, call: link.put(
+        wants(call, 2**32 - 1) * 100 + frame(ANSWER, call, good())
+    ),
+    "wants_after_the_end": wants_after_the_end,
     "pongs": flood(PONG, b"not asked"),
     "kinds": flood(UNKNOWN, b"?"),
     "empty_kinds": flood(0, b""),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
-from snakepit_bridge import BaseAdapter, tool
+from snakepit_bridge import BaseAdapter, Inputs, tool
 
 _counter = 0
 
@@ -81,6 +84,113 @@ class TestTools(BaseAdapter):
         yield {"n": 0}
         _wait_for(path + ".go")
         os._exit(status)
+
+    # ---- inputs -----------------------------------------------------------
+
+    @tool("Adds its inputs")
+    def sum_all(self, inputs: Any) -> Any:
+        return sum(inputs)
+
+    @tool("Adds its inputs, as a coroutine")
+    async def sum_async(self, inputs: Any) -> Any:
+        total = 0
+        async for value in inputs:
+            total += value
+        return total
+
+    @tool("Each input as it comes")
+    def echo_inputs(self, inputs: Any, extra: Any = None) -> Iterator[Any]:
+        for value in inputs:
+            yield {"value": value, "extra": extra}
+
+    @tool("The same as a coroutine")
+    async def echo_async(self, inputs: Any) -> Any:
+        async for value in inputs:
+            yield {"value": value}
+
+    @tool("Reads by the context", inputs=True)
+    def count_by_context(self, ctx: Any) -> list[Any]:
+        return [ctx.session_id, sum(1 for _ in ctx.inputs)]
+
+    @tool("Its parameter has another name")
+    def annotated(self, rows: Inputs) -> list[Any]:
+        return list(rows)
+
+    @tool("Reads one input after <path>.go is there, and says how many it read")
+    def read_some(self, path: str, count: int, inputs: Any) -> list[Any]:
+        _touch(path + ".started")
+        _wait_for(path + ".go")
+        return [next(inputs) for _ in range(count)]
+
+    @tool("Reads for ever; <path>.closed says how that ended")
+    def read_all(self, path: str, inputs: Any) -> int:
+        count = 0
+        try:
+            for _ in inputs:
+                count += 1
+                _touch(path + f".{count}")
+        except BaseException as error:
+            with open(path + ".tmp", "w", encoding="utf-8") as file:
+                file.write(type(error).__name__)
+            os.rename(path + ".tmp", path + ".closed")
+            raise
+        return count
+
+    @tool("The same as a coroutine")
+    async def read_all_async(self, path: str, inputs: Any) -> int:
+        count = 0
+        try:
+            async for _ in inputs:
+                count += 1
+                _touch(path + f".{count}")
+        except BaseException as error:
+            with open(path + ".tmp", "w", encoding="utf-8") as file:
+                file.write(type(error).__name__)
+            os.rename(path + ".tmp", path + ".closed")
+            raise
+        return count
+
+    @tool("Raises at the third input")
+    def fail_at_third(self, inputs: Any) -> Iterator[Any]:
+        for n, value in enumerate(inputs):
+            if n == 2:
+                raise ValueError("no third")
+            yield {"value": value}
+
+    @tool("Reads, and stays at the end")
+    def read_on(self, inputs: Any) -> list[Any]:
+        values = list(inputs)
+        return [values, list(inputs), next(inputs, "none")]
+
+    @tool("The size of each")
+    def sizes(self, inputs: Any) -> list[int]:
+        return [len(value) for value in inputs]
+
+    @tool("Two threads of its own read")
+    def shared(self, inputs: Any) -> list[Any]:
+        found: list[Any] = []
+        threads = [threading.Thread(target=lambda: found.extend(inputs)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sorted(found)
+
+    @tool("Waits for inputs beside other work")
+    async def patient(self, inputs: Any) -> Any:
+        ticks = 0
+        pending = asyncio.ensure_future(inputs.__anext__())
+        while not pending.done():
+            ticks += 1
+            await asyncio.sleep(0)
+        return [await pending, ticks > 0]
+
+    @tool("Gives up waiting, and loses nothing")
+    async def impatient(self, path: str, inputs: Any) -> list[Any]:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(inputs.__anext__(), 0.01)
+        _touch(path + ".started")
+        return [value async for value in inputs]
 
 
 class ThreadedTestTools(TestTools):

@@ -1,6 +1,7 @@
 defmodule Bench.Figures.Streams do
   @moduledoc false
-  # One stream of small maps: its rate, and how long the first takes.
+  # Small maps: the rate of one stream, out of a tool, into it and both ways, and
+  # how long the first takes.
 
   alias Bench.{Pools, Raw, Recorder, Stats}
 
@@ -10,6 +11,8 @@ defmodule Bench.Figures.Streams do
     ms = if ctx.quick, do: 500, else: 2_000
     chunks(carrier, ms)
     first(carrier, div(ms, 2))
+    inputs(carrier, "inputs", "inputs of one call, small maps", ms, &count_inputs/1)
+    inputs(carrier, "inputs_both", "inputs that come back as chunks", ms, &echo_inputs/1)
   end
 
   defp chunks(carrier, ms) do
@@ -86,6 +89,54 @@ defmodule Bench.Figures.Streams do
 
     :atomics.get(seen, 1) / 1000
   end
+
+  defp inputs(carrier, id, label, ms, run) do
+    {{limit, rate}, conditions} =
+      Recorder.measure(fn ->
+        run.(100)
+        {Raw.port_rate(1, 32, div(ms, 2)), input_rate(run, 1_000, ms)}
+      end)
+
+    Recorder.figure(
+      %{
+        id: id,
+        group: :streams,
+        label: label,
+        carrier: carrier,
+        value: rate,
+        unit: :per_s,
+        limit: %{name: "C program behind a port, 32 under way", value: limit}
+      },
+      conditions
+    )
+  end
+
+  # As many as fill the time.
+  defp input_rate(run, count, ms) do
+    start = now()
+    run.(count)
+    took = now() - start
+
+    if took < ms * 500_000,
+      do: input_rate(run, 2 * count, ms),
+      else: count * 1.0e9 / took
+  end
+
+  defp count_inputs(count) do
+    {:ok, ^count} = Snakepit.execute("count_inputs", %{}, inputs: maps(count), timeout: :infinity)
+  end
+
+  defp echo_inputs(count) do
+    callback = fn _chunk -> :ok end
+
+    :ok =
+      Snakepit.execute_stream("echo_inputs", %{}, callback,
+        inputs: maps(count),
+        timeout: :infinity
+      )
+  end
+
+  defp maps(count), do: Stream.map(1..count, &%{n: &1})
 
   defp now, do: System.monotonic_time(:nanosecond)
 end

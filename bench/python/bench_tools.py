@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from snakepit_bridge.adapters.showcase.adapter import ShowcaseAdapter
@@ -17,6 +18,14 @@ class BenchTools(ShowcaseAdapter):
     @tool("Gives any value back")
     def echo_value(self, value: Any) -> Any:
         return value
+
+    @tool("Counts its inputs")
+    def count_inputs(self, inputs: Any) -> int:
+        return sum(1 for _ in inputs)
+
+    @tool("Gives each input back")
+    def echo_inputs(self, inputs: Any) -> Iterator[Any]:
+        yield from inputs
 
     @tool("Calls an Elixir tool many times; the nanoseconds that each call took")
     def time_elixir_tool(self, ctx: Any, name: str, warm_up: int, budget_ms: int) -> list[int]:

@@ -70,7 +70,7 @@ static void on_stdin(uv_poll_t *handle, int status, int events) {
 static int init(alone *self, bool until_eof) {
   static const int signals[SIGNALS] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
   static const sp_nest_events events = {on_started, on_failed, on_output,
-                                        on_ended};
+                                        on_ended, NULL};
   int err = uv_loop_init(&self->loop);
   if (err == 0)
     err = sp_nest_init(&self->nest, &self->loop, &events, self);
@@ -103,7 +103,8 @@ int sp_alone_run(const sp_alone *what) {
     return 2;
   }
   self.grace_ms = what->grace_ms;
-  sp_spawn spawn = {THE_CHILD, what->launch, what->grace_ms, 0};
+  sp_spawn spawn = {
+      .id = THE_CHILD, .launch = what->launch, .grace_ms = what->grace_ms};
   sp_nest_spawn(&self.nest, &spawn);
   (void)uv_run(&self.loop, UV_RUN_DEFAULT);
   sp_nest_kill_all(&self.nest);

@@ -17,12 +17,14 @@
 #endif
 
 #include "reap.h"
+#include "zygote.h"
 
 enum {
   DRAIN_MS = 200,            /* for the output of a dead child to end */
   GONE_MS = 2000,            /* for its family to be gone */
   OBEY_MS = 5000,            /* for a guard to kill its family */
   SWEEP_MS = 10,             /* between two looks for a lost family */
+  FORK_SWEEPS = 200,         /* how often it waits for forks on their way */
   DRAIN_BYTES = 1024 * 1024, /* the most a pipe can hold (pipe-max-size) */
   KILL_GUARDS_MS = 3000,     /* at the end: patience with the guards, */
   KILL_ALL_MS = 10000        /* and with the kernel */
@@ -43,6 +45,8 @@ struct sp_child {
   pid_t guard;  /* 0 once it is reaped */
   pid_t leader; /* 0 before STARTED */
   sp_launch *launch;
+  sp_zygote *zygote; /* of a child that is one */
+  bool forked;       /* of a zygote; its guard is known from STARTED on */
   uv_pipe_t ctl;
   uv_timer_t timer;
   tap taps[2];
@@ -105,6 +109,9 @@ static void close_tap(tap *from) {
 
 static void close_child(sp_child *child) {
   child->closing = true;
+  if (child->zygote != NULL)
+    sp_zygote_del(child->zygote);
+  child->zygote = NULL;
   close_tap(&child->taps[0]);
   close_tap(&child->taps[1]);
   uv_close((uv_handle_t *)&child->timer, on_close);
@@ -212,6 +219,12 @@ static void set_dead(sp_child *child, const sp_exit *end) {
   (void)uv_timer_start(&child->timer, on_timer, DRAIN_MS, 0);
 }
 
+static void begin_sweep(sp_nest *nest) {
+  nest->quiet = 0;
+  nest->waited = 0;
+  (void)uv_timer_start(&nest->sweep, on_sweep, 0, SWEEP_MS);
+}
+
 /* The guard is dead before its child was: the kernel kills the child, and we
  * have become the parent of the family. */
 static void set_lost(sp_child *child) {
@@ -223,8 +236,7 @@ static void set_lost(sp_child *child) {
     fail(child, SP_STAGE_FORK, ECHILD);
   else if (!child->dead)
     (void)uv_timer_start(&child->timer, on_timer, GONE_MS, 0);
-  nest->quiet = 0;
-  (void)uv_timer_start(&nest->sweep, on_sweep, 0, SWEEP_MS);
+  begin_sweep(nest);
 }
 
 static void order(const sp_child *child, enum sp_guard_do what, uint32_t signo,
@@ -270,12 +282,25 @@ static void on_timer(uv_timer_t *timer) {
 
 /* ---- what the guard says ------------------------------------------------ */
 
+/* Whether |pid| is a child of ours that nobody has claimed. Only we reap it,
+ * so that from now on its number is as safe as one that fork(2) returned. */
+static bool is_unclaimed(const sp_nest *nest, pid_t pid) {
+  siginfo_t info;
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->guard == pid)
+      return false;
+  return pid > 0 &&
+         waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0;
+}
+
 static void on_event(sp_child *child) {
   const sp_guard_event *event = &child->event;
   sp_nest *nest = child->nest;
   switch (event->said) {
   case SP_GUARD_STARTED:
     child->leader = event->pid;
+    if (child->forked && is_unclaimed(nest, event->guard))
+      child->guard = event->guard;
     free(child->launch);
     child->launch = NULL;
     nest->events->started(nest->arg, child->id, child->leader, event->start);
@@ -312,6 +337,9 @@ static void on_ctl(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
     (void)uv_read_stop(stream);
     if (child->dead && !child->lost) {
       child->gone = true;
+      /* What left the family of a zygote is ours: its guard let it go. */
+      if (child->zygote != NULL)
+        begin_sweep(child->nest);
       check_end(child);
     } else {
       set_lost(child);
@@ -380,10 +408,20 @@ static int kill_strays(const sp_nest *nest) {
   return found;
 }
 
+/* Guards that are not known yet would be taken for strays. */
+static bool is_forking(const sp_nest *nest) {
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->forked && child->leader == 0 && !child->closing)
+      return true;
+  return false;
+}
+
 static void on_sweep(uv_timer_t *timer) {
   sp_nest *nest = timer->data;
   sp_child *next;
   reap(nest);
+  if (is_forking(nest) && nest->waited++ < FORK_SWEEPS)
+    return;
   nest->quiet = kill_strays(nest) == 0 ? nest->quiet + 1 : 0;
   if (nest->quiet < 2)
     return;
@@ -396,6 +434,39 @@ static void on_sweep(uv_timer_t *timer) {
     child->gone = true;
     check_end(child);
   }
+}
+
+/* ---- zygotes ------------------------------------------------------------ */
+
+static void on_zygote_said(void *arg, const char *text) {
+  const sp_child *child = arg;
+  child->nest->events->zygote(child->nest->arg, child->id, text);
+}
+
+static void on_refused(void *arg, uint64_t id, int errnum) {
+  const sp_child *zygote = arg;
+  sp_child *child = find(zygote->nest, id);
+  if (child != NULL && child->leader == 0)
+    fail(child, SP_STAGE_FORK, errnum);
+}
+
+static void on_stuck(void *arg) { order_kill(arg); }
+
+static int make_zygote(sp_child *child) {
+  static const sp_zygote_events events = {on_zygote_said, on_refused, on_stuck};
+  return -sp_zygote_new(&child->zygote, child->nest->loop, &events, child,
+                        &child->launch->zygote);
+}
+
+static int ask_zygote(sp_child *child, const sp_spawn *spawn, int pairs[3][2]) {
+  const sp_child *from = find(child->nest, spawn->zygote);
+  if (from == NULL || from->zygote == NULL)
+    return ESRCH;
+  int fds[3] = {pairs[0][1], pairs[1][1], pairs[2][1]};
+  for (size_t i = 0; i < 3; i++)
+    pairs[i][1] = -1;
+  return sp_zygote_fork(from->zygote, child->id, spawn->fork, spawn->fork_len,
+                        fds);
 }
 
 /* ---- starting ----------------------------------------------------------- */
@@ -437,6 +508,7 @@ static int fork_guard(sp_child *child, int pairs[3][2]) {
     child->guard = 0;
   for (size_t i = 0; i < 3; i++)
     close_fd(&pairs[i][1]);
+  close_fd(&child->launch->zygote);
   return err;
 }
 
@@ -465,13 +537,15 @@ static void init_handles(sp_child *child) {
   }
 }
 
-static void start(sp_child *child) {
+static void start(sp_child *child, const sp_spawn *spawn) {
   int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
   enum sp_stage stage = SP_STAGE_PIPE;
   int err = make_pair(pairs[0], true);
   for (size_t i = 1; i < 3 && err == 0 && !child->launch->share_output; i++)
     err = make_pair(pairs[i], false);
-  if (err == 0) {
+  if (err == 0 && spawn->is_zygote)
+    err = make_zygote(child);
+  if (err == 0 && !child->forked) {
     stage = SP_STAGE_FORK;
     err = fork_guard(child, pairs);
   }
@@ -484,6 +558,10 @@ static void start(sp_child *child) {
   }
   if (err == 0)
     err = -uv_read_start((uv_stream_t *)&child->ctl, on_ctl_alloc, on_ctl);
+  if (err == 0 && child->forked) {
+    stage = SP_STAGE_FORK;
+    err = ask_zygote(child, spawn, pairs);
+  }
   for (size_t i = 0; i < 3; i++) {
     close_fd(&pairs[i][0]);
     close_fd(&pairs[i][1]);
@@ -514,8 +592,9 @@ void sp_nest_spawn(sp_nest *nest, const sp_spawn *spawn) {
   child->credit = spawn->window > 0 ? spawn->window : SP_PROTO_WINDOW;
   child->next = nest->first;
   nest->first = child;
+  child->forked = spawn->fork != NULL;
   init_handles(child);
-  start(child);
+  start(child, spawn);
 }
 
 /* ---- orders ------------------------------------------------------------- */

@@ -20,6 +20,8 @@ typedef struct sp_nest_events {
   void (*output)(void *arg, uint64_t id, uint8_t stream, uint8_t *frame,
                  size_t len);
   void (*ended)(void *arg, uint64_t id, const sp_exit *end);
+  /* Once at most, of a zygote: it may be forked, or |text| says why not. */
+  void (*zygote)(void *arg, uint64_t id, const char *text);
 } sp_nest_events;
 
 typedef struct sp_child sp_child;
@@ -32,6 +34,7 @@ typedef struct sp_nest {
   uv_signal_t on_child;
   uv_timer_t sweep; /* runs while the family of a lost guard is being killed */
   unsigned quiet;   /* sweeps that found nobody */
+  unsigned waited;  /* sweeps put off for forks on their way */
   bool paused;
   uint8_t scratch[SP_PROTO_CHUNK];
 } sp_nest;
@@ -41,6 +44,10 @@ typedef struct sp_spawn {
   sp_launch *launch; /* taken over */
   uint32_t grace_ms;
   uint32_t window;
+  bool is_zygote;
+  const uint8_t *fork; /* the message FORK, NULL for SPAWN */
+  size_t fork_len;
+  uint64_t zygote; /* what is forked then */
 } sp_spawn;
 
 /* Makes this process the subreaper and watches for the end of children.

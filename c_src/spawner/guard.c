@@ -50,13 +50,14 @@ static void close_range_of(int from, int to) {
   close_one_by_one(from, to);
 }
 
+enum { KEPT = 4 };
+
 /* Closes everything but stdin, stdout, stderr and |keep| (-1: none). */
-static void close_others(int one, int two, int three) {
-  int keep[3] = {one, two, three};
+static void close_others(const int keep[KEPT]) {
   int from = STDERR_FILENO + 1;
-  for (size_t round = 0; round < 3; round++) {
+  for (size_t round = 0; round < KEPT; round++) {
     int next = INT_MAX;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < KEPT; i++)
       if (keep[i] >= from && keep[i] < next)
         next = keep[i];
     if (next == INT_MAX)
@@ -218,7 +219,7 @@ static void finish(guard *self) {
   }
 }
 
-static void become_guard(void) {
+static void become_guard(bool reaper) {
   struct sigaction action;
   memset(&action, 0, sizeof action);
   (void)sigfillset(&action.sa_mask);
@@ -229,7 +230,8 @@ static void become_guard(void) {
   (void)sigaction(SIGCHLD, &action, NULL);
   (void)setsid();
 #ifdef __linux__
-  (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
+  if (reaper)
+    (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   (void)prctl(PR_SET_NAME, "snakepit_guard");
 #endif
 }
@@ -286,10 +288,53 @@ static sp_launch_error start(guard *self, const sp_launch *launch, int out,
   }
   (void)close(report[1]);
   let_go(out, err);
+  if (launch->zygote >= 0)
+    (void)close(launch->zygote);
   if (error.errnum == 0)
     await_exec(self, report[0], &error);
   (void)close(report[0]);
   return error;
+}
+
+/* select(2) takes small numbers only; this one is above 2 and close to it. */
+static void take_ctl(guard *self, int ctl) {
+  self->ctl = fcntl(ctl, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (self->ctl < 0 || self->ctl >= FD_SETSIZE)
+    _exit(1);
+  (void)close(ctl);
+}
+
+/* From the start of the leader to the end of its family. */
+static _Noreturn void live(guard *self) {
+  sp_guard_event event;
+  memset(&event, 0, sizeof event);
+  event.said = SP_GUARD_STARTED;
+  event.pid = (int32_t)self->leader;
+  event.start = sp_reap_start_ticks(self->leader);
+  event.guard = (int32_t)getpid();
+  tell(self, &event);
+  self->started = true;
+  serve(self);
+  finish(self);
+  _exit(0);
+}
+
+_Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader) {
+  guard self;
+  const uint8_t yes = 1;
+  memset(&self, 0, sizeof self);
+  const int keep[KEPT] = {ctl, go, -1, -1};
+  close_others(keep);
+  become_guard(true);
+  take_ctl(&self, ctl);
+  let_go(-1, -1);
+  self.leader = leader;
+  /* The end of |go| would end the leader. A limit of its own would be set
+   * here, by its number: it waits, and nothing of its user has run yet. */
+  if (write(go, &yes, sizeof yes) != (ssize_t)sizeof yes)
+    self.killing = true;
+  (void)close(go);
+  live(&self);
 }
 
 _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
@@ -298,13 +343,11 @@ _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
   sp_guard_event event;
   memset(&self, 0, sizeof self);
   memset(&event, 0, sizeof event);
-  close_others(ctl, out, err);
-  become_guard();
-  /* select(2) takes small numbers only; this one is above 2 and close to it. */
-  self.ctl = fcntl(ctl, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
-  if (self.ctl < 0 || self.ctl >= FD_SETSIZE)
-    _exit(1);
-  (void)close(ctl);
+  const int keep[KEPT] = {ctl, out, err, launch->zygote};
+  close_others(keep);
+  /* What a zygote forks has to leave its family: see zygote_proto.h. */
+  become_guard(launch->zygote < 0);
+  take_ctl(&self, ctl);
   sp_launch_error error = start(&self, launch, out, err);
   if (error.errnum != 0) {
     event.said = SP_GUARD_FAILED;
@@ -314,12 +357,5 @@ _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
     finish(&self);
     _exit(0);
   }
-  event.said = SP_GUARD_STARTED;
-  event.pid = (int32_t)self.leader;
-  event.start = sp_reap_start_ticks(self.leader);
-  tell(&self, &event);
-  self.started = true;
-  serve(&self);
-  finish(&self);
-  _exit(0);
+  live(&self);
 }

@@ -25,6 +25,7 @@ typedef struct sp_guard_event {
   uint32_t said;
   int32_t pid;    /* STARTED */
   uint64_t start; /* STARTED: start ticks */
+  int32_t guard;  /* STARTED: its own number */
   int32_t stage;  /* FAILED */
   int32_t errnum; /* FAILED */
   sp_exit exit;   /* DIED */
@@ -44,6 +45,10 @@ typedef struct sp_guard_order {
  * child's output (-1 when it shares ours). */
 _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
                              int err);
+
+/* The same for a leader that a zygote forked, and that waits for a byte from
+ * |go|. To be called in its parent, with all signals blocked. */
+_Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader);
 
 /* Exit status and resource usage as wait4(2) told them. */
 struct rusage;

@@ -102,6 +102,7 @@ sp_launch *sp_launch_new(const sp_msg *msg) {
   if (launch == NULL)
     return NULL;
   memset(launch, 0, sizeof *launch);
+  launch->zygote = -1;
   launch->argv = (char **)(launch + 1);
   launch->env = launch->argv + argc + 1;
   arena mem = {(char *)(launch->argv + pointers)};
@@ -128,6 +129,7 @@ sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes) {
   launch->env = (char **)(launch + 1);
   launch->cwd = cwd;
   launch->share_output = true;
+  launch->zygote = -1;
   if (count > 0)
     memcpy(launch->env, environ, count * sizeof *environ);
   for (; *changes != NULL; changes++)
@@ -217,6 +219,17 @@ static int set_stdio(const sp_launch *launch, int out, int err) {
   return 0;
 }
 
+/* Nothing but |report| may have that number by now. */
+static int set_zygote(const sp_launch *launch, int *report) {
+  if (launch->zygote < 0)
+    return 0;
+  if (launch->zygote == SP_ZYGOTE_FD)
+    return fcntl(SP_ZYGOTE_FD, F_SETFD, 0) == 0 ? 0 : errno;
+  if (*report == SP_ZYGOTE_FD)
+    *report = fcntl(*report, F_DUPFD_CLOEXEC, SP_ZYGOTE_FD + 1);
+  return *report >= 0 && dup2(launch->zygote, SP_ZYGOTE_FD) >= 0 ? 0 : errno;
+}
+
 _Noreturn void sp_launch_exec(const sp_launch *launch, pid_t parent, int out,
                               int err, int report) {
   sigset_t none;
@@ -225,7 +238,8 @@ _Noreturn void sp_launch_exec(const sp_launch *launch, pid_t parent, int out,
   if ((error.errnum = enter_session(parent)) != 0)
     goto failed;
   error.stage = SP_STAGE_STDIO;
-  if ((error.errnum = set_stdio(launch, out, err)) != 0)
+  if ((error.errnum = set_stdio(launch, out, err)) != 0 ||
+      (error.errnum = set_zygote(launch, &report)) != 0)
     goto failed;
   if (files_raised)
     (void)setrlimit(RLIMIT_NOFILE, &files_before);

@@ -14,6 +14,7 @@ typedef struct sp_launch {
   char **env;
   const char *cwd;   /* "" for the present one */
   bool share_output; /* stdout and stderr of the caller instead of pipes */
+  int zygote;        /* its end of a zygote's socket, -1 for other programs */
 } sp_launch;
 
 /* What a process that could not be started tells about it. */

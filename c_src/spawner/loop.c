@@ -105,6 +105,11 @@ static void on_ended(void *arg, uint64_t id, const sp_exit *end) {
   write_copy(arg, frame, sp_proto_exit(frame, id, end));
 }
 
+static void on_zygote(void *arg, uint64_t id, const char *text) {
+  uint8_t frame[SP_PROTO_SMALL];
+  write_copy(arg, frame, sp_proto_zygote(frame, id, text));
+}
+
 static void say_error(port *self, const char *text) {
   uint8_t frame[SP_PROTO_SMALL];
   write_copy(self, frame, sp_proto_error(frame, text));
@@ -116,15 +121,32 @@ static void refuse(port *self, const sp_msg *msg, const char *why) {
   char text[SP_PROTO_MAX_TEXT];
   (void)snprintf(text, sizeof text, "message %d not understood: %s",
                  (int)msg->type, why);
-  if (msg->type == SP_MSG_SPAWN && msg->has_id)
+  if ((msg->type == SP_MSG_SPAWN || msg->type == SP_MSG_FORK) && msg->has_id)
     on_failed(self, msg->id, SP_STAGE_REQUEST, EINVAL, text);
   else
     say_error(self, text);
 }
 
+static void spawn(port *self, const sp_msg *msg, const uint8_t *bytes,
+                  size_t len) {
+  sp_spawn what = {.id = msg->id,
+                   .launch = sp_launch_new(msg),
+                   .grace_ms = msg->grace_ms,
+                   .window = msg->window,
+                   .is_zygote = (msg->flags & SP_SPAWN_ZYGOTE) != 0};
+  if (msg->type == SP_MSG_FORK) {
+    what.fork = bytes;
+    what.fork_len = len;
+    what.zygote = msg->zygote;
+  }
+  if (what.launch == NULL)
+    on_failed(self, msg->id, SP_STAGE_REQUEST, ENOMEM, "out of memory");
+  else
+    sp_nest_spawn(&self->nest, &what);
+}
+
 static void handle(port *self, const uint8_t *bytes, size_t len) {
   sp_msg msg;
-  sp_spawn spawn;
   const char *why;
   if (sp_proto_decode(bytes, len, &msg, &why) != SP_OK) {
     refuse(self, &msg, why);
@@ -132,11 +154,8 @@ static void handle(port *self, const uint8_t *bytes, size_t len) {
   }
   switch (msg.type) {
   case SP_MSG_SPAWN:
-    spawn = (sp_spawn){msg.id, sp_launch_new(&msg), msg.grace_ms, msg.window};
-    if (spawn.launch == NULL)
-      on_failed(self, msg.id, SP_STAGE_REQUEST, ENOMEM, "out of memory");
-    else
-      sp_nest_spawn(&self->nest, &spawn);
+  case SP_MSG_FORK:
+    spawn(self, &msg, bytes, len);
     break;
   case SP_MSG_STOP:
     sp_nest_stop(&self->nest, msg.id, msg.grace_ms);
@@ -210,7 +229,7 @@ static void on_sigterm(uv_signal_t *handle, int signo) {
 
 static int init(port *self) {
   static const sp_nest_events events = {on_started, on_failed, on_output,
-                                        on_ended};
+                                        on_ended, on_zygote};
   int err = uv_loop_init(&self->loop);
   if (err == 0)
     err = uv_pipe_init(&self->loop, &self->in, 0);

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "alone.h"
+#include "guard.h"
 #include "launch.h"
 #include "loop.h"
 #include "reap.h"
@@ -172,6 +173,19 @@ static int run_alone(int argc, char **argv) {
   return code;
 }
 
+/* --adopt CTL GO PID: for a process that was forked of a zygote only. */
+static int run_adopt(int argc, char **argv) {
+  unsigned long long number[3];
+  if (argc != 5)
+    return complain("--adopt is not for you", argv[1]);
+  for (int i = 0; i < 3; i++)
+    if (!parse_number(argv[2 + i], INT_MAX, &number[i]))
+      return complain("not a number", argv[2 + i]);
+  if (number[2] < 2)
+    return complain("not a process of ours", argv[4]);
+  sp_guard_adopt((int)number[0], (int)number[1], (pid_t)number[2]);
+}
+
 /* A pipe of ours must never get the number of stdin, stdout or stderr. */
 static int fill_stdio(void) {
   int fd;
@@ -199,6 +213,8 @@ int main(int argc, char **argv) {
     (void)fputs(help, argc < 2 ? stderr : stdout);
     return argc < 2 ? 2 : 0;
   }
+  if (strcmp(argv[1], "--adopt") == 0)
+    return run_adopt(argc, argv);
   if (strcmp(argv[1], "--kill") == 0)
     return kill_listed(argc - 2, argv + 2, false);
   if (strcmp(argv[1], "--kill-family") == 0)

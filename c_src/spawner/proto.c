@@ -107,11 +107,19 @@ static int get_spawn(cursor *cur, sp_msg *msg) {
       (err = get_list(cur, &msg->env, SP_PROTO_MAX_ENV)) != SP_OK ||
       (err = get_str(cur, &msg->cwd, SP_PROTO_MAX_PATH)) != SP_OK)
     return err;
-  if ((msg->flags & ~(uint32_t)SP_SPAWN_INHERIT_ENV) != 0)
+  uint32_t known = SP_SPAWN_INHERIT_ENV;
+  if (msg->type == SP_MSG_SPAWN)
+    known |= SP_SPAWN_ZYGOTE;
+  if ((msg->flags & ~known) != 0)
     return fail(cur, SP_ERR_SYNTAX, "an unknown flag is set");
   if (msg->program.len == 0)
     return fail(cur, SP_ERR_SYNTAX, "the program's name is empty");
   return check_env(cur, msg->env, (msg->flags & SP_SPAWN_INHERIT_ENV) != 0);
+}
+
+static int get_fork(cursor *cur, sp_msg *msg) {
+  int err = get_u64(cur, &msg->zygote);
+  return err == SP_OK ? get_spawn(cur, msg) : err;
 }
 
 static int get_signal(cursor *cur, sp_msg *msg) {
@@ -133,7 +141,7 @@ static int get_msg(cursor *cur, sp_msg *msg) {
   int err = get_u8(cur, &type);
   if (err != SP_OK)
     return err;
-  if (type < SP_MSG_SPAWN || type > SP_MSG_SHUTDOWN)
+  if (type < SP_MSG_SPAWN || type > SP_MSG_FORK)
     return fail(cur, SP_ERR_SYNTAX, "there is no message of that type");
   msg->type = (enum sp_proto_type)type;
   if (type != SP_MSG_SHUTDOWN) {
@@ -144,6 +152,9 @@ static int get_msg(cursor *cur, sp_msg *msg) {
   switch (msg->type) {
   case SP_MSG_SPAWN:
     err = get_spawn(cur, msg);
+    break;
+  case SP_MSG_FORK:
+    err = get_fork(cur, msg);
     break;
   case SP_MSG_STOP:
     err = get_u32(cur, &msg->grace_ms);
@@ -254,6 +265,13 @@ size_t sp_proto_error(uint8_t out[SP_PROTO_SMALL], const char *text) {
   return seal(out, put_text(at, text));
 }
 
+size_t sp_proto_zygote(uint8_t out[SP_PROTO_SMALL], uint64_t id,
+                       const char *text) {
+  uint8_t *at = put_u8(out + SP_PROTO_HEAD, SP_MSG_ZYGOTE);
+  at = put_u64(at, id);
+  return seal(out, put_text(at, text));
+}
+
 void sp_proto_output_head(uint8_t out[SP_PROTO_OUTPUT_HEAD], uint64_t id,
                           uint8_t stream, uint32_t len) {
   uint8_t *at =
@@ -314,6 +332,8 @@ static const char *resource_hint(int errnum) {
     return "raise the limit on processes (ulimit -u, or pids.max)";
   case ENOMEM:
     return "free memory or raise the memory limit";
+  case ESRCH:
+    return "the process it was to be forked from is gone; start it again";
   case ECHILD:
     return "the process that watches it was killed; start it again";
   default:

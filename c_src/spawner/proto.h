@@ -24,6 +24,7 @@
  *   SIGNAL    3  u64 id, u32 signo, u8 to_group
  *   CREDIT    4  u64 id, u32 bytes
  *   SHUTDOWN  5
+ *   FORK      6  u64 id, u64 zygote, and all of SPAWN behind its id
  *
  * From the spawner:
  *
@@ -34,6 +35,7 @@
  *   EXIT    69  u64 id, u8 kind, u32 value, u64 utime_us, u64 stime_us,
  *               u64 max_rss_kb
  *   ERROR   70  str text
+ *   ZYGOTE  71  u64 id, str text
  *
  * SPAWN starts a program. `args` do not contain the program's own name. With
  * SP_SPAWN_INHERIT_ENV, `env` changes the environment of the spawner ("K=V"
@@ -57,10 +59,18 @@
  * passed. STOP, SIGNAL and CREDIT for an id that is not there are ignored: the
  * child may just have exited.
  *
- * A message that cannot be understood is answered by ERROR (a SPAWN whose id
- * can be read: by FAILED), and the spawner goes on. A frame that is too long
- * is answered by ERROR and ends the spawner, as the end of its input and
- * SHUTDOWN do: every child and every descendant is killed first. */
+ * With SP_SPAWN_ZYGOTE the program gets a socket, the descriptor
+ * SP_ZYGOTE_FD, and may become a zygote (zygote_proto.h): once it has loaded
+ * what its children need it says so by one ZYGOTE, with an empty text, or with
+ * the reason why it had better not be forked. FORK makes a child of a copy of
+ * it, which then differs from one of SPAWN in nothing but its beginning: `env`
+ * changes the environment of the zygote; program, args and cwd are what the
+ * zygote was started with. The end of a zygote leaves its children alone.
+ *
+ * A message that cannot be understood is answered by ERROR (a SPAWN or FORK
+ * whose id can be read: by FAILED), and the spawner goes on. A frame that is
+ * too long is answered by ERROR and ends the spawner, as the end of its input
+ * and SHUTDOWN do: every child and every descendant is killed first. */
 
 enum {
   SP_PROTO_VERSION = 1,
@@ -85,15 +95,20 @@ enum sp_proto_type {
   SP_MSG_SIGNAL = 3,
   SP_MSG_CREDIT = 4,
   SP_MSG_SHUTDOWN = 5,
+  SP_MSG_FORK = 6,
   SP_MSG_HELLO = 65,
   SP_MSG_STARTED = 66,
   SP_MSG_FAILED = 67,
   SP_MSG_OUTPUT = 68,
   SP_MSG_EXIT = 69,
-  SP_MSG_ERROR = 70
+  SP_MSG_ERROR = 70,
+  SP_MSG_ZYGOTE = 71
 };
 
-enum sp_spawn_flag { SP_SPAWN_INHERIT_ENV = 1u };
+enum sp_spawn_flag { SP_SPAWN_INHERIT_ENV = 1u, SP_SPAWN_ZYGOTE = 2u };
+
+/* A zygote's end of its socket. */
+enum { SP_ZYGOTE_FD = 3 };
 
 /* Where a SPAWN failed. */
 enum sp_stage {
@@ -123,6 +138,7 @@ typedef struct sp_msg {
   enum sp_proto_type type;
   bool has_id; /* set as soon as type and id were read */
   uint64_t id;
+  uint64_t zygote;
   uint32_t flags;
   uint32_t grace_ms;
   uint32_t window;
@@ -167,6 +183,8 @@ size_t sp_proto_failed(uint8_t out[SP_PROTO_SMALL], uint64_t id,
 size_t sp_proto_exit(uint8_t out[SP_PROTO_SMALL], uint64_t id,
                      const sp_exit *end);
 size_t sp_proto_error(uint8_t out[SP_PROTO_SMALL], const char *text);
+size_t sp_proto_zygote(uint8_t out[SP_PROTO_SMALL], uint64_t id,
+                       const char *text);
 /* The head of an OUTPUT frame that is followed by |len| bytes. */
 void sp_proto_output_head(uint8_t out[SP_PROTO_OUTPUT_HEAD], uint64_t id,
                           uint8_t stream, uint32_t len);

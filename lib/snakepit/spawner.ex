@@ -8,6 +8,7 @@ defmodule Snakepit.Spawner do
   #   {:snakepit_os, id, {:output, :stdout | :stderr, bytes}}
   #   {:snakepit_os, id, {:exit, {:status, n} | {:signal, n}, usage}}
   #   {:snakepit_os, id, {:exit, :spawner_lost, %{}}}
+  #   {:snakepit_os, id, {:zygote, :ready | {:unfit, why}}}
   #
   # with usage = %{utime_us: _, stime_us: _, max_rss_kb: _}. One :exit is the
   # last message about an id; when it comes, the child and all its descendants
@@ -80,14 +81,30 @@ defmodule Snakepit.Spawner do
 
   @doc "Starts a program; the caller owns it."
   @spec spawn(server, spec) :: {:ok, id, os_pid :: pos_integer} | {:error, failure}
-  def spawn(server \\ __MODULE__, spec) do
+  def spawn(server \\ __MODULE__, spec), do: start_child(server, :program, spec)
+
+  defp start_child(server, kind, spec) do
     case check(spec) do
-      {:ok, checked} -> GenServer.call(server, {:spawn, checked}, :infinity)
+      {:ok, checked} -> GenServer.call(server, {:spawn, kind, checked}, :infinity)
       {:error, message} -> {:error, refused(message)}
     end
   catch
     :exit, {_reason, {GenServer, :call, _args}} -> {:error, ended(spec.program)}
   end
+
+  @doc """
+  Starts a program that is to be forked: once it has said so, a message to its
+  owner, `fork/3` makes children of it.
+  """
+  @spec spawn_zygote(server, spec) :: {:ok, id, os_pid :: pos_integer} | {:error, failure}
+  def spawn_zygote(server \\ __MODULE__, spec), do: start_child(server, :zygote, spec)
+
+  @doc """
+  Starts a child as a copy of a zygote; the caller owns it. `env` are changes of
+  the zygote's environment; program, arguments and directory are the zygote's.
+  """
+  @spec fork(server, zygote :: id, spec) :: {:ok, id, os_pid :: pos_integer} | {:error, failure}
+  def fork(server \\ __MODULE__, zygote, spec), do: start_child(server, {:fork, zygote}, spec)
 
   @doc "SIGTERM to the child's process group, and SIGKILL to all its descendants after the grace time."
   @spec stop(server, id, grace_ms :: non_neg_integer) :: :ok
@@ -171,9 +188,9 @@ defmodule Snakepit.Spawner do
   end
 
   @impl true
-  def handle_call({:spawn, spec}, {owner, _tag} = from, state) do
+  def handle_call({:spawn, kind, spec}, {owner, _tag} = from, state) do
     id = System.unique_integer([:positive, :monotonic])
-    frame = spawn_frame(id, spec, changes(state.env.(), spec.env))
+    frame = spawn_frame(kind, id, spec, state.env)
 
     if byte_size(frame) > @max_frame do
       {:reply, {:error, refused("arguments and environment take more than 64 MiB")}, state}
@@ -377,6 +394,12 @@ defmodule Snakepit.Spawner do
     state
   end
 
+  defp from_port(<<71, id::64, len::32, text::binary-size(len)>>, state) do
+    said = if text == "", do: :ready, else: {:unfit, printable(text)}
+    tell(Map.fetch!(state.children, id), id, {:zygote, said})
+    state
+  end
+
   defp from_port(<<70, len::32, text::binary-size(len)>>, state) do
     Logger.error(:lifecycle, "snakepit_spawner: #{printable(text)}")
     state
@@ -404,9 +427,19 @@ defmodule Snakepit.Spawner do
   defp order_frame(id, {:signal, signo, :group}), do: <<3, id::64, signo::32, 1>>
   defp order_frame(id, {:credit, bytes}), do: <<4, id::64, bytes::32>>
 
-  defp spawn_frame(id, spec, env) do
+  # A zygote has the environment of the BEAM already.
+  defp spawn_frame({:fork, zygote}, id, spec, _at_start),
+    do: spawn_frame(<<6, id::64, zygote::64, 1::32>>, spec, assignments(spec.env))
+
+  defp spawn_frame(kind, id, spec, at_start) do
+    flags = if kind == :zygote, do: 3, else: 1
+    spawn_frame(<<1, id::64, flags::32>>, spec, changes(at_start.(), spec.env))
+  end
+
+  defp spawn_frame(head, spec, env) do
     IO.iodata_to_binary([
-      <<1, id::64, 1::32, spec.grace_ms::32, spec.window::32>>,
+      head,
+      <<spec.grace_ms::32, spec.window::32>>,
       string(spec.program),
       list(spec.args),
       list(env),
@@ -430,7 +463,11 @@ defmodule Snakepit.Spawner do
     (set ++ gone)
     |> Map.new()
     |> Map.merge(wanted)
-    |> Enum.map(fn
+    |> assignments()
+  end
+
+  defp assignments(changes) do
+    Enum.map(changes, fn
       {key, nil} -> key
       {key, value} -> key <> "=" <> value
     end)

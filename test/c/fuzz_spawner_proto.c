@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   int err = sp_proto_decode(data, size, &msg, &why);
   if ((err == SP_OK) != (why == NULL))
     abort();
-  if (err == SP_OK && msg.type == SP_MSG_SPAWN) {
+  if (err == SP_OK && (msg.type == SP_MSG_SPAWN || msg.type == SP_MSG_FORK)) {
     walk(msg.args);
     walk(msg.env);
   }

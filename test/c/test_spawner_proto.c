@@ -108,6 +108,42 @@ static void spawn_is_read(void **state) {
   assert_str(sp_proto_next(&msg.env), "A=1=2");
 }
 
+/* A SPAWN with a type of its own and the zygote's number behind the id. */
+static builder whole_fork(uint32_t flags, const char *env) {
+  builder spawn = whole_spawn(flags, env);
+  builder out = {.len = 0};
+  put_u8(&out, SP_MSG_FORK);
+  put(&out, spawn.bytes + 1, 8);
+  put_u64(&out, 77);
+  put(&out, spawn.bytes + 9, spawn.len - 9);
+  return out;
+}
+
+static void fork_is_read(void **state) {
+  (void)state;
+  sp_msg msg;
+  const char *why;
+  builder in = whole_fork(SP_SPAWN_INHERIT_ENV, "A");
+  assert_int_equal(sp_proto_decode(in.bytes, in.len, &msg, &why), SP_OK);
+  assert_int_equal(msg.type, SP_MSG_FORK);
+  assert_true(msg.has_id && msg.id == 0x0102030405060708u);
+  assert_true(msg.zygote == 77);
+  assert_int_equal(msg.window, 4096);
+  assert_str(msg.program, "sh");
+  assert_str(sp_proto_next(&msg.env), "A");
+  for (size_t len = 9; len < in.len; len++) {
+    builder cut = in;
+    cut.len = len;
+    assert_int_equal(decode(&cut, &msg, &why), SP_ERR_TRUNCATED);
+    assert_true(msg.has_id);
+  }
+  /* Only a program of its own can become a zygote. */
+  in = whole_fork(SP_SPAWN_ZYGOTE, "A=1");
+  assert_refused(&in, SP_ERR_SYNTAX, "flag");
+  in = whole_spawn(SP_SPAWN_ZYGOTE, "A=1");
+  assert_int_equal(decode(&in, &msg, &why), SP_OK);
+}
+
 static void orders_are_read(void **state) {
   (void)state;
   sp_msg msg;
@@ -167,7 +203,7 @@ static void more_bytes_are_refused(void **state) {
 
 static void unknown_values_are_refused(void **state) {
   (void)state;
-  static const uint8_t types[] = {0, 6, SP_MSG_HELLO, 255};
+  static const uint8_t types[] = {0, 7, SP_MSG_HELLO, 255};
   builder in;
   for (size_t i = 0; i < sizeof types; i++) {
     in.len = 0;
@@ -175,7 +211,7 @@ static void unknown_values_are_refused(void **state) {
     put_u64(&in, 1);
     assert_refused(&in, SP_ERR_SYNTAX, "type");
   }
-  in = whole_spawn(2, "A=1");
+  in = whole_spawn(4, "A=1");
   assert_refused(&in, SP_ERR_SYNTAX, "flag");
   for (uint32_t signo = 0; signo <= 65; signo += 65) {
     in.len = 0;
@@ -327,6 +363,9 @@ static void texts_fit(void **state) {
   len = sp_proto_error(out, "no");
   assert_int_equal(len, 11);
   assert_memory_equal(out, "\0\0\0\7\106\0\0\0\2no", 11);
+  len = sp_proto_zygote(out, 5, "no");
+  assert_int_equal(len, 19);
+  assert_memory_equal(out, "\0\0\0\17\107\0\0\0\0\0\0\0\5\0\0\0\2no", 19);
   assert_string_equal(sp_proto_errno_name(EACCES), "EACCES");
   assert_string_equal(sp_proto_errno_name(-1), "");
 }
@@ -334,6 +373,7 @@ static void texts_fit(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(spawn_is_read),
+      cmocka_unit_test(fork_is_read),
       cmocka_unit_test(orders_are_read),
       cmocka_unit_test(every_cut_is_refused),
       cmocka_unit_test(more_bytes_are_refused),

@@ -57,4 +57,11 @@ extern PyTypeObject *ext_call_type;
  * an exception. NULL without one: the request is none. */
 PyObject *ext_call_new(ext_link *link, sp_job *job, bool main);
 
+/* ---- zygotes ------------------------------------------------------------ */
+
+/* zygote_serve(number): None in the zygote, when the spawner wants no more. In
+ * each new process a descriptor to read a byte from before it does anything
+ * for others, and the bytes of the message FORK. */
+PyObject *ext_zygote_serve(PyObject *module, PyObject *number);
+
 #endif

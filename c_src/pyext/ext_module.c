@@ -56,10 +56,12 @@ static PyObject *decode(PyObject *module, PyObject *bytes) {
   return ext_decode((const uint8_t *)data, (size_t)len);
 }
 
-static PyMethodDef functions[] = {{"configure", configure, METH_VARARGS, NULL},
-                                  {"encode", encode, METH_O, NULL},
-                                  {"decode", decode, METH_O, NULL},
-                                  {NULL, NULL, 0, NULL}};
+static PyMethodDef functions[] = {
+    {"configure", configure, METH_VARARGS, NULL},
+    {"encode", encode, METH_O, NULL},
+    {"decode", decode, METH_O, NULL},
+    {"zygote_serve", ext_zygote_serve, METH_O, NULL},
+    {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
                                         .m_name = "_snakepit_native",

@@ -46,11 +46,22 @@ def _health_check(options: argparse.Namespace) -> int:
 def _serve(options: argparse.Namespace) -> int:
     # gRPC's own handlers around fork() abort tools that start processes.
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
+    if "SNAKEPIT_ZYGOTE" not in os.environ:
+        return _work(options, None)
+    from . import zygote
+
+    adapter = zygote.serve(lambda: _load_adapter(options), _load_grpc)
+    return 0 if adapter is None else _work(options, adapter)
+
+
+def _work(options: argparse.Namespace, adapter: Any) -> int:
+    """``adapter`` is None when it is still to be loaded."""
     offer = local.take_offer()
     if offer is not None:
-        return offer.serve(options, _load_adapter(options))
+        return offer.serve(options, _load_adapter(options) if adapter is None else adapter)
     process = _load_grpc()
-    adapter = _load_adapter(options)
+    if adapter is None:
+        adapter = _load_adapter(options)
     result: int = process.WorkerProcess(options, adapter).run()
     return result
 

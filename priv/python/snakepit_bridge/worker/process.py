@@ -63,6 +63,4 @@ def _write_ready_file(path: str, port: int) -> None:
     temporary = f"{path}.tmp"
     with open(temporary, "w", encoding="ascii") as file:
         file.write(str(port))
-        file.flush()
-        os.fsync(file.fileno())
     os.replace(temporary, path)

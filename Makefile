@@ -60,9 +60,10 @@ test-c:
 test-elixir:
 	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test
 
-# What needs workers once more, over the other carrier.
+# What needs workers once more: over the other carrier, and none of them forked
+# but where a test is about that.
 test-elixir-grpc:
-	@SNAKEPIT_TEST_TRANSPORT=grpc SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
+	@SNAKEPIT_TEST_TRANSPORT=grpc SNAKEPIT_TEST_PREFORK=0 SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
 	  mix test $$(grep -l Snakepit.Test.Pools test/elixir/*_test.exs)
 
 test-python:

@@ -67,6 +67,7 @@ defmodule Snakepit.Config do
       capacity_strategy: Defaults.default_capacity_strategy(),
       affinity: Defaults.default_affinity_mode(),
       transport: Application.get_env(:snakepit, :transport, :auto),
+      prefork: Application.get_env(:snakepit, :prefork, true),
       pool_identifier: nil,
       worker_ttl: :infinity,
       worker_max_requests: :infinity,
@@ -171,6 +172,7 @@ defmodule Snakepit.Config do
       &check_strategy/1,
       &check_affinity/1,
       &check_transport/1,
+      &check_prefork/1,
       &check_ttl/1,
       &check_max_requests/1,
       &check_numbers/1
@@ -229,6 +231,21 @@ defmodule Snakepit.Config do
 
   defp check_transport(%{transport: other}),
     do: {:invalid_transport, other, "transport is one of #{inspect(@transports)}"}
+
+  defp check_prefork(%{prefork: prefork}) when is_boolean(prefork), do: nil
+
+  defp check_prefork(%{prefork: [preload: modules] = prefork}) do
+    if is_list(modules) and Enum.all?(modules, &(is_binary(&1) and &1 =~ ~r/^[\w.]+$/u)),
+      do: nil,
+      else: bad_prefork(prefork)
+  end
+
+  defp check_prefork(%{prefork: other}), do: bad_prefork(other)
+
+  defp bad_prefork(other) do
+    {:invalid_prefork, other,
+     "prefork is true, false, or [preload: names of Python modules to import before the fork]"}
+  end
 
   defp check_ttl(%{worker_ttl: :infinity}), do: nil
 

@@ -12,7 +12,7 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :transient
 
   alias Snakepit.{Config, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Launch, Local, State}
+  alias Snakepit.GRPCWorker.{Launch, Local, Prefork, State}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
@@ -165,38 +165,78 @@ defmodule Snakepit.GRPCWorker do
 
     with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
          {:ok, local, spec} <- Local.offer(state.config[:transport] || :auto, spec),
-         :ok <- ProcessRegistry.reserve_worker(state.id),
-         {:ok, os_id, os_pid} <- spawn_process(spec) do
-      :ok = ProcessRegistry.activate_worker(state.id, self(), os_pid, "grpc_worker", os_id: os_id)
-      deadline = System.monotonic_time(:millisecond) + Defaults.grpc_server_ready_timeout()
-
-      state = %{
+         :ok <- ProcessRegistry.reserve_worker(state.id) do
+      begin(%{
         state
-        | phase: :waiting,
-          os_id: os_id,
-          os_pid: os_pid,
+        | spec: spec,
           program: spec.program,
           ready_file: ready_file,
-          local: local,
-          deadline: deadline
-      }
-
-      {:noreply, poll(state, @first_poll_ms)}
+          local: local
+      })
     else
       {:error, message} -> start_failed(state, message, :not_started)
     end
   end
 
-  defp spawn_process(spec) do
-    case Spawner.spawn(spec) do
-      {:ok, os_id, os_pid} -> {:ok, os_id, os_pid}
-      {:error, %{message: message}} -> {:error, message}
+  # `except` is a zygote that did not fork.
+  defp begin(state, except \\ nil) do
+    case Prefork.ask(state.pool || self(), state.config, state.spec, except) do
+      {:ok, ref} -> {:noreply, %{state | phase: :forking, prefork: ref}}
+      :cold -> started(state, Spawner.spawn(state.spec))
     end
+  end
+
+  defp started(state, {:ok, os_id, os_pid}) do
+    :ok = ProcessRegistry.activate_worker(state.id, self(), os_pid, "grpc_worker", os_id: os_id)
+    deadline = System.monotonic_time(:millisecond) + Defaults.grpc_server_ready_timeout()
+
+    state = %{
+      state
+      | phase: :waiting,
+        spec: nil,
+        os_id: os_id,
+        os_pid: os_pid,
+        deadline: deadline
+    }
+
+    {:noreply, poll(state, @first_poll_ms)}
+  end
+
+  defp started(state, {:error, %{message: message}}),
+    do: start_failed(state, message, :not_started)
+
+  defp forked(state, {:fork, zygote}) do
+    case Prefork.fork(zygote, state.spec) do
+      {:ok, _os_id, _os_pid} = started -> started(state, started)
+      {:error, %{message: message}} -> not_forked(state, zygote, message)
+    end
+  end
+
+  defp forked(state, {:cold, _why}), do: started(state, Spawner.spawn(state.spec))
+
+  defp forked(state, {:failed, failure}) do
+    state = %{state | output: [failure.output], output_bytes: byte_size(failure.output)}
+    start_failed(state, failure.message, failure.cause)
+  end
+
+  # A new zygote is tried once.
+  defp not_forked(%State{fork_failed?: false} = state, zygote, _message),
+    do: begin(%{state | fork_failed?: true}, zygote)
+
+  defp not_forked(state, _zygote, message) do
+    Snakepit.Logger.warning(:worker, fn -> "worker #{state.id} is not forked: #{message}" end)
+    started(state, Spawner.spawn(state.spec))
   end
 
   defp poll(state, delay) do
     _ = Process.send_after(self(), {:poll, state.os_id}, delay)
-    %{state | poll_ms: delay}
+    state
+  end
+
+  # So that the look that finds it comes late by an eighth at most.
+  defp next_poll(state) do
+    passed = Defaults.grpc_server_ready_timeout() - left(state.deadline)
+    passed |> div(8) |> max(@first_poll_ms) |> min(@slowest_poll_ms)
   end
 
   defp read_port(path) do
@@ -232,6 +272,16 @@ defmodule Snakepit.GRPCWorker do
   # ---- events -------------------------------------------------------------
 
   @impl true
+  def handle_info({:snakepit_zygote, ref, answer}, %State{prefork: ref} = state)
+      when state.phase == :forking do
+    true = Process.demonitor(ref, [:flush])
+    forked(%{state | prefork: nil}, answer)
+  end
+
+  def handle_info({:DOWN, ref, :process, _pid, reason}, %State{prefork: ref} = state)
+      when state.phase == :forking,
+      do: forked(%{state | prefork: nil}, {:cold, inspect(reason)})
+
   def handle_info({:poll, os_id}, %State{phase: :waiting, os_id: os_id} = state) do
     case read_port(state.ready_file) do
       {:ok, port} ->
@@ -240,7 +290,7 @@ defmodule Snakepit.GRPCWorker do
       :not_yet ->
         if late?(state),
           do: start_failed(state, too_late(state), :timeout),
-          else: {:noreply, poll(state, min(state.poll_ms * 2, @slowest_poll_ms))}
+          else: {:noreply, poll(state, next_poll(state))}
     end
   end
 

@@ -243,6 +243,7 @@ defmodule Snakepit.Pool do
       queue: :queue.new(),
       starting: MapSet.new(),
       slots: max(System.schedulers_online() * 2, 8),
+      delayed: [],
       waiters: %{},
       logged: %{}
     }
@@ -287,14 +288,35 @@ defmodule Snakepit.Pool do
         state -> later(state, name, batch, delay)
       end
 
-    {:noreply, pump(state)}
+    {:noreply, pump(%{state | queue: mixed(state.queue)})}
+  end
+
+  # The pools by turns, so that one that is slow to import holds up no other.
+  defp mixed(queue) do
+    queue
+    |> :queue.to_list()
+    |> Enum.group_by(fn {name, _id} -> name end)
+    |> Enum.flat_map(fn {_name, items} -> Enum.with_index(items) end)
+    |> Enum.sort_by(fn {_item, place} -> place end)
+    |> Enum.map(fn {item, _place} -> item end)
+    |> :queue.from_list()
   end
 
   defp later(state, name, ids, 0), do: enqueue(state, name, ids)
 
   defp later(state, name, ids, delay) do
     _ = Process.send_after(self(), {:start, name, ids}, delay)
-    state
+    update_in(state.delayed, &[{name, ids} | &1])
+  end
+
+  # A batch whose time has come, unless it was started already.
+  defp start_delayed(state, name, ids) do
+    if {name, ids} in state.delayed do
+      state = update_in(state.delayed, &List.delete(&1, {name, ids}))
+      enqueue(state, name, ids)
+    else
+      state
+    end
   end
 
   # Only who asks for batches gets them.
@@ -426,6 +448,16 @@ defmodule Snakepit.Pool do
     {:noreply, state |> failed(name, id, error) |> settle() |> pump()}
   end
 
+  # The pauses between batches are for workers that start from nothing.
+  def handle_cast({:forks, names}, state) do
+    ready = for {name, ids} <- Enum.reverse(state.delayed), name in names, do: {name, ids}
+
+    state =
+      Enum.reduce(ready, state, fn {name, ids}, state -> start_delayed(state, name, ids) end)
+
+    {:noreply, pump(state)}
+  end
+
   def handle_cast(_other, state), do: {:noreply, state}
 
   @impl true
@@ -441,7 +473,7 @@ defmodule Snakepit.Pool do
   end
 
   def handle_info({:start, name, ids}, state),
-    do: {:noreply, state |> enqueue(name, ids) |> pump()}
+    do: {:noreply, state |> start_delayed(name, ids) |> pump()}
 
   def handle_info({:waited, from}, state) do
     case Map.pop(state.waiters, from) do
@@ -534,7 +566,7 @@ defmodule Snakepit.Pool do
     _ = stop_workers()
     until = now() + max(Defaults.pool_reconcile_interval_ms(), 1)
     pools = Map.new(state.pools, fn {name, roster} -> {name, Roster.hold(roster, until)} end)
-    {:reply, :ok, %{state | pools: pools, queue: :queue.new()}}
+    {:reply, :ok, %{state | pools: pools, queue: :queue.new(), delayed: []}}
   end
 
   defp wanted(:all, state), do: {:ok, state.order}

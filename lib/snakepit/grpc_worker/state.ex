@@ -18,7 +18,6 @@ defmodule Snakepit.GRPCWorker.State do
     :program,
     :ready_file,
     :deadline,
-    :poll_ms,
     :port,
     :channel,
     # Of a worker that may come, or has come, over the local carrier.
@@ -28,7 +27,11 @@ defmodule Snakepit.GRPCWorker.State do
     :direct,
     :direct_slot,
     :suspect,
+    # While the process is being made.
+    :spec,
+    :prefork,
     phase: :launching,
+    fork_failed?: false,
     checks: %{},
     output: [],
     output_bytes: 0,

@@ -11,6 +11,7 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
     children = [
       Snakepit.Spawner,
       Snakepit.GRPC.Listener,
+      Snakepit.Pool.Zygotes,
       Snakepit.Pool.Worker.StarterRegistry,
       Snakepit.Pool.WorkerSupervisor,
       Snakepit.Pool

@@ -60,9 +60,10 @@ defmodule Snakepit.Test.Pools do
   end
 
   @doc "Settings for one pool of test tools."
-  # The suite runs once for each carrier: see `make test`.
+  # The suite runs once for each carrier and way to start: see `make test`.
   def defaults do
     [
+      prefork: System.get_env("SNAKEPIT_TEST_PREFORK", "1") == "1",
       transport: String.to_atom(System.get_env("SNAKEPIT_TEST_TRANSPORT", "auto")),
       pooling_enabled: true,
       pool_size: 1,

@@ -5,15 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 from snakepit_bridge import BaseAdapter, Inputs, tool
 
 _counter = 0
+_importer = os.getpid()
+# What keeps a process from being forked, kept until its end.
+_unfit: list[Any] = []
+
+
+def _become_unfit(how: str) -> None:
+    if how == "thread":
+        thread = threading.Thread(target=threading.Event().wait, daemon=True)
+        thread.start()
+        _unfit.append(thread)
+    elif how == "socket":
+        _unfit.append(socket.socket())
+    elif how == "child":
+        _unfit.append(subprocess.Popen(["sleep", "1000"]))
+    elif how == "hang":
+        print("about to hang", file=sys.stderr, flush=True)
+        threading.Event().wait()
+
+
+_become_unfit(os.environ.get("SNAKEPIT_TEST_UNFIT", ""))
 
 
 def _touch(path: str) -> None:
@@ -30,6 +55,33 @@ class TestTools(BaseAdapter):
     @tool("The number of this process")
     def pid(self) -> int:
         return os.getpid()
+
+    @tool("The process that imported this module: not this one when it was forked")
+    def importer(self) -> int:
+        return _importer
+
+    @tool("Random numbers of all kinds")
+    def random(self) -> dict[str, Any]:
+        numbers = {"random": random.random(), "uuid": uuid.uuid4().hex, "os": os.urandom(8).hex()}
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:
+            numbers["numpy"] = float(numpy.random.random())
+        return numbers
+
+    @tool("Prints a line")
+    def say(self, text: str) -> None:
+        print(text)
+
+    @tool("Whether a module has been imported")
+    def imported(self, name: str) -> bool:
+        return name in sys.modules
+
+    @tool("Starts a daemon in a session of its own; its number")
+    def daemon(self) -> int:
+        script = "setsid sh -c 'trap \"\" TERM HUP; echo $$; exec sleep 1000 >&- 2>&-' &"
+        return int(
+            subprocess.run(["sh", "-c", script], stdout=subprocess.PIPE, check=True).stdout
+        )
 
     @tool("Returns its argument")
     def echo(self, value: Any = None) -> Any:

@@ -6,6 +6,10 @@ defmodule Bench.Pools do
   alias Snakepit.Pool.ProcessRegistry
 
   @patience 120_000
+  @adapter "bench_tools.BenchTools"
+
+  @spec adapter() :: String.t()
+  def adapter, do: @adapter
 
   @doc "A pool of `workers`, all of them ready, over the carrier."
   @spec ensure(:local | :grpc, pos_integer) :: :ok
@@ -22,8 +26,9 @@ defmodule Bench.Pools do
   end
 
   @doc "Starts one anew and does not wait for its workers."
-  @spec start(:local | :grpc, pos_integer, String.t()) :: :ok
-  def start(carrier, workers, adapter \\ "bench_tools.BenchTools") do
+  # Forked as by default, unless a figure is about workers that are not.
+  @spec start(:local | :grpc, pos_integer, String.t(), boolean) :: :ok
+  def start(carrier, workers, adapter \\ @adapter, prefork \\ true) do
     stop()
     for {key, _} <- Application.get_all_env(:snakepit), do: Application.delete_env(:snakepit, key)
 
@@ -32,6 +37,7 @@ defmodule Bench.Pools do
         pooling_enabled: true,
         transport: carrier,
         pool_size: workers,
+        prefork: prefork,
         pool_max_queue_size: 50_000,
         adapter_args: ["--adapter", adapter],
         adapter_env: [{"PYTHONPATH", python_path()}]

@@ -10,16 +10,23 @@ defmodule Bench.Figures.Memory do
 
   @spec run(:local | :grpc, map) :: :ok
   def run(carrier, _ctx) do
+    one_more(carrier, "memory", "forked", true)
+    one_more(carrier, "memory_cold", "not forked", false)
+  end
+
+  defp one_more(carrier, id, how, prefork) do
     {sizes, conditions} =
-      Recorder.measure(fn -> for workers <- [@few, @many], do: size(carrier, workers) end)
+      Recorder.measure(fn ->
+        for workers <- [@few, @many], do: size(carrier, workers, prefork)
+      end)
 
     case sizes do
       [few, many] when is_integer(few) and is_integer(many) ->
         Recorder.figure(
           %{
-            id: "memory",
+            id: id,
             group: :memory,
-            label: "memory of one more worker, with numpy",
+            label: "memory of one more worker, with numpy, #{how}",
             carrier: carrier,
             value: (many - few) / (@many - @few),
             unit: :bytes,
@@ -33,8 +40,8 @@ defmodule Bench.Figures.Memory do
     end
   end
 
-  defp size(carrier, workers) do
-    Pools.start(carrier, workers, @adapter)
+  defp size(carrier, workers, prefork) do
+    Pools.start(carrier, workers, @adapter, prefork)
     Pools.await(workers)
     sizes = Enum.map(Pools.os_pids(), &pss/1)
     if nil in sizes, do: nil, else: Enum.sum(sizes)

@@ -6,25 +6,34 @@ defmodule Bench.Figures.Start do
 
   @spec run(:local | :grpc, map) :: :ok
   def run(carrier, ctx) do
-    many(carrier, if(ctx.quick, do: 8, else: 20))
-    replacement(carrier, if(ctx.quick, do: 2, else: 7))
+    times = if ctx.quick, do: 2, else: 7
+    many(carrier, true, if(ctx.quick, do: 20, else: 100))
+    many(carrier, false, if(ctx.quick, do: 8, else: 20))
+    replacement(carrier, true, times)
+    replacement(carrier, false, times)
   end
 
-  defp many(carrier, workers) do
+  # Workers are forked unless they cannot be, or `prefork: false` is asked for.
+  defp named(id, true), do: {id, "forked"}
+  defp named(id, false), do: {id <> "_cold", "not forked"}
+
+  defp many(carrier, prefork, workers) do
+    {id, how} = named("start_rate", prefork)
+
     {{limit, curve}, conditions} =
       Recorder.measure(fn ->
         limit = Raw.interpreters(workers)
         Pools.stop()
-        {limit, started(carrier, workers)}
+        {limit, started(carrier, prefork, workers)}
       end)
 
     {_workers, ms} = List.last(curve)
 
     Recorder.figure(
       %{
-        id: "start_rate",
+        id: id,
         group: :start,
-        label: "#{workers} workers from nothing to ready",
+        label: "#{workers} workers from nothing to ready, #{how}",
         carrier: carrier,
         at: %{workers: workers},
         value: workers * 1000 / ms,
@@ -36,13 +45,13 @@ defmodule Bench.Figures.Start do
     )
 
     points = Enum.map(curve, fn {count, ms} -> {ms, count} end)
-    Recorder.curve(:start, "#{carrier}", carrier, [{0, 0} | points])
+    Recorder.curve(:start, "#{carrier}, #{how}", carrier, [{0, 0} | points])
   end
 
   # When each number of workers was ready, in milliseconds.
-  defp started(carrier, workers) do
+  defp started(carrier, prefork, workers) do
     start = now()
-    Pools.start(carrier, workers)
+    Pools.start(carrier, workers, Pools.adapter(), prefork)
     curve = watch(workers, 0, start, now() + 120_000_000_000, [])
     Pools.await(workers)
     curve
@@ -61,8 +70,10 @@ defmodule Bench.Figures.Start do
   end
 
   # A pool of one: nobody else serves meanwhile.
-  defp replacement(carrier, times) do
-    Pools.ensure(carrier, 1)
+  defp replacement(carrier, prefork, times) do
+    {id, how} = named("replacement", prefork)
+    Pools.start(carrier, 1, Pools.adapter(), prefork)
+    Pools.await(1)
 
     {results, conditions} = Recorder.measure(fn -> for _ <- 1..times, do: killed() end)
 
@@ -70,9 +81,9 @@ defmodule Bench.Figures.Start do
 
     Recorder.figure(
       %{
-        id: "replacement",
+        id: id,
         group: :start,
-        label: "one killed: until its replacement answers",
+        label: "one killed: until its replacement answers, #{how}",
         carrier: carrier,
         value: Stats.median(durations),
         unit: :us,

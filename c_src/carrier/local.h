@@ -3,10 +3,11 @@
  * are handed to the worker and whose end is the worker's end.
  *
  * Handshake, all integers little endian:
- *   worker  "snakpit1" u32 version=1, u32 0, 32 bytes token
+ *   worker  "snakpit1" u32 version=1, u32 flags, 32 bytes token
  *   BEAM    "snakpit1" u32 version=1, u32 0, u64 capacity of each ring,
  *           with three descriptors: memory, the worker's bell, the BEAM's
- * In the memory the ring to the worker comes first, then the one from it. */
+ * In the memory the ring to the worker comes first, then the one from it. Bit
+ * 0 of the flags says that the worker takes SP_FRAME_OFFER. */
 #ifndef SP_LOCAL_H
 #define SP_LOCAL_H
 
@@ -14,6 +15,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "../core/sp_claim.h"
 #include "../core/sp_frame.h"
 
 #define SP_LOCAL_TOKEN 32
@@ -67,6 +69,21 @@ bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]);
 void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count,
                    void (*release)(void *arg), void *arg);
+
+/* Sends a small frame if that can be done at once and whole; true when it is
+ * out. *bell is set (never cleared) when sp_local_ring is to follow: so the
+ * frame can be sent with a lock held, and the bell rung without. */
+bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                  const sp_frame_part *parts, size_t count, bool *bell);
+void sp_local_ring(sp_local_peer *peer);
+
+/* For calls that may be taken back; NULL when the worker knows of none. */
+sp_claims *sp_local_claims(sp_local_peer *peer);
+
+/* Whether something seems to have come that nobody reads. */
+bool sp_local_pending(sp_local_peer *peer);
+/* Handles what has come, some frames at most, without waiting. */
+void sp_local_glance(sp_local_peer *peer);
 
 /* Handles what comes until |stop| says so or |until| (on CLOCK_MONOTONIC,
  * nanoseconds) has passed. For a caller who expects an answer at once. */

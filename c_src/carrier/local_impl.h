@@ -37,6 +37,7 @@ struct sp_local_peer {
   const sp_local_handler *handler;
   void *user;
   int socket;
+  bool takes_offers;
   int memory_fd;
   int own_bell;
   int worker_bell;
@@ -47,7 +48,16 @@ struct sp_local_peer {
   atomic_int reading;
   sp_ring in;
   sp_frame_reader reader;
-  bool broken;          /* the reader's own */
+  bool broken;         /* the reader's own */
+  atomic_uint handled; /* frames, by all readers */
+  /* The thread looks again soon by itself: readers need not ask the worker to
+   * ring. */
+  atomic_bool hot;
+  /* The thread's own: */
+  int64_t rang;       /* when the bell rang last */
+  unsigned quick;     /* how often it rang soon after the time before */
+  unsigned seen;      /* |handled| at the last look */
+  sp_local_peer *hot_next;
   pthread_mutex_t lock; /* guards what follows; not held while waiting */
   sp_ring out;
   sp_local_out *first;
@@ -65,6 +75,9 @@ int64_t sp_local_now(void);
 sp_local_peer *sp_local_peer_new(sp_local *local,
                                  const sp_local_handler *handler, int socket,
                                  void *user);
+/* Looks again at a peer that is hot; false when it has cooled down, and the
+ * bell is to be waited for. */
+bool sp_local_look(sp_local_peer *peer);
 /* Handles all that has come and writes all that has room. */
 void sp_local_drain(sp_local_peer *peer);
 /* The connection is over: tells the handler, drops the thread's reference. */

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -64,6 +65,8 @@ sp_local_peer *sp_local_peer_new(sp_local *local,
     return NULL;
   atomic_init(&peer->refs, 1);
   atomic_init(&peer->reading, 0);
+  atomic_init(&peer->handled, 0);
+  atomic_init(&peer->hot, false);
   peer->socket_source = SP_LOCAL_PEER_SOCKET;
   peer->bell_source = SP_LOCAL_PEER_BELL;
   peer->handler = handler;
@@ -221,11 +224,40 @@ void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
     sp_local_close(peer);
 }
 
+bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                  const sp_frame_part *parts, size_t count, bool *bell) {
+  sp_frame_writer writer;
+  size_t room = 0;
+  int wrote = 0;
+  if (sp_frame_begin(&writer, kind, call, parts, count) != SP_OK)
+    return false;
+  pthread_mutex_lock(&peer->lock);
+  if (!peer->closed && peer->first == NULL) {
+    wrote = sp_ring_room(&peer->out, &room);
+    if (wrote == SP_OK && room >= writer.total)
+      wrote = sp_frame_write(&writer, &peer->out, parts, count, bell);
+  }
+  pthread_mutex_unlock(&peer->lock);
+  if (wrote < 0)
+    sp_local_close(peer);
+  return wrote == 1;
+}
+
+void sp_local_ring(sp_local_peer *peer) { ring_bell(peer->worker_bell); }
+
+sp_claims *sp_local_claims(sp_local_peer *peer) {
+  if (!peer->takes_offers)
+    return NULL;
+  return (sp_claims *)(void *)((uint8_t *)peer->memory + SP_CLAIM_OFFSET);
+}
+
 /* ---- reading ----------------------------------------------------------- */
 
 /* Frames handled before others get their turn; fewer on a scheduler. */
 #define READ_BUDGET 256
 #define POLL_BUDGET 8
+/* Looks at a ring before others are let go first. */
+#define POLITE 128
 
 /* Handles what is there, |max| frames at most; their number, or negative when
  * broken. */
@@ -243,6 +275,9 @@ static int read_some(sp_local_peer *peer, int max) {
     peer->handler->frame(peer->user, &frame);
     count++;
   }
+  if (count > 0)
+    atomic_fetch_add_explicit(&peer->handled, (unsigned)count,
+                              memory_order_relaxed);
   if (got >= 0)
     return count;
   peer->broken = true;
@@ -269,6 +304,12 @@ static bool begin_reading(sp_local_peer *peer) {
  * left is for the thread. */
 static void end_reading(sp_local_peer *peer) {
   int somebody = 1;
+  /* Whoever makes it cold looks after that; if it did so in between, |reading|
+   * says that we are to. */
+  if (atomic_load(&peer->hot) &&
+      atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
+    return;
+  somebody = 1;
   bool quiet = peer->broken || sp_ring_wait_data(&peer->in);
   if (quiet && atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
     return;
@@ -286,6 +327,32 @@ void sp_local_drain(sp_local_peer *peer) {
   end_reading(peer);
 }
 
+bool sp_local_pending(sp_local_peer *peer) {
+  return atomic_load_explicit(&peer->reading, memory_order_relaxed) == 0 &&
+         sp_ring_pending(&peer->in);
+}
+
+void sp_local_glance(sp_local_peer *peer) {
+  if (!begin_reading(peer))
+    return;
+  if (!peer->broken)
+    (void)read_some(peer, POLL_BUDGET);
+  end_reading(peer);
+}
+
+bool sp_local_look(sp_local_peer *peer) {
+  if (sp_local_pending(peer))
+    sp_local_drain(peer);
+  unsigned handled = atomic_load_explicit(&peer->handled, memory_order_relaxed);
+  bool active = handled != peer->seen;
+  peer->seen = handled;
+  if (active)
+    return true;
+  atomic_store(&peer->hot, false);
+  sp_local_drain(peer);
+  return false;
+}
+
 void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
                    int64_t until) {
   bool reading = false;
@@ -299,6 +366,8 @@ void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
       break;
     if ((count > 0 || turn % 16 == 0) && sp_local_now() >= until)
       break;
+    if (turn > POLITE)
+      sched_yield(); /* the worker may be waiting for this very core */
     sp_local_relax();
   }
   if (reading)

@@ -166,12 +166,15 @@ int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
                          bool *owed) {
   sp_request *r = sp_request_find(d, req);
   sp_dispatch_set_now(d, now);
+  if (r != NULL && r->state == SP_REQUEST_AHEAD)
+    sp_ahead_run(d, r); /* or it could not be done */
   if (r == NULL || r->state != SP_REQUEST_RUNNING)
     return SP_ERR_NOTFOUND;
   *owed = !r->settled;
   if (*owed)
     d->stats.completed++;
   sp_slot *slot = r->slot;
+  sp_ahead_pace(d, slot);
   sp_slot_finish(d, r);
   sp_slot_fill(d, slot);
   sp_request_end(d, r);
@@ -185,6 +188,8 @@ int sp_dispatch_cancel(sp_dispatch *d, sp_req_id req, int64_t now) {
   sp_dispatch_set_now(d, now);
   if (r == NULL || r->settled)
     return SP_ERR_NOTFOUND;
+  if (r->state == SP_REQUEST_AHEAD)
+    (void)sp_ahead_take_back(d, r);
   d->stats.cancelled++;
   r->settled = true;
   if (r->state == SP_REQUEST_RUNNING) {
@@ -204,6 +209,8 @@ void sp_dispatch_tick(sp_dispatch *d, int64_t now) {
   sp_heap_node *first;
   while ((first = sp_heap_min(&d->timers)) != NULL && first->key <= d->now) {
     sp_request *r = SP_OWNER(first, sp_request, timer);
+    if (r->state == SP_REQUEST_AHEAD && !sp_ahead_take_back(d, r))
+      continue; /* it began in time; its timer is another now */
     sp_heap_remove(&d->timers, first);
     if (r->state == SP_REQUEST_RUNNING) {
       sp_request_answer(d, r, SP_REASON_DEADLINE);
@@ -232,6 +239,8 @@ void sp_dispatch_close(sp_dispatch *d) {
     sp_heap_remove(&arrived, first);
     if (r->state == SP_REQUEST_RUNNING)
       sp_slot_finish(d, r);
+    else if (r->state == SP_REQUEST_AHEAD)
+      sp_ahead_drop(d, r);
     else
       sp_queue_take(d, r);
     answer_and_end(d, r, SP_REASON_CLOSED);

@@ -74,6 +74,15 @@ typedef struct sp_dispatch_config {
                               SP_DISPATCH_NEVER for never */
   uint64_t seed[2];        /* secret random numbers: names of sessions are
                               hashed with them */
+  /* For slots that take requests ahead (sp_dispatch_slot_ahead); both may be
+   * NULL. They are called within the functions below and may call none. */
+  int64_t ahead_ns; /* a request does not lie behind slower ones than that */
+  /* Sends a waiting request (|user|) to a busy slot (what was tied to it).
+   * False when that cannot be done now: it goes on waiting. */
+  bool (*offer)(void *user, void *slot);
+  /* Takes such a request away from its slot, for good. False when it has
+   * begun there. Called at most once for each offer. */
+  bool (*take_back)(void *user);
 } sp_dispatch_config;
 
 typedef struct sp_dispatch_request {
@@ -120,6 +129,16 @@ void sp_dispatch_del(sp_dispatch *d);
  * starts. A later hint request that runs elsewhere moves the assignment. */
 int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
                        int64_t now, sp_req_id *out);
+
+/* Lets up to |most| requests lie ahead on a slot of capacity 1 that something
+ * was tied to: they are offered to it while it is busy, as long as it is
+ * quick, so that it finds them when it is done. Until their turn comes they
+ * count as queued; no START event is made for them. They are taken back when
+ * another slot could run them, when theirs turns slow, is no longer ready or
+ * removed, and when they are cancelled or their time passes. So requests that
+ * lie ahead on different slots may begin out of their order, by ahead_ns at
+ * most. SP_ERR_NOTFOUND, SP_ERR_INVAL. */
+int sp_dispatch_slot_ahead(sp_dispatch *d, sp_slot_id slot, uint32_t most);
 
 /* The worker is done with |req|: its place is free (and given on at once).
  * *owed tells whether the caller is still waiting for the answer.
@@ -175,7 +194,8 @@ int sp_dispatch_forget(sp_dispatch *d, const uint8_t *session, size_t len);
  * requests too, which are released), and refuses all that comes later. */
 void sp_dispatch_close(sp_dispatch *d);
 
-/* 1 and *event, or 0 when there is none. */
+/* 1 and *event, or 0 when there is none. Once there are none, requests are
+ * offered ahead: so they come after those whose START was taken before. */
 int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event);
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out);

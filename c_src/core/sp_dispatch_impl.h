@@ -28,6 +28,7 @@ enum sp_request_state {
   SP_REQUEST_FREE,
   SP_REQUEST_SHARED, /* waits for any slot, in its caller's flow */
   SP_REQUEST_PINNED, /* waits for its session's slot */
+  SP_REQUEST_AHEAD,  /* waits, at |slot| already */
   SP_REQUEST_RUNNING,
   SP_REQUEST_ENDED /* known only by the events not yet taken */
 };
@@ -40,7 +41,7 @@ struct sp_request {
   sp_request *next_event;
   sp_flow *flow;       /* while SHARED */
   sp_session *session; /* until ENDED; may be NULL */
-  sp_slot *slot;       /* while RUNNING */
+  sp_slot *slot;       /* while RUNNING or AHEAD */
   sp_heap_node timer;
   void *user;
   uint64_t caller;
@@ -54,6 +55,7 @@ struct sp_request {
   enum sp_dispatch_reason reason;
   bool strict;
   bool settled;    /* answered, or cancelled by its caller */
+  bool promoted;   /* runs because it lay ahead: it may not have begun */
   uint8_t pending; /* a bit for each kind of event to be taken */
 };
 
@@ -92,6 +94,19 @@ struct sp_slot {
   sp_request_list running;
   sp_heap pinned; /* sessions with requests that wait for this slot */
   void *user;
+
+  sp_request_list ahead;
+  uint32_t ahead_count;
+  uint32_t ahead_max;
+  int64_t since; /* when what runs began */
+  int64_t pace;  /* what one takes, times a constant */
+  bool eager;    /* in |eager| */
+  bool touched;  /* in |touched| */
+  sp_slot *eager_prev;
+  sp_slot *eager_next;
+  sp_slot *touched_next;
+  sp_slot *laden_prev;
+  sp_slot *laden_next;
 };
 
 /* Loads from the last of them up count as equal. */
@@ -129,6 +144,13 @@ struct sp_dispatch {
   /* Rings, the one whose load changed last first. */
   sp_slot *by_load[SP_LOADS];
   uint64_t loads[SP_LOADS / 64]; /* which of them are not empty */
+
+  sp_slot *touched; /* something changed: there may be room ahead */
+  sp_slot *eager;   /* a ring: those that had room when looked at last */
+  sp_slot *laden_first; /* with requests ahead, by |since| */
+  sp_slot *laden_last;
+  size_t ahead_free; /* requests ahead that other slots may run */
+  size_t promoted;
 };
 
 /* ---- sp_dispatch_request.c: the slab, events, timers -------------------- */
@@ -166,6 +188,9 @@ int sp_queue_reserve(sp_dispatch *d);
 /* A new request starts to wait: for its session's slot if it is strict and
  * there is one, else for any. */
 void sp_queue_put(sp_dispatch *d, sp_request *r);
+/* One that waited before, and still counts as such, waits again: before those
+ * that are younger, and its caller is the next in turn. */
+void sp_queue_return(sp_dispatch *d, sp_request *r);
 /* Takes a waiting request out. */
 void sp_queue_take(sp_dispatch *d, sp_request *r);
 /* The one that |slot| is to have next, or NULL. */
@@ -204,11 +229,45 @@ sp_slot *sp_slot_find(const sp_dispatch *d, sp_slot_id id);
 sp_slot *sp_slot_best(const sp_dispatch *d);
 /* |r|, which does not wait, runs on |slot|, which is open. */
 void sp_slot_start(sp_dispatch *d, sp_slot *slot, sp_request *r);
+/* The same for one whose worker has it already. */
+void sp_slot_run(sp_dispatch *d, sp_slot *slot, sp_request *r);
 /* Takes a running request off its slot. */
 void sp_slot_finish(sp_dispatch *d, sp_request *r);
 /* Starts what waits as long as |slot| is open. */
 void sp_slot_fill(sp_dispatch *d, sp_slot *slot);
 void sp_slot_free_all(sp_dispatch *d);
+
+/* ---- sp_dispatch_ahead.c ------------------------------------------------ */
+
+/* |slot| or what waits for it has changed. */
+void sp_ahead_touch(sp_dispatch *d, sp_slot *slot);
+/* What runs on |slot| begins now. */
+void sp_ahead_since(sp_dispatch *d, sp_slot *slot);
+/* |slot| is done with one request. */
+void sp_ahead_pace(sp_dispatch *d, sp_slot *slot);
+/* Runs the requests ahead whose turn it is. */
+void sp_ahead_promote(sp_dispatch *d, sp_slot *slot);
+/* One that lies ahead has begun: it runs. */
+void sp_ahead_run(sp_dispatch *d, sp_request *r);
+/* It waits again, or, false, runs. */
+bool sp_ahead_take_back(sp_dispatch *d, sp_request *r);
+/* It is in no list any more, and the worker does not begin it if it has not. */
+void sp_ahead_drop(sp_dispatch *d, sp_request *r);
+/* Takes back all, or those of |s|, from |slot|. True when there were some. */
+bool sp_ahead_recall(sp_dispatch *d, sp_slot *slot, const sp_session *s);
+/* Takes back what runs on |slot| only by the books. */
+void sp_ahead_return(sp_dispatch *d, sp_slot *slot);
+/* Takes back what lies behind slow requests. */
+void sp_ahead_recall_slow(sp_dispatch *d);
+/* Before |r| takes its session to another slot, |slot|: takes back what lies
+ * ahead on the old one. True when there was something. */
+bool sp_ahead_leaves(sp_dispatch *d, const sp_request *r, const sp_slot *slot);
+/* Takes back some for a slot that has nothing to do. False: there are none. */
+bool sp_ahead_steal(sp_dispatch *d);
+/* Sends ahead what may be. */
+void sp_ahead_offer(sp_dispatch *d);
+/* |slot|, which has none ahead, is removed. */
+void sp_ahead_forget(sp_dispatch *d, sp_slot *slot);
 
 /* ---- sp_dispatch.c ------------------------------------------------------ */
 

@@ -4,8 +4,9 @@
 /* ---- flows: one per caller, served in turns ------------------------------ */
 
 int sp_queue_reserve(sp_dispatch *d) {
-  /* Also for pinned ones: unpinning them must not need memory. */
-  if (d->flow_count > d->stats.queued)
+  /* Also for pinned ones and those that may return: to unpin one or to take
+   * it back must not need memory. */
+  if (d->flow_count > d->stats.queued + d->promoted)
     return SP_OK;
   sp_flow *flow = sp_mem_calloc(d->mem, 1, sizeof *flow);
   if (flow == NULL)
@@ -48,6 +49,32 @@ static void flow_put(sp_dispatch *d, sp_request *r) {
   while (after != NULL && after->arrival > r->arrival)
     after = after->prev;
   sp_request_insert(&r->flow->waiting, after, r);
+}
+
+/* The flow is the next to be served. */
+static void flow_first(sp_dispatch *d, sp_flow *flow) {
+  if (d->round == flow)
+    return;
+  flow->prev->next = flow->next;
+  flow->next->prev = flow->prev;
+  flow->next = d->round;
+  flow->prev = d->round->prev;
+  flow->prev->next = flow;
+  flow->next->prev = flow;
+  d->round = flow;
+}
+
+static void flow_return(sp_dispatch *d, sp_request *r) {
+  r->state = SP_REQUEST_SHARED;
+  r->flow = flow_of(d, r->caller);
+  sp_request *after = NULL;
+  sp_request *next = r->flow->waiting.first;
+  while (next != NULL && next->arrival < r->arrival) {
+    after = next;
+    next = next->next;
+  }
+  sp_request_insert(&r->flow->waiting, after, r);
+  flow_first(d, r->flow);
 }
 
 static void flow_take(sp_dispatch *d, sp_request *r) {
@@ -117,8 +144,42 @@ void sp_queue_put(sp_dispatch *d, sp_request *r) {
     r->state = SP_REQUEST_PINNED;
     if (!s->turn.inside)
       take_turn(s);
+    sp_ahead_touch(d, s->slot);
   } else {
     flow_put(d, r);
+  }
+  sp_request_arm(d, r);
+}
+
+/* Among the waiting strict ones of its session, most likely the eldest. */
+static void session_return(sp_session *s, sp_request *r) {
+  sp_request *elder = NULL;
+  sp_request *younger = s->eldest;
+  while (younger != NULL && younger->arrival < r->arrival) {
+    elder = younger;
+    younger = younger->younger;
+  }
+  r->elder = elder;
+  r->younger = younger;
+  if (elder != NULL)
+    elder->younger = r;
+  else
+    s->eldest = r;
+  if (younger != NULL)
+    younger->elder = r;
+  else
+    s->youngest = r;
+}
+
+void sp_queue_return(sp_dispatch *d, sp_request *r) {
+  sp_session *s = r->session;
+  if (s != NULL && r->strict)
+    session_return(s, r);
+  if (s != NULL && r->strict && s->slot_id != 0) {
+    r->state = SP_REQUEST_PINNED;
+    take_turn(s);
+  } else {
+    flow_return(d, r);
   }
   sp_request_arm(d, r);
 }

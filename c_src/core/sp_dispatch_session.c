@@ -98,6 +98,9 @@ sp_slot *sp_session_slot(const sp_session *s) {
 }
 
 void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot) {
+  sp_slot *before = sp_session_slot(s);
+  if (before != NULL && before != slot)
+    (void)sp_ahead_recall(d, before, s);
   if (s->turn.inside)
     sp_heap_remove(&s->slot->pinned, &s->turn);
   s->slot = slot;

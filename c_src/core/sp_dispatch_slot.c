@@ -63,16 +63,22 @@ static void set_load(sp_dispatch *d, sp_slot *slot, uint32_t load) {
   if (slot->load == 0)
     d->stats.slots_busy--;
   list(d, slot, true);
+  sp_ahead_touch(d, slot);
 }
 
-void sp_slot_start(sp_dispatch *d, sp_slot *slot, sp_request *r) {
+void sp_slot_run(sp_dispatch *d, sp_slot *slot, sp_request *r) {
   r->state = SP_REQUEST_RUNNING;
   r->slot = slot;
   r->slot_id = slot->id;
   sp_request_append(&slot->running, r);
+  sp_ahead_since(d, slot);
   set_load(d, slot, slot->load + 1);
   d->stats.running++;
   sp_request_arm(d, r);
+}
+
+void sp_slot_start(sp_dispatch *d, sp_slot *slot, sp_request *r) {
+  sp_slot_run(d, slot, r);
   sp_request_emit(d, r, SP_DISPATCH_START);
   if (r->session != NULL && r->session->slot_id != slot->id) {
     sp_session_assign(d, r->session, slot);
@@ -84,13 +90,22 @@ void sp_slot_finish(sp_dispatch *d, sp_request *r) {
   sp_slot *slot = r->slot;
   sp_request_unlink(&slot->running, r);
   r->slot = NULL;
+  d->promoted -= r->promoted;
+  r->promoted = false;
   set_load(d, slot, slot->load - 1);
   d->stats.running--;
 }
 
 void sp_slot_fill(sp_dispatch *d, sp_slot *slot) {
   sp_request *r;
-  while (slot->open && (r = sp_queue_next(d, slot)) != NULL) {
+  sp_ahead_promote(d, slot);
+  if (slot->open)
+    sp_ahead_recall_slow(d);
+  while (slot->open && ((r = sp_queue_next(d, slot)) != NULL ||
+                        (sp_ahead_steal(d) &&
+                         (r = sp_queue_next(d, slot)) != NULL))) {
+    if (sp_ahead_leaves(d, r, slot))
+      continue;
     sp_queue_serve(d, r);
     if (sp_request_late(r, d->now) == SP_REASON_NONE)
       sp_slot_start(d, slot, r);
@@ -117,7 +132,10 @@ int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
     d->free_slots = slot->next;
   else if ((slot = sp_mem_alloc(d->mem, sizeof *slot)) == NULL)
     return SP_ERR_NOMEM;
-  *slot = (sp_slot){.id = ++d->last_slot, .capacity = capacity};
+  /* Not known to be quick. */
+  *slot = (sp_slot){.id = ++d->last_slot,
+                    .capacity = capacity,
+                    .pace = 16 * d->config.ahead_ns};
   sp_map_put(&d->slots, &slot->node, (const uint8_t *)&slot->id,
              sizeof slot->id);
   *out = slot->id;
@@ -133,6 +151,8 @@ int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
     return SP_ERR_NOTFOUND;
   unlist(d, found);
   found->state = SP_SLOT_DRAINING;
+  (void)sp_ahead_recall(d, found, NULL);
+  sp_ahead_return(d, found);
   sp_request *r;
   while ((r = found->running.first) != NULL) {
     sp_slot_finish(d, r);
@@ -141,11 +161,13 @@ int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
     sp_request_end(d, r);
   }
   sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  sp_ahead_forget(d, found);
   sp_map_take(&d->slots, &found->node);
   /* Sessions that had it find another id here, and know. */
   found->id = 0;
   found->next = d->free_slots;
   d->free_slots = found;
+  sp_dispatch_hand_out(d, NULL);
   return SP_OK;
 }
 
@@ -162,10 +184,11 @@ int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
   unlist(d, found);
   found->state = state;
   list(d, found, false);
-  if (state == SP_SLOT_READY)
-    sp_dispatch_hand_out(d, found);
-  else
+  if (state != SP_SLOT_READY) {
+    (void)sp_ahead_recall(d, found, NULL);
     sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  }
+  sp_dispatch_hand_out(d, state == SP_SLOT_READY ? found : NULL);
   return SP_OK;
 }
 

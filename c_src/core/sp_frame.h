@@ -25,6 +25,9 @@ enum sp_frame_kind {
   SP_FRAME_PING = 4,   /* answered by PONG with the same id and payload */
   SP_FRAME_INPUT = 5,  /* a ToolChunk with an input of the call; is_final and
                           no value after the last. Only what was asked for. */
+  SP_FRAME_OFFER = 7,  /* a CALL that is run only by who takes its claim
+                          (sp_claim.h), and gets no answer otherwise. Only for
+                          workers that run one call at a time. */
   /* worker to BEAM */
   SP_FRAME_ANSWER = 16, /* an ExecuteToolResponse: the end of a call, after
                            its last chunk; the tool has let go of the worker.

@@ -3,6 +3,7 @@
 #include <stdatomic.h>
 #include <string.h>
 
+#include "sp_claim.h"
 #include "sp_error.h"
 
 #define LINE 64
@@ -15,7 +16,8 @@ struct sp_ring_shared {
   _Alignas(LINE) _Atomic uint32_t waiting;  /* producer sets, consumer takes */
 };
 
-_Static_assert(sizeof(struct sp_ring_shared) <= SP_RING_CONTROL,
+_Static_assert(sizeof(struct sp_ring_shared) <= SP_CLAIM_OFFSET &&
+                   SP_CLAIM_OFFSET + sizeof(sp_claims) <= SP_RING_CONTROL,
                "the control block has room");
 
 void sp_ring_format(void *memory) {
@@ -98,6 +100,11 @@ int sp_ring_used(sp_ring *ring, size_t *used) {
   ring->seen = written;
   *used = (size_t)(written - ring->mine);
   return SP_OK;
+}
+
+bool sp_ring_pending(const sp_ring *ring) {
+  return atomic_load_explicit(&ring->shared->written, memory_order_relaxed) !=
+         atomic_load_explicit(&ring->shared->read, memory_order_relaxed);
 }
 
 void sp_ring_get(sp_ring *ring, size_t offset, void *bytes, size_t len) {

@@ -55,6 +55,9 @@ bool sp_ring_wait_room(sp_ring *ring, size_t wanted);
 /* Bytes that can be read now. SP_ERR_SYNTAX when the producer's index is
  * impossible. */
 int sp_ring_used(sp_ring *ring, size_t *used);
+/* Whether there seems to be something to read, for any thread: by the
+ * published indices, unchecked. */
+bool sp_ring_pending(const sp_ring *ring);
 /* Copies |len| bytes from |offset| on; both within what is used. */
 void sp_ring_get(sp_ring *ring, size_t offset, void *bytes, size_t len);
 /* Gives |len| bytes back. True when the producer waits for room and its bell

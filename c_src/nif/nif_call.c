@@ -17,7 +17,7 @@ enum {
 };
 
 /* Bits of nif_call.run. */
-enum { STARTED = 1, STOPPED = 2, OVER = 4 };
+enum { STARTED = 1, STOPPED = 2, OVER = 4, OFFERED = 8 };
 
 static ErlNifResourceType *call_type;
 
@@ -408,7 +408,19 @@ static void started(nif_call *call) {
   pass_credit(call);
 }
 
-void nif_call_start(nif_call *call, ErlNifEnv *env) {
+void nif_call_sent(nif_call *call, bool offered) {
+  atomic_fetch_or(&call->run, offered ? STARTED | OFFERED : STARTED);
+}
+
+void nif_call_unsent(nif_call *call) {
+  atomic_fetch_and(&call->run, ~(unsigned)(STARTED | OFFERED));
+}
+
+void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
+  if (posted) {
+    pass_credit(call);
+    return;
+  }
   if (atomic_load(&call->run) & STOPPED) {
     nif_pool_complete(call, env);
     return;
@@ -437,7 +449,8 @@ bool nif_call_over(nif_call *call) {
 }
 
 bool nif_call_awaitable(nif_call *call) {
-  return (atomic_load(&call->run) & STARTED) != 0 && is_local(call);
+  return (atomic_load(&call->run) & (STARTED | OFFERED)) == STARTED &&
+         is_local(call);
 }
 
 /* ---- plain RPCs -------------------------------------------------------- */

@@ -17,6 +17,8 @@ typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
   nif_slot *slots; /* each is kept */
+  nif_slot *cursor;  /* among |slots|: the one looked at last, or NULL */
+  nif_slot *to_ring; /* local ones whose worker is to hear its bell; kept */
   int64_t armed;   /* when the timer fires; the armed timer keeps the pool */
   bool closed;
   sp_reactor_timer timer;
@@ -52,12 +54,15 @@ struct nif_slot {
   /* Whether it pays to wait for an answer in submit: goes up when it came in
    * time, down when not. */
   atomic_int quick;
+  atomic_int unsent; /* calls started but not yet in a local worker's ring */
   /* Guarded by the pool's lock: */
   ErlNifEnv *reason_env;
   ERL_NIF_TERM reason; /* why it was removed */
   bool removed;
   nif_slot *prev; /* in its pool */
   nif_slot *next;
+  bool to_ring;
+  nif_slot *ring_next;
 };
 
 /* One request, from submit or rpc_* to its end. What the caller is told is
@@ -89,7 +94,9 @@ typedef struct nif_call {
   sp_req_id req;
   uint64_t wire;              /* what a local worker knows it by */
   struct nif_call *link_prev; /* among the calls of its link, ... */
-  struct nif_call *link_next; /* ... guarded by the link's lock */
+  struct nif_call *link_next; /* ... guarded by the link's lock, ... */
+  bool listed;                /* ... as are these */
+  bool offered;               /* it can be taken back */
   grpc_slice body;
   grpc_slice correlation;
   int64_t deadline;
@@ -129,13 +136,17 @@ void nif_call_local_chunk(nif_call *call, ErlNifEnv *env, const uint8_t *bytes,
 /* Tells the caller that |n| more inputs may be sent, unless the call has
  * ended. */
 void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n);
-/* Starts the RPC on call->slot. */
-void nif_call_start(nif_call *call, ErlNifEnv *env);
+/* Starts the RPC on call->slot, or goes on with one that was |posted|. */
+void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted);
+/* With the pool's lock: the call is in its worker's ring, as an offer or to be
+ * run; or it is not any more. */
+void nif_call_sent(nif_call *call, bool offered);
+void nif_call_unsent(nif_call *call);
 /* Tells the worker that nobody waits any more. */
 void nif_call_stop(nif_call *call);
 /* A local worker has answered; whether nif_call_stop came before. */
 bool nif_call_over(nif_call *call);
-/* Whether it was handed to a local worker. */
+/* Whether it was handed to a local worker, for good. */
 bool nif_call_awaitable(nif_call *call);
 
 /* The call behind a handle; NULL when it is none. */

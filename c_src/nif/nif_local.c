@@ -11,6 +11,59 @@ ErlNifResourceType *nif_link_type;
 static sp_local *carrier;
 static ErlNifMutex *carrier_lock; /* guards |carrier| */
 
+/* ---- the list of calls ------------------------------------------------- */
+
+/* Under the link's lock. */
+static void list(nif_link *link, nif_call *call) {
+  call->link_prev = link->last_call;
+  if (call->link_prev != NULL)
+    call->link_prev->link_next = call;
+  else
+    link->calls = call;
+  link->last_call = call;
+  call->listed = true;
+}
+
+static void unlist(nif_link *link, nif_call *call) {
+  if (call->link_prev != NULL)
+    call->link_prev->link_next = call->link_next;
+  else
+    link->calls = call->link_next;
+  if (call->link_next != NULL)
+    call->link_next->link_prev = call->link_prev;
+  else
+    link->last_call = call->link_prev;
+  call->link_prev = call->link_next = NULL;
+  call->listed = false;
+}
+
+/* Takes all calls of |slot| off the list. Without one, those of all slots but
+ * for the ones that are still on offer: these are taken back. */
+static nif_call *take_calls(nif_link *link, const nif_slot *slot) {
+  nif_call *taken = NULL, *next;
+  for (nif_call *call = link->calls; call != NULL; call = next) {
+    next = call->link_next;
+    if (slot != NULL ? call->slot != slot
+                     : call->offered && sp_claim_is_on_offer(
+                                            sp_local_claims(link->peer),
+                                            call->wire))
+      continue;
+    unlist(link, call);
+    call->link_next = taken;
+    taken = call;
+  }
+  return taken;
+}
+
+static void release_calls(nif_call *calls) {
+  while (calls != NULL) {
+    nif_call *next = calls->link_next;
+    calls->link_next = NULL;
+    enif_release_resource(calls);
+    calls = next;
+  }
+}
+
 /* ---- what the carrier says --------------------------------------------- */
 
 /* {:snakepit_local, ref, |what|} to the owner; |env| is freed. */
@@ -63,8 +116,7 @@ static void on_closed(void *user, const char *why) {
   for (int i = 0; i < 2; i++)
     if ((slots[i] = link->slots[i]) != NULL)
       enif_keep_resource(slots[i]);
-  nif_call *calls = link->calls;
-  link->calls = NULL;
+  nif_call *calls = take_calls(link, NULL);
   enif_mutex_unlock(link->lock);
   for (int i = 0; i < 2; i++) {
     if (slots[i] != NULL) {
@@ -72,11 +124,7 @@ static void on_closed(void *user, const char *why) {
       enif_release_resource(slots[i]);
     }
   }
-  while (calls != NULL) { /* they are answered when their slots are removed */
-    nif_call *next = calls->link_next;
-    enif_release_resource(calls);
-    calls = next;
-  }
+  release_calls(calls); /* they are answered when their slots are removed */
   ErlNifEnv *env = enif_alloc_env();
   tell(link, env, enif_make_tuple2(env, am_closed, nif_make_text(env, why)));
   enif_release_resource(link); /* the carrier's */
@@ -109,34 +157,40 @@ void nif_link_detach(nif_link *link, nif_slot *slot) {
   for (int i = 0; i < 2; i++)
     if (link->slots[i] == slot)
       link->slots[i] = NULL;
+  nif_call *calls = link->gone ? take_calls(link, slot) : NULL;
   enif_mutex_unlock(link->lock);
+  release_calls(calls);
 }
 
 /* ---- the calls of a link ----------------------------------------------- */
 
-bool nif_link_enter(nif_link *link, nif_call *call) {
+bool nif_link_enter(nif_link *link, nif_call *call, bool offered) {
   enif_mutex_lock(link->lock);
-  bool open = !link->gone;
-  if (open) {
+  bool enters =
+      !link->gone &&
+      (!offered || sp_claim_offer(sp_local_claims(link->peer),
+                                  link->last_wire + 1));
+  if (enters) {
     enif_keep_resource(call);
     call->wire = ++link->last_wire;
-    call->link_next = link->calls;
-    if (call->link_next != NULL)
-      call->link_next->link_prev = call;
-    link->calls = call;
+    call->offered = offered;
+    list(link, call);
   }
   enif_mutex_unlock(link->lock);
-  return open;
+  return enters;
 }
 
-static void unlist(nif_link *link, nif_call *call) {
-  if (call->link_prev != NULL)
-    call->link_prev->link_next = call->link_next;
-  else
-    link->calls = call->link_next;
-  if (call->link_next != NULL)
-    call->link_next->link_prev = call->link_prev;
-  call->link_prev = call->link_next = NULL;
+bool nif_link_leave(nif_link *link, nif_call *call, bool offered) {
+  enif_mutex_lock(link->lock);
+  bool leaves =
+      call->listed &&
+      (!offered || sp_claim_take(sp_local_claims(link->peer), call->wire));
+  if (leaves)
+    unlist(link, call);
+  enif_mutex_unlock(link->lock);
+  if (leaves)
+    enif_release_resource(call); /* the list's; there is another */
+  return leaves;
 }
 
 nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last) {
@@ -145,9 +199,12 @@ nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last) {
   nif_call *call = link->calls;
   while (call != NULL && call->wire != wire)
     call = call->link_next;
-  if (call != NULL && last)
+  if (call != NULL && last) {
+    /* One that answers without a claim has it all the same. */
+    if (call->offered)
+      (void)sp_claim_take(sp_local_claims(link->peer), wire);
     unlist(link, call); /* the list's reference is the finder's now */
-  else if (call != NULL)
+  } else if (call != NULL)
     enif_keep_resource(call);
   enif_mutex_unlock(link->lock);
   return call;

@@ -18,7 +18,8 @@ typedef struct nif_link {
   /* Its places, at most one in a pool and one for calls that name the worker;
    * not kept: cleared when the slot is removed. */
   nif_slot *slots[2];
-  nif_call *calls; /* on their way or running; each is kept */
+  nif_call *calls; /* on their way or running, the newest last; each is kept */
+  nif_call *last_call;
   uint64_t last_wire;
   uint64_t pings; /* not answered yet */
   bool gone;
@@ -35,12 +36,31 @@ bool nif_link_ready(nif_link *link);
 bool nif_link_attach(nif_link *link, nif_slot *slot, ErlNifEnv *env);
 /* No more. The connection stays: its owner may enter it in another pool. */
 void nif_link_detach(nif_link *link, nif_slot *slot);
-/* Gives a call its number and lists it. False when the connection is over. */
-bool nif_link_enter(nif_link *link, nif_call *call);
+/* Gives a call its number and lists it, |offered| with a claim to it. False
+ * when the connection is over or, for an offer, has no room. */
+bool nif_link_enter(nif_link *link, nif_call *call, bool offered);
+/* Takes it off the list, if it is there; for one that is |offered|, if its
+ * claim can be taken too. */
+bool nif_link_leave(nif_link *link, nif_call *call, bool offered);
 /* The call with that number, kept; NULL when there is none. |last| takes it
  * off the list. */
 nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last);
 
+/* With the pool's lock held: */
+/* Sends a call to call->slot. False when that is left to
+ * nif_local_start_call, without the lock. */
+bool nif_local_post(nif_call *call);
+/* The dispatcher's, as in sp_dispatch_config. */
+bool nif_local_offer(void *user, void *tied);
+bool nif_local_take_back(void *user);
+/* Whether a slot that was added takes calls ahead. */
+void nif_local_take_ahead(nif_slot *slot);
+/* A slot whose worker has said something that nobody reads, kept; or NULL. */
+nif_slot *nif_local_speaking(nif_pool *pool);
+/* The slots that nif_local_ring is to have, without the lock. */
+nif_slot *nif_local_take_bells(nif_pool *pool);
+
+void nif_local_ring(nif_slot *slots);
 /* Hands the call to its worker. */
 void nif_local_start_call(nif_call *call);
 /* Tells its worker that nobody waits any more. */
@@ -48,7 +68,13 @@ void nif_local_cancel_call(nif_call *call);
 void nif_local_credit(nif_call *call, uint32_t more);
 /* Sends an input: a ToolChunk, which is taken over. */
 void nif_local_input(nif_call *call, sp_buf *chunk);
+/* The parts of a call's frame; their number. */
+size_t nif_local_parts(const nif_call *call, const nif_slot *slot,
+                       sp_frame_part *parts);
 /* Waits a little for the end of a call that submit holds, if that pays. */
 void nif_local_await(nif_call *call, ErlNifEnv *env);
+/* Handles what the slot's worker has said; |call| is the one that submit
+ * holds. Releases the slot. */
+void nif_local_listen(nif_slot *slot, nif_call *call, ErlNifEnv *env);
 
 #endif

@@ -27,20 +27,16 @@ ErlNifEnv *nif_local_env(void) { return await_env; }
 
 static void release_call(void *call) { enif_release_resource(call); }
 
-static sp_frame_part part_of(const grpc_slice *slice) {
-  return (sp_frame_part){GRPC_SLICE_START_PTR(*slice),
-                         GRPC_SLICE_LENGTH(*slice)};
-}
-
 void nif_local_start_call(nif_call *call) {
   nif_slot *slot = call->slot;
-  sp_frame_part parts[SP_LOCAL_PARTS] = {
-      part_of(&call->body), part_of(&slot->metadata), part_of(&slot->session)};
-  if (!nif_link_enter(slot->link, call))
-    return; /* its slot is about to be removed, which answers it */
-  enif_keep_resource(call); /* its slices, until they are written */
-  sp_local_send(slot->link->peer, SP_FRAME_CALL, call->wire, parts,
-                call->session.size == 0 ? 3 : 2, release_call, call);
+  sp_frame_part parts[SP_LOCAL_PARTS];
+  size_t count = nif_local_parts(call, slot, parts);
+  if (nif_link_enter(slot->link, call, false)) {
+    enif_keep_resource(call); /* its slices, until they are written */
+    sp_local_send(slot->link->peer, SP_FRAME_CALL, call->wire, parts, count,
+                  release_call, call);
+  } /* else its slot is about to be removed, which answers it */
+  atomic_fetch_sub(&slot->unsent, 1);
 }
 
 static void on_grace(sp_reactor_timer *timer, int64_t now) {
@@ -194,6 +190,15 @@ static bool more_than_one_core(void) {
     atomic_store(&cores, n);
   }
   return n > 1;
+}
+
+void nif_local_listen(nif_slot *slot, nif_call *call, ErlNifEnv *env) {
+  await_env = env;
+  await_call = call;
+  sp_local_glance(slot->link->peer);
+  await_call = NULL;
+  await_env = NULL;
+  enif_release_resource(slot);
 }
 
 void nif_local_await(nif_call *call, ErlNifEnv *env) {

@@ -1,5 +1,5 @@
 /* Pools: carrying out what the dispatcher decides. */
-#include "nif_call.h"
+#include "nif_local.h"
 
 #include <string.h>
 
@@ -12,6 +12,10 @@ ErlNifResourceType *nif_pool_type;
  * given up, unless pool_set_cancel_grace says otherwise. */
 #define DEFAULT_GRACE_NS (5000 * 1000000LL)
 
+/* A call waits no longer than this behind others of a worker while another
+ * worker may be free. */
+#define AHEAD_NS 1000000
+
 /* Sessions remembered by one pool. */
 #define MAX_SESSIONS ((size_t)1 << 20)
 
@@ -20,6 +24,7 @@ ErlNifResourceType *nif_pool_type;
 typedef struct job {
   sp_dispatch_event event;
   nif_slot *slot; /* kept, for SP_DISPATCH_START */
+  bool posted;    /* it is with its worker already */
 } job;
 
 #define BATCH 32
@@ -43,6 +48,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
       nif_call *call = event->user;
       call->slot = jobs[n].slot;
       enif_keep_resource(call->slot);
+      jobs[n].posted = nif_local_post(call);
     }
     n++;
   }
@@ -94,7 +100,7 @@ static void run(job *j, ErlNifEnv *env) {
   switch (j->event.kind) {
   case SP_DISPATCH_START:
     if (j->slot != NULL)
-      nif_call_start(call, env);
+      nif_call_start(call, env, j->posted);
     break;
   case SP_DISPATCH_ANSWER:
     answer(call, &j->event, env);
@@ -139,7 +145,9 @@ void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
     n = collect(pool, jobs);
     bool arm = rearm(pool);
     int64_t at = pool->armed;
+    nif_slot *to_ring = nif_local_take_bells(pool);
     enif_mutex_unlock(pool->lock);
+    nif_local_ring(to_ring);
     if (arm)
       set_timer(pool, at);
     for (size_t i = 0; i < n; i++)
@@ -183,6 +191,7 @@ static void close_pool(nif_pool *pool, ErlNifEnv *env) {
   enif_mutex_lock(pool->lock);
   nif_slot *slots = pool->slots;
   pool->slots = NULL;
+  pool->cursor = NULL;
   for (nif_slot *slot = slots; slot != NULL; slot = slot->next)
     slot->removed = true;
   if (!pool->closed) {
@@ -243,6 +252,9 @@ NIF(nif_pool_new) {
   sp_dispatch_config config = {.max_queue = (size_t)max_queue,
                                .max_sessions = MAX_SESSIONS,
                                .affinity_ttl_ns = (int64_t)ttl_ms * 1000000,
+                               .ahead_ns = AHEAD_NS,
+                               .offer = nif_local_offer,
+                               .take_back = nif_local_take_back,
                                .seed = {nif_random(), nif_random()}};
   pool->armed = SP_DISPATCH_NEVER;
   pool->timer.fn = pool_tick;

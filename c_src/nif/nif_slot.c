@@ -42,6 +42,8 @@ static void unlist(nif_slot *slot) {
     slot->prev->next = slot->next;
   else
     slot->pool->slots = slot->next;
+  if (slot->pool->cursor == slot)
+    slot->pool->cursor = NULL;
   if (slot->next != NULL)
     slot->next->prev = slot->prev;
   slot->prev = slot->next = NULL;
@@ -170,6 +172,7 @@ static int enter_slot(ErlNifEnv *env, nif_slot *slot, uint32_t capacity) {
                                                 sp_reactor_now(), &slot->id);
   if (err == SP_OK) {
     (void)sp_dispatch_slot_tie(pool->dispatch, slot->id, slot);
+    nif_local_take_ahead(slot);
     enif_keep_resource(slot);
     list(slot);
   }
@@ -221,6 +224,7 @@ static nif_slot *slot_new(nif_pool *pool, ErlNifPid worker) {
   atomic_init(&slot->stopping_since, 0);
   atomic_init(&slot->watched, false);
   atomic_init(&slot->quick, 0);
+  atomic_init(&slot->unsent, 0);
   slot->session = grpc_empty_slice();
   slot->metadata = grpc_empty_slice();
   slot->worker = worker;

@@ -281,10 +281,16 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   enif_keep_resource(call); /* the dispatcher's */
   enif_mutex_lock(pool->lock);
   bool closed = pool->closed;
+  nif_slot *speaking = nif_local_speaking(pool);
   int err = sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
+  sp_dispatch_stats st;
+  sp_dispatch_get_stats(pool->dispatch, &st);
+  bool crowded = st.running + st.queued > 4;
   nif_pool_leave(pool, env);
+  if (speaking != NULL)
+    nif_local_listen(speaking, hold ? call : NULL, env);
   if (err == SP_OK) {
-    if (hold && nif_call_awaitable(call))
+    if (hold && !crowded && nif_call_awaitable(call))
       nif_local_await(call, env);
     if (hold && nif_call_settle(call, env, &result))
       return result;

@@ -22,6 +22,7 @@ static const char MAGIC[8] = "snakpit1";
 #define VERSION 1
 #define HELLO_BYTES (16 + SP_LINK_TOKEN)
 #define WELCOME_BYTES 24
+#define TAKES_OFFERS 1
 #define FDS 3
 /* The BEAM answers the handshake within this, or is not there. */
 #define HANDSHAKE_S 10
@@ -69,6 +70,7 @@ static bool say_hello(sp_link *link, const uint8_t *token) {
   uint8_t hello[HELLO_BYTES] = {0};
   memcpy(hello, MAGIC, sizeof MAGIC);
   hello[8] = VERSION;
+  hello[12] = link->config.threaded ? 0 : TAKES_OFFERS;
   memcpy(hello + 16, token, SP_LINK_TOKEN);
   ssize_t sent = send(link->socket, hello, sizeof hello, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof hello;
@@ -134,6 +136,7 @@ static int map_rings(sp_link *link, int memory, uint64_t capacity) {
     return -1;
   link->memory = at;
   link->memory_size = 2 * ring;
+  link->claims = (sp_claims *)(void *)((uint8_t *)at + SP_CLAIM_OFFSET);
   /* A forked child is no worker. */
   (void)madvise(at, 2 * ring, MADV_DONTFORK);
   if (sp_ring_attach(&link->in, at, (size_t)capacity) != SP_OK ||
@@ -319,7 +322,8 @@ static void refuse_queue(sp_link *link, sp_job_list *queue) {
   queue->first = queue->last = NULL;
   while (job != NULL) {
     sp_job *next = job->next;
-    sp_link_refuse(link, job->call, "the worker is stopping");
+    if (!job->offered) /* the BEAM takes such a call back */
+      sp_link_refuse(link, job->call, "the worker is stopping");
     sp_link_recycle(link, job);
     job = next;
   }

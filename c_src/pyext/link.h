@@ -25,7 +25,8 @@ typedef struct sp_job sp_job;
 
 typedef struct sp_link_config {
   /* True when other threads than the one that opens the link run calls; that
-   * one then runs only calls whose metadata say thread_sensitive. */
+   * one then runs only calls whose metadata say thread_sensitive. Otherwise
+   * calls may come ahead of their turn, and be taken back. */
   bool threaded;
   /* Sent to the thread that opened the link when a call that it runs is
    * cancelled. */

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "../core/sp_claim.h"
 #include "link.h"
 
 /* A call that comes within this of the last is worth spinning for. */
@@ -22,6 +23,7 @@ struct sp_job {
   int64_t started;
   atomic_bool cancelled;
   bool on_main;
+  bool offered; /* run only by who takes its claim */
   bool over;
   int64_t signal_at; /* cancelled on the main thread: the next signal */
   int64_t pause;     /* and how long after that the one after */
@@ -78,6 +80,7 @@ struct sp_link {
   int signals[2]; /* a pipe: what sp_link_signal_fd gives, last */
   void *memory;
   size_t memory_size;
+  sp_claims *claims;
 
   pthread_mutex_t send_lock; /* guards |out|; taken before |lock|, if both */
   sp_ring out;

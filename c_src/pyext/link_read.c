@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +19,8 @@
 #define SPIN_LEAST_NS 1000
 /* Between two looks at the ring. */
 #define RELAX 8
+/* Looks before others are let go first. */
+#define POLITE 16
 
 static const char BAD_FRAME[] = "the BEAM broke the protocol: a frame that "
                                 "this worker does not know";
@@ -163,6 +166,9 @@ static int is_sensitive(sp_slice key, sp_slice value, void *ctx) {
 
 static void take_call(sp_link *link, const sp_frame *frame) {
   bool sensitive = false;
+  bool offered = frame->kind == SP_FRAME_OFFER;
+  if (offered && (link->closing || link->config.threaded))
+    return; /* not begun: the BEAM takes it back */
   if (link->closing) {
     sp_link_refuse(link, frame->call, "the worker is stopping");
     return;
@@ -182,6 +188,7 @@ static void take_call(sp_link *link, const sp_frame *frame) {
     return;
   }
   job->call = frame->call;
+  job->offered = offered;
   /* The payload changes hands; the reader goes on with the old memory. */
   sp_buf empty = job->payload;
   job->payload = link->reader.payload;
@@ -208,7 +215,8 @@ static void take_cancel(sp_link *link, const sp_frame *frame) {
     job = take_out(&link->main_queue, frame->call);
   if (job == NULL)
     return; /* answered already: the two crossed */
-  sp_link_refuse(link, job->call, "the call was cancelled");
+  if (!job->offered || sp_claim_take(link->claims, job->call))
+    sp_link_refuse(link, job->call, "the call was cancelled");
   sp_link_recycle(link, job);
 }
 
@@ -284,6 +292,7 @@ bool sp_link_read(sp_link *link) {
     return false;
   switch (frame.kind) {
   case SP_FRAME_CALL:
+  case SP_FRAME_OFFER:
     take_call(link, &frame);
     break;
   case SP_FRAME_CANCEL:
@@ -369,6 +378,8 @@ static bool spin(sp_link *link, const sp_waiter *w) {
   int64_t until = sp_link_now() + link->spin;
   for (unsigned turn = 1;; turn++) {
     pthread_mutex_unlock(&link->lock);
+    if (turn > POLITE)
+      sched_yield(); /* the BEAM may be waiting for this very core */
     for (int i = 0; i < RELAX; i++)
       relax();
     pthread_mutex_lock(&link->lock);
@@ -475,12 +486,17 @@ static enum sp_link_result await(sp_link *link, sp_waiter *w, bool wait) {
   }
 }
 
-/* Takes the first call out of a queue that has one. */
+/* Takes the first call out of a queue that has one; NULL when it was taken
+ * back. */
 static sp_job *begin(sp_link *link, sp_job_list *queue, bool main) {
   sp_job *job = queue->first;
   queue->first = job->next;
   if (queue->first == NULL)
     queue->last = NULL;
+  if (job->offered && !sp_claim_take(link->claims, job->call)) {
+    sp_link_recycle(link, job);
+    return NULL;
+  }
   job->on_main = main;
   job->started = sp_link_now();
   job->next = link->running;
@@ -494,10 +510,14 @@ enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
   sp_waiter w = {.what = only_main ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL,
                  .main = main,
                  .wake = PTHREAD_COND_INITIALIZER};
+  enum sp_link_result got;
   pthread_mutex_lock(&link->lock);
-  enum sp_link_result got = await(link, &w, wait);
-  if (got == SP_LINK_DONE)
-    *job = begin(link, only_main ? &link->main_queue : &link->queue, main);
+  do {
+    *job = NULL;
+    got = await(link, &w, wait);
+    if (got == SP_LINK_DONE)
+      *job = begin(link, only_main ? &link->main_queue : &link->queue, main);
+  } while (got == SP_LINK_DONE && *job == NULL);
   if (got != SP_LINK_NOTHING)
     hand_over(link);
   pthread_mutex_unlock(&link->lock);

@@ -29,9 +29,10 @@ typedef struct setting {
   unsigned with_times;
   unsigned slot_changes;
   unsigned drain; /* percent of operations after which events are taken */
+  uint32_t ahead; /* requests that may lie ahead on a slot */
 } setting;
 
-typedef enum life { NONE, WAITING, LATE, RUNNING } life;
+typedef enum life { NONE, WAITING, AHEAD, LATE, RUNNING } life;
 
 typedef struct request {
   life state;
@@ -44,6 +45,10 @@ typedef struct request {
   int64_t queue_deadline;
   int64_t deadline;
   sp_slot_id slot;
+  sp_slot_id at;      /* where it lies ahead, or lay */
+  uint64_t offered;   /* since when */
+  bool promoted;
+  bool open; /* the offer was not taken back yet */
   bool settled;
 } request;
 
@@ -72,6 +77,7 @@ static struct world {
   uint64_t random;
   int64_t now;
   bool closed;
+  bool closing;
   bool ever_slot;
   uint64_t clock;
   request requests[MAX_LIVE];
@@ -87,6 +93,8 @@ static struct world {
   uint64_t last_started[CALLERS]; /* of those without a session */
   uint64_t answers;               /* all three kinds of them */
   uint64_t releases;
+  uint64_t offers;
+  uint64_t returns;
 } w;
 
 static size_t chance(size_t n) { return (size_t)(test_random(&w.random) % n); }
@@ -158,9 +166,9 @@ static enum sp_dispatch_reason lateness(const request *r) {
 }
 
 static int64_t due(const request *r) {
-  if (r->state == WAITING && r->queue_deadline < r->deadline)
+  if ((r->state == WAITING || r->state == AHEAD) && r->queue_deadline < r->deadline)
     return r->queue_deadline;
-  return (r->state == WAITING || r->state == RUNNING) && !r->settled
+  return r->state != NONE && r->state != LATE && !r->settled
              ? r->deadline
              : SP_DISPATCH_NEVER;
 }
@@ -282,7 +290,132 @@ static void start(request *r, slot *s) {
   update_ring();
 }
 
+/* ---- requests ahead ------------------------------------------------------ */
+
+/* Which of them are offered and when they are taken back is the dispatcher's
+ * choice: the model follows, and sees to it that nothing is out of turn. */
+
+static request *first_ahead(const slot *s) {
+  request *found = NULL;
+  for (size_t i = 0; i < MAX_LIVE; i++) {
+    request *r = &w.requests[i];
+    if (r->state == AHEAD && r->at == s->id &&
+        (found == NULL || r->offered < found->offered))
+      found = r;
+  }
+  return found;
+}
+
+static size_t count_ahead(const slot *s) {
+  size_t n = 0;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    n += w.requests[i].state == AHEAD && w.requests[i].at == s->id;
+  return n;
+}
+
+static void join_first(uint64_t caller) {
+  size_t at = 0;
+  while (at < w.ring_count && w.ring[at] != caller)
+    at++;
+  if (at == w.ring_count)
+    w.ring_count++;
+  memmove(w.ring + 1, w.ring, at * sizeof *w.ring);
+  w.ring[0] = caller;
+}
+
+static void serve(const request *r) {
+  memmove(w.ring, w.ring + 1, (w.ring_count - 1) * sizeof *w.ring);
+  w.ring[w.ring_count - 1] = r->caller;
+}
+
+static request *by_user(const void *user) {
+  uint64_t arrival = (uint64_t)(uintptr_t)user - 1;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    if (w.requests[i].state != NONE && w.requests[i].arrival == arrival)
+      return &w.requests[i];
+  fail_msg("no request arrived as number %lu", (unsigned long)arrival);
+  return NULL;
+}
+
+static bool model_offer(void *user, void *tied) {
+  request *r = by_user(user);
+  slot *s = slot_of((sp_slot_id)(uintptr_t)tied);
+  assert_non_null(s);
+  assert_int_equal(r->state, WAITING);
+  assert_int_equal(s->state, SP_SLOT_READY);
+  assert_true(load(s) >= s->capacity && count_ahead(s) < w.set->ahead);
+  if (is_pinned(r)) {
+    assert_ptr_equal(r, oldest(NULL, s->id));
+  } else {
+    assert_null(best());
+    assert_ptr_equal(r, oldest(&w.ring[0], 0));
+    assert_true(r->session < 0 || w.sessions[r->session].slot == s->id);
+  }
+  if (chance(10) == 0)
+    return false;
+  if (!is_pinned(r))
+    serve(r);
+  r->state = AHEAD;
+  r->at = s->id;
+  r->offered = ++w.clock;
+  r->open = true;
+  w.offers++;
+  update_ring();
+  return true;
+}
+
+static bool model_take_back(void *user) {
+  request *r = by_user(user);
+  bool back = chance(4) > 0;
+  assert_true(r->open);
+  r->open = false;
+  if (w.closing)
+    return back;
+  assert_true(r->state == AHEAD ||
+              (r->state == RUNNING && r->promoted && !r->settled));
+  if (back) {
+    r->state = WAITING;
+    r->slot = 0;
+    r->promoted = false;
+    if (!is_pinned(r))
+      join_first(r->caller);
+    w.returns++;
+  } else if (r->state == AHEAD) { /* it has begun */
+    r->state = RUNNING;
+    r->slot = r->at;
+    r->started = ++w.clock;
+  }
+  return back;
+}
+
+static void promote(slot *s) {
+  request *r;
+  while (is_open(s) && (r = first_ahead(s)) != NULL) {
+    assert_int_equal(lateness(r), SP_REASON_NONE);
+    r->state = RUNNING;
+    r->slot = s->id;
+    r->started = ++w.clock;
+    r->promoted = true;
+    use(s);
+  }
+}
+
+/* Nothing waits that could run. */
+static void check_ahead(void) {
+  slot *open = w.closed ? NULL : best();
+  for (size_t i = 0; i < MAX_LIVE; i++) {
+    const request *r = &w.requests[i];
+    if (r->state != AHEAD)
+      continue;
+    assert_int_equal(slot_of(r->at)->state, SP_SLOT_READY);
+    assert_true(!is_open(slot_of(r->at)));
+    assert_true(open == NULL ||
+                (r->session >= 0 && r->affinity != SP_AFFINITY_HINT));
+  }
+}
+
 static void fill(slot *s, request **late, size_t *late_count) {
+  promote(s);
   while (is_open(s)) {
     request *shared = w.ring_count > 0 ? oldest(&w.ring[0], 0) : NULL;
     request *r = oldest(NULL, s->id);
@@ -291,10 +424,8 @@ static void fill(slot *s, request **late, size_t *late_count) {
     if (r == NULL)
       return;
     r->state = LATE;
-    if (r == shared) { /* the next caller's turn */
-      memmove(w.ring, w.ring + 1, (w.ring_count - 1) * sizeof *w.ring);
-      w.ring[w.ring_count - 1] = r->caller;
-    }
+    if (r == shared) /* the next caller's turn */
+      serve(r);
     update_ring();
     if (lateness(r) == SP_REASON_NONE)
       start(r, s);
@@ -343,7 +474,7 @@ static int model_submit(request *r, int64_t now) {
   int err = place(r, &s);
   if (err != SP_OK)
     return err;
-  if (s == NULL && count(WAITING) >= w.set->max_queue) {
+  if (s == NULL && count(WAITING) + count(AHEAD) >= w.set->max_queue) {
     w.stats.saturated++;
     return SP_ERR_FULL;
   }

@@ -14,7 +14,8 @@ static void look_at(const sp_dispatch_event *event) {
     if (event->kind != SP_DISPATCH_START || r->state == NONE ||
         r->id != event->req || r->session >= 0)
       continue;
-    assert_true(w.last_started[r->caller] <= arrival);
+    /* Of those ahead no START tells. */
+    assert_true(w.set->ahead > 0 || w.last_started[r->caller] <= arrival);
     w.last_started[r->caller] = arrival;
   }
 }
@@ -63,7 +64,8 @@ static void compare_events(bool in_order) {
 
 static void compare_state(void) {
   sp_dispatch_stats real;
-  w.stats.queued = count(WAITING);
+  check_ahead();
+  w.stats.queued = count(WAITING) + count(AHEAD);
   w.stats.running = count(RUNNING);
   w.stats.slots = 0;
   w.stats.slots_busy = 0;
@@ -72,7 +74,8 @@ static void compare_state(void) {
     slot *s = &w.slots[i];
     if (s->id == 0)
       continue;
-    assert_true(load(s) <= s->capacity);
+    /* What has begun before its turn comes on top. */
+    assert_true(load(s) <= s->capacity + w.set->ahead);
     assert_int_equal(sp_dispatch_slot_load(w.d, s->id), load(s));
     w.stats.slots++;
     w.stats.slots_busy += load(s) > 0;
@@ -153,11 +156,15 @@ static request *request_of(sp_req_id id) {
 }
 
 static void op_complete(int64_t now) {
-  sp_req_id id = some_id(RUNNING);
+  sp_req_id id = some_id(chance(10) > 0 ? RUNNING : AHEAD);
   bool owed = false;
   int err = sp_dispatch_complete(w.d, id, now, &owed);
   set_now(now);
   request *r = request_of(id);
+  if (r != NULL && r->state == AHEAD) { /* answered before its turn */
+    r->state = RUNNING;
+    r->slot = r->at;
+  }
   if (r == NULL || r->state != RUNNING) {
     assert_int_equal(err, SP_ERR_NOTFOUND);
     return;
@@ -173,7 +180,8 @@ static void op_complete(int64_t now) {
 }
 
 static void op_cancel(int64_t now) {
-  sp_req_id id = some_id(chance(2) ? RUNNING : WAITING);
+  static const life lives[] = {RUNNING, WAITING, RUNNING, AHEAD};
+  sp_req_id id = some_id(lives[chance(4)]);
   int err = sp_dispatch_cancel(w.d, id, now);
   set_now(now);
   request *r = request_of(id);
@@ -209,6 +217,11 @@ static void op_slot_add(int64_t now) {
   assert_true(id != 0 && slot_of(id) == NULL);
   w.ever_slot = true;
   *s = (slot){id, capacity, SP_SLOT_READY, -(int64_t)++w.clock};
+  if (w.set->ahead > 0 && capacity == 1) {
+    void *tied = (void *)(uintptr_t)id;
+    assert_int_equal(sp_dispatch_slot_tie(w.d, id, tied), SP_OK);
+    assert_int_equal(sp_dispatch_slot_ahead(w.d, id, w.set->ahead), SP_OK);
+  }
   hand_out(s, NULL);
 }
 
@@ -226,6 +239,7 @@ static void op_slot_change(int64_t now) {
   } else if (removes) {
     assert_int_equal(err, SP_OK);
     model_remove(s);
+    hand_out(NULL, NULL); /* what was taken back */
   } else if (s->state == SP_SLOT_DRAINING) {
     assert_int_equal(err, state == SP_SLOT_READY ? SP_ERR_INVAL : SP_OK);
   } else {
@@ -278,6 +292,10 @@ static void op_session(int64_t now) {
 static void op_any(void) {
   /* Clocks of threads that waited for the owner's lock are behind. */
   int64_t now = w.now + (int64_t)chance(3) - (chance(10) == 0 ? 5 : 0);
+  if (w.set->ahead > 0 && !w.closed) { /* nothing is found late on the way */
+    sp_dispatch_tick(w.d, now);
+    model_tick(now);
+  }
   size_t what = chance(100);
   if (what < w.set->slot_changes) {
     if (chance(2))
@@ -307,7 +325,10 @@ static void begin(const setting *set, uint64_t seed) {
   sp_dispatch_config config = {.max_queue = set->max_queue,
                                .max_sessions = set->max_sessions,
                                .affinity_ttl_ns = set->ttl,
-                               .seed = {seed, ~seed}};
+                               .seed = {seed, ~seed},
+                               .ahead_ns = 8,
+                               .offer = model_offer,
+                               .take_back = model_take_back};
   assert_int_equal(sp_dispatch_new(sp_mem_default(), &config, &w.d), SP_OK);
   w.now = -50; /* monotonic clocks may well be negative */
   sp_dispatch_tick(w.d, w.now);
@@ -341,6 +362,7 @@ static void finish_all(void) {
 }
 
 static void finish_closed(void) {
+  w.closing = true;
   sp_dispatch_close(w.d);
   w.closed = true;
   for (;;) {
@@ -372,6 +394,7 @@ static void run(const setting *set) {
     for (size_t i = 0; i < set->operations / EPISODES; i++) {
       op_any();
       compare_state();
+      in_order = in_order && set->ahead == 0;
       if (chance(100) < set->drain ||
           w.expected.count > MAX_EVENTS - 4 * MAX_LIVE) {
         compare_events(in_order);
@@ -383,6 +406,7 @@ static void run(const setting *set) {
       }
     }
     compare_events(in_order);
+    assert_true(set->ahead == 0 || (w.offers > 0 && w.returns > 0));
     if (episode % 2)
       finish_all();
     else
@@ -429,6 +453,17 @@ MODEL_TEST(slots_come_and_go, .operations = 40000, .max_queue = 20,
            .max_sessions = 6, .ttl = 30, .max_capacity = 4, .with_session = 60,
            .with_times = 30, .slot_changes = 40, .drain = 90)
 
+MODEL_TEST(ahead, .operations = 60000, .max_queue = 40, .max_sessions = 100,
+           .ttl = SP_DISPATCH_NEVER, .max_capacity = 1, .with_session = 0,
+           .with_times = 20, .slot_changes = 2, .drain = 100, .ahead = 4)
+MODEL_TEST(ahead_in_sessions, .operations = 60000, .max_queue = 40,
+           .max_sessions = 100, .ttl = SP_DISPATCH_NEVER, .max_capacity = 1,
+           .with_session = 60, .with_times = 20, .slot_changes = 3,
+           .drain = 100, .ahead = 3)
+MODEL_TEST(ahead_of_slow_owner, .operations = 60000, .max_queue = 30,
+           .max_sessions = 5, .ttl = 20, .max_capacity = 1, .with_session = 30,
+           .with_times = 30, .slot_changes = 6, .drain = 40, .ahead = 6)
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_processes),
@@ -440,6 +475,9 @@ int main(void) {
       cmocka_unit_test(test_no_queue),
       cmocka_unit_test(test_slow_owner),
       cmocka_unit_test(test_slots_come_and_go),
+      cmocka_unit_test(test_ahead),
+      cmocka_unit_test(test_ahead_in_sessions),
+      cmocka_unit_test(test_ahead_of_slow_owner),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

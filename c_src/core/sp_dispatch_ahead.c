@@ -1,0 +1,321 @@
+/* Requests that lie ahead: sent to a busy slot before their turn, so that its
+ * worker finds the next one without waiting for anybody. They wait all the
+ * same: they count as queued, keep their deadlines, and are taken back as soon
+ * as they could run elsewhere. Whether one can be taken back only the owner
+ * knows; one that cannot has begun, and runs from then on. */
+#include "sp_dispatch_impl.h"
+#include "sp_error.h"
+
+/* A pace is the mean over about so many requests. */
+#define MEAN 8
+
+/* ---- which slots --------------------------------------------------------- */
+
+static bool is_slow(const sp_dispatch *d, const sp_slot *slot) {
+  return (uint64_t)d->now - (uint64_t)slot->since >
+         (uint64_t)d->config.ahead_ns;
+}
+
+/* As many as it is through with in the time that one of them may wait. */
+static bool has_room(const sp_dispatch *d, const sp_slot *slot) {
+  if (slot->ahead_count >= slot->ahead_max || slot->state != SP_SLOT_READY ||
+      slot->load < slot->capacity || is_slow(d, slot))
+    return false;
+  return (int64_t)slot->ahead_count * slot->pace < d->config.ahead_ns * MEAN &&
+         slot->pace < d->config.ahead_ns * MEAN;
+}
+
+void sp_ahead_pace(sp_dispatch *d, sp_slot *slot) {
+  int64_t most = 4 * d->config.ahead_ns;
+  uint64_t took = (uint64_t)d->now - (uint64_t)slot->since;
+  slot->pace += (took < (uint64_t)most ? (int64_t)took : most) -
+                slot->pace / MEAN;
+}
+
+static void unlist_eager(sp_dispatch *d, sp_slot *slot) {
+  if (!slot->eager)
+    return;
+  slot->eager = false;
+  if (slot->eager_next == slot) {
+    d->eager = NULL;
+    return;
+  }
+  slot->eager_prev->eager_next = slot->eager_next;
+  slot->eager_next->eager_prev = slot->eager_prev;
+  if (d->eager == slot)
+    d->eager = slot->eager_next;
+}
+
+static void list_eager(sp_dispatch *d, sp_slot *slot) {
+  if (slot->eager)
+    return;
+  slot->eager = true;
+  if (d->eager == NULL) {
+    slot->eager_prev = slot;
+    slot->eager_next = slot;
+    d->eager = slot;
+    return;
+  }
+  slot->eager_next = d->eager;
+  slot->eager_prev = d->eager->eager_prev;
+  slot->eager_prev->eager_next = slot;
+  slot->eager_next->eager_prev = slot;
+}
+
+void sp_ahead_touch(sp_dispatch *d, sp_slot *slot) {
+  if (slot->ahead_max == 0 || slot->touched)
+    return;
+  slot->touched = true;
+  slot->touched_next = d->touched;
+  d->touched = slot;
+}
+
+/* |d->laden| is in the order of |since|: the slowest comes first. */
+static void list_laden(sp_dispatch *d, sp_slot *slot) {
+  sp_slot *after = d->laden_last;
+  while (after != NULL && after->since > slot->since)
+    after = after->laden_prev;
+  slot->laden_prev = after;
+  slot->laden_next = after != NULL ? after->laden_next : d->laden_first;
+  if (slot->laden_next != NULL)
+    slot->laden_next->laden_prev = slot;
+  else
+    d->laden_last = slot;
+  if (after != NULL)
+    after->laden_next = slot;
+  else
+    d->laden_first = slot;
+}
+
+static void unlist_laden(sp_dispatch *d, sp_slot *slot) {
+  if (slot->laden_prev != NULL)
+    slot->laden_prev->laden_next = slot->laden_next;
+  else
+    d->laden_first = slot->laden_next;
+  if (slot->laden_next != NULL)
+    slot->laden_next->laden_prev = slot->laden_prev;
+  else
+    d->laden_last = slot->laden_prev;
+}
+
+void sp_ahead_since(sp_dispatch *d, sp_slot *slot) {
+  if (slot->ahead_count > 0)
+    unlist_laden(d, slot);
+  slot->since = d->now;
+  if (slot->ahead_count > 0)
+    list_laden(d, slot);
+}
+
+/* ---- one request --------------------------------------------------------- */
+
+/* Whether other slots may run it. */
+static bool is_free(const sp_request *r) {
+  return r->session == NULL || !r->strict;
+}
+
+static void unlink_ahead(sp_dispatch *d, sp_request *r) {
+  sp_slot *slot = r->slot;
+  sp_request_unlink(&slot->ahead, r);
+  d->ahead_free -= is_free(r);
+  if (--slot->ahead_count == 0)
+    unlist_laden(d, slot);
+  sp_ahead_touch(d, slot);
+}
+
+/* Its turn has come, or it has begun without waiting for that. */
+void sp_ahead_run(sp_dispatch *d, sp_request *r) {
+  sp_slot *slot = r->slot;
+  unlink_ahead(d, r);
+  d->stats.queued--;
+  sp_slot_run(d, slot, r);
+}
+
+bool sp_ahead_take_back(sp_dispatch *d, sp_request *r) {
+  if (!d->config.take_back(r->user)) {
+    sp_ahead_run(d, r);
+    return false;
+  }
+  unlink_ahead(d, r);
+  r->slot = NULL;
+  sp_queue_return(d, r);
+  return true;
+}
+
+void sp_ahead_drop(sp_dispatch *d, sp_request *r) {
+  (void)d->config.take_back(r->user);
+  unlink_ahead(d, r);
+  r->slot = NULL;
+  d->stats.queued--;
+}
+
+void sp_ahead_promote(sp_dispatch *d, sp_slot *slot) {
+  sp_request *r;
+  while (slot->open && (r = slot->ahead.first) != NULL) {
+    if (sp_request_late(r, d->now) == SP_REASON_NONE) {
+      sp_ahead_run(d, r);
+      r->promoted = true;
+      d->promoted++;
+    } else if (sp_ahead_take_back(d, r)) {
+      sp_queue_take(d, r);
+      sp_request_append(&d->late, r);
+    }
+  }
+}
+
+/* ---- taking back --------------------------------------------------------- */
+
+/* The last first: each comes back before those that were behind it. */
+bool sp_ahead_recall(sp_dispatch *d, sp_slot *slot, const sp_session *s) {
+  sp_request *r = slot->ahead.last;
+  bool some = false;
+  while (r != NULL) {
+    sp_request *before = r->prev;
+    if (s == NULL || r->session == s) {
+      (void)sp_ahead_take_back(d, r);
+      some = true;
+    }
+    r = before;
+  }
+  return some;
+}
+
+bool sp_ahead_leaves(sp_dispatch *d, const sp_request *r, const sp_slot *slot) {
+  sp_slot *old = r->session != NULL ? sp_session_slot(r->session) : NULL;
+  return old != NULL && old != slot && sp_ahead_recall(d, old, r->session);
+}
+
+void sp_ahead_return(sp_dispatch *d, sp_slot *slot) {
+  sp_request *r = slot->running.last;
+  while (r != NULL) {
+    sp_request *before = r->prev;
+    if (r->promoted && !r->settled && d->config.take_back(r->user)) {
+      sp_slot_finish(d, r);
+      d->stats.queued++;
+      r->slot_id = 0;
+      sp_queue_return(d, r);
+    }
+    r = before;
+  }
+}
+
+void sp_ahead_recall_slow(sp_dispatch *d) {
+  sp_slot *slot;
+  while ((slot = d->laden_first) != NULL && is_slow(d, slot))
+    (void)sp_ahead_recall(d, slot, NULL);
+}
+
+/* The elder half of those on |slot|, without what may not run elsewhere.
+ * *tried says that there were some: those that could not be taken run now. */
+static bool steal_half(sp_dispatch *d, sp_slot *slot, bool *tried) {
+  bool got = false;
+  sp_request *r = slot->ahead.first;
+  for (uint32_t i = 1; i < (slot->ahead_count + 1) / 2; i++)
+    r = r->next;
+  /* Where none is free in it, one beyond it may be. */
+  while (!is_free(r) && r->next != NULL)
+    r = r->next;
+  while (r != NULL) { /* the first comes back last, and is the next */
+    sp_request *before = r->prev;
+    if (is_free(r)) {
+      *tried = true;
+      got = sp_ahead_take_back(d, r) || got;
+    }
+    r = before;
+  }
+  return got;
+}
+
+bool sp_ahead_steal(sp_dispatch *d) {
+  sp_slot *slot = d->laden_first;
+  while (slot != NULL && d->ahead_free > 0) {
+    bool tried = false;
+    if (steal_half(d, slot, &tried))
+      return true;
+    /* One that has begun another is not where it was in the list. */
+    slot = tried ? d->laden_first : slot->laden_next;
+  }
+  return false;
+}
+
+/* ---- sending ahead ------------------------------------------------------- */
+
+/* Whether |r|, which waits, may lie ahead on |slot|: that does not change what
+ * its session is assigned to. */
+static bool fits(const sp_request *r, const sp_slot *slot) {
+  return r->session == NULL || r->session->slot_id == slot->id;
+}
+
+static bool offer(sp_dispatch *d, sp_slot *slot, sp_request *r) {
+  if (!fits(r, slot) || !d->config.offer(r->user, slot->user))
+    return false;
+  d->stats.queued++; /* what serving takes: it still waits */
+  sp_queue_serve(d, r);
+  r->state = SP_REQUEST_AHEAD;
+  r->slot = slot;
+  sp_request_append(&slot->ahead, r);
+  d->ahead_free += is_free(r);
+  if (slot->ahead_count++ == 0)
+    list_laden(d, slot);
+  return true;
+}
+
+/* From those that wait for any slot, to the slots in turn. */
+static void offer_shared(sp_dispatch *d) {
+  while (d->round != NULL && d->eager != NULL) {
+    sp_request *r = d->round->waiting.first;
+    sp_slot *slot = d->eager;
+    if (r->session != NULL)
+      slot = sp_session_slot(r->session);
+    if (slot == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
+      return;
+    if (!has_room(d, slot)) {
+      if (!slot->eager)
+        return;
+      unlist_eager(d, slot);
+      continue;
+    }
+    if (!offer(d, slot, r)) {
+      unlist_eager(d, slot);
+      return;
+    }
+    if (d->eager == slot)
+      d->eager = slot->eager_next;
+  }
+}
+
+void sp_ahead_offer(sp_dispatch *d) {
+  sp_slot *slot;
+  while ((slot = d->touched) != NULL) {
+    sp_request *r;
+    bool more = true;
+    d->touched = slot->touched_next;
+    slot->touched = false;
+    while (more && has_room(d, slot) && (r = sp_queue_next(d, slot)) != NULL)
+      more = sp_request_late(r, d->now) == SP_REASON_NONE && offer(d, slot, r);
+    if (more && has_room(d, slot))
+      list_eager(d, slot);
+    else
+      unlist_eager(d, slot);
+  }
+  offer_shared(d);
+}
+
+void sp_ahead_forget(sp_dispatch *d, sp_slot *slot) {
+  unlist_eager(d, slot);
+  for (sp_slot **at = &d->touched; *at != NULL; at = &(*at)->touched_next) {
+    if (*at == slot) {
+      *at = slot->touched_next;
+      break;
+    }
+  }
+}
+
+int sp_dispatch_slot_ahead(sp_dispatch *d, sp_slot_id slot, uint32_t most) {
+  sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  if (found->capacity != 1 || d->config.offer == NULL)
+    return SP_ERR_INVAL;
+  found->ahead_max = most;
+  return SP_OK;
+}

@@ -1,0 +1,132 @@
+/* Calls that are sent with the pool's lock held: in the order in which the
+ * dispatcher decides, and also ahead of their turn. The lock is held for a
+ * copy of some KiB at most; bells are rung after it.
+ *
+ * A call that lies ahead is in its link's list with |offered| set. It is
+ * taken back, with both locks held, by taking its claim while it is listed:
+ * one that has left the list was answered. The call's |slot| and its number
+ * change under the pool's lock only, and only while it is offered or waits,
+ * when nobody else looks at them. */
+#include "nif_local_call.h"
+
+/* Larger ones are sent without the lock. */
+#define POST_BYTES ((size_t)4096)
+/* As many wait in a worker's ring for their turn. */
+#define AHEAD 16
+
+static sp_frame_part part_of(const grpc_slice *slice) {
+  return (sp_frame_part){GRPC_SLICE_START_PTR(*slice),
+                         GRPC_SLICE_LENGTH(*slice)};
+}
+
+size_t nif_local_parts(const nif_call *call, const nif_slot *slot,
+                       sp_frame_part *parts) {
+  parts[0] = part_of(&call->body);
+  parts[1] = part_of(&slot->metadata);
+  parts[2] = part_of(&slot->session);
+  return call->session.size == 0 ? 3 : 2;
+}
+
+/* Copies a frame that is small into the ring; false when that cannot be. */
+static bool put(const nif_call *call, nif_slot *slot, uint8_t kind) {
+  sp_frame_part parts[SP_LOCAL_PARTS];
+  bool bell = false;
+  size_t count = nif_local_parts(call, slot, parts);
+  bool done = sp_local_put(slot->link->peer, kind, call->wire, parts, count,
+                           &bell);
+  if (bell && !slot->to_ring) {
+    slot->to_ring = true;
+    enif_keep_resource(slot);
+    slot->ring_next = slot->pool->to_ring;
+    slot->pool->to_ring = slot;
+  }
+  return done;
+}
+
+void nif_local_ring(nif_slot *slots) {
+  while (slots != NULL) {
+    nif_slot *next = slots->ring_next;
+    sp_local_ring(slots->link->peer);
+    enif_release_resource(slots);
+    slots = next;
+  }
+}
+
+nif_slot *nif_local_take_bells(nif_pool *pool) {
+  nif_slot *slots = pool->to_ring;
+  pool->to_ring = NULL;
+  for (nif_slot *slot = slots; slot != NULL; slot = slot->ring_next)
+    slot->to_ring = false;
+  return slots;
+}
+
+bool nif_local_post(nif_call *call) {
+  nif_slot *slot = call->slot;
+  if (slot->link == NULL)
+    return false;
+  if (GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
+    if (!nif_link_enter(slot->link, call, false))
+      return true; /* its slot is about to be removed, which answers it */
+    if (put(call, slot, SP_FRAME_CALL)) {
+      nif_call_sent(call, false);
+      return true;
+    }
+    nif_link_leave(slot->link, call, false);
+  }
+  atomic_fetch_add(&slot->unsent, 1);
+  return false;
+}
+
+bool nif_local_offer(void *user, void *tied) {
+  nif_call *call = user;
+  nif_slot *slot = tied;
+  if (call->stream || call->inputs ||
+      GRPC_SLICE_LENGTH(call->body) > POST_BYTES ||
+      atomic_load(&slot->unsent) > 0)
+    return false; /* it would overtake one that is being sent */
+  call->slot = slot;
+  if (nif_link_enter(slot->link, call, true)) {
+    if (put(call, slot, SP_FRAME_OFFER)) {
+      enif_keep_resource(slot);
+      nif_call_sent(call, true);
+      return true;
+    }
+    (void)nif_link_leave(slot->link, call, true);
+  }
+  call->slot = NULL;
+  return false;
+}
+
+bool nif_local_take_back(void *user) {
+  nif_call *call = user;
+  nif_slot *slot = call->slot;
+  if (!nif_link_leave(slot->link, call, true))
+    return false;
+  nif_call_unsent(call);
+  call->slot = NULL;
+  enif_release_resource(slot); /* its pool has another */
+  return true;
+}
+
+void nif_local_take_ahead(nif_slot *slot) {
+  if (slot->link != NULL && sp_local_claims(slot->link->peer) != NULL)
+    (void)sp_dispatch_slot_ahead(slot->pool->dispatch, slot->id, AHEAD);
+}
+
+/* Pools with many workers have the carrier's thread look at them. */
+#define GLANCES 4
+
+nif_slot *nif_local_speaking(nif_pool *pool) {
+  nif_slot *slot = pool->cursor;
+  for (int i = 0; i < GLANCES; i++) {
+    slot = slot != NULL && slot->next != NULL ? slot->next : pool->slots;
+    if (slot == NULL || slot->link == NULL)
+      break;
+    pool->cursor = slot;
+    if (sp_local_pending(slot->link->peer)) {
+      enif_keep_resource(slot);
+      return slot;
+    }
+  }
+  return NULL;
+}

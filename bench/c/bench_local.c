@@ -229,6 +229,7 @@ int main(int argc, char **argv) {
     errno = -err;
     fail(b.path);
   }
+  signal(SIGPIPE, SIG_IGN); /* as in the BEAM */
   setvbuf(stdout, NULL, _IOLBF, 0);
   printf("%-22s %9s %9s %9s %9s %12s\n", "worker", "in flight", "p50 us",
          "p99 us", "p99.9 us", "calls/s");

@@ -180,7 +180,7 @@ static void admit(sp_local *local) {
 /* Hands the worker its memory and bells. */
 static int welcome(int fd, const sp_local_peer *peer) {
   uint8_t text[WELCOME_BYTES] = {0};
-  int fds[3] = {peer->memory_fd, peer->worker_bell, peer->own_bell};
+  int fds[3] = {peer->memory_fd, peer->handed[0], peer->handed[1]};
   union {
     struct cmsghdr align;
     uint8_t bytes[CMSG_SPACE(sizeof fds)];
@@ -223,8 +223,10 @@ static void let_in(sp_local *local, guest *g, void *user) {
   }
   g->fd = -1; /* the peer's now */
   peer->takes_offers = (g->hello[12] & TAKES_OFFERS) != 0;
-  if (welcome(peer->socket, peer) != 0 ||
-      watch(local, peer->own_bell, &peer->bell_source) != 0) {
+  bool welcomed = welcome(peer->socket, peer) == 0;
+  sp_local_hand_over(peer);
+  if (!welcomed || watch(local, peer->own_bell, &peer->bell_source) != 0 ||
+      watch(local, peer->again, &peer->again_source) != 0) {
     local->handler->closed(user, "the worker left during the handshake");
     sp_local_release(peer);
     return;
@@ -326,6 +328,10 @@ static void end_peer(sp_local *local, sp_local_peer *peer) {
   sp_local_drain(peer);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->socket, NULL);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->own_bell, NULL);
+  epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->again, NULL);
+  /* Others may keep the peer: a worker that ignores the end is not to keep
+   * the connection. */
+  shutdown(peer->socket, SHUT_RDWR);
   sp_local_peer_end(peer);
 }
 
@@ -339,11 +345,20 @@ static void on_socket(sp_local *local, sp_local_peer *peer) {
 }
 
 static void on_bell(sp_local *local, sp_local_peer *peer) {
+  uint8_t rings[512];
+  ssize_t n = read(peer->own_bell, rings, sizeof rings);
+  if (n == 0) { /* only a worker that is over lets go of its end */
+    end_peer(local, peer);
+  } else if (n > 0) {
+    warm_up(local, peer);
+    sp_local_drain(peer);
+  }
+}
+
+static void on_again(sp_local_peer *peer) {
   uint64_t count;
-  if (read(peer->own_bell, &count, sizeof count) != sizeof count)
-    return;
-  warm_up(local, peer);
-  sp_local_drain(peer);
+  if (read(peer->again, &count, sizeof count) == sizeof count)
+    sp_local_drain(peer);
 }
 
 /* False when it is time to stop. */
@@ -378,6 +393,9 @@ static bool handle(sp_local *local, enum sp_local_source *source) {
     return true;
   case SP_LOCAL_PEER_BELL:
     on_bell(local, SP_LOCAL_PEER_OF(source, bell_source));
+    return true;
+  case SP_LOCAL_PEER_AGAIN:
+    on_again(SP_LOCAL_PEER_OF(source, again_source));
     return true;
   default:
     return on_own_bell(local);

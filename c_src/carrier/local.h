@@ -1,11 +1,14 @@
 /* The carrier between the BEAM and a worker on the same host: two rings in a
- * memfd, a bell (eventfd) for each side, and a Unix socket over which they
- * are handed to the worker and whose end is the worker's end.
+ * memfd, a bell (a pipe) for each side, and a Unix socket over which they
+ * are handed to the worker and whose end is the worker's end. Of each pipe one
+ * side has only the end that it reads, the other only the one that it writes:
+ * nobody can make the other's end blocking.
  *
  * Handshake, all integers little endian:
  *   worker  "snakpit1" u32 version=1, u32 flags, 32 bytes token
  *   BEAM    "snakpit1" u32 version=1, u32 0, u64 capacity of each ring,
- *           with three descriptors: memory, the worker's bell, the BEAM's
+ *           with three descriptors: memory, the worker's bell to read, the
+ *           BEAM's to write; 8 bytes at a time, whatever they are
  * In the memory the ring to the worker comes first, then the one from it. Bit
  * 0 of the flags says that the worker takes SP_FRAME_OFFER. */
 #ifndef SP_LOCAL_H

@@ -17,7 +17,8 @@ enum sp_local_source {
   SP_LOCAL_LISTENER,
   SP_LOCAL_GUEST,
   SP_LOCAL_PEER_SOCKET,
-  SP_LOCAL_PEER_BELL
+  SP_LOCAL_PEER_BELL,
+  SP_LOCAL_PEER_AGAIN
 };
 
 /* A frame that waits for room. */
@@ -33,14 +34,17 @@ typedef struct sp_local_out {
 struct sp_local_peer {
   enum sp_local_source socket_source;
   enum sp_local_source bell_source;
+  enum sp_local_source again_source;
   atomic_int refs;
   const sp_local_handler *handler;
   void *user;
   int socket;
   bool takes_offers;
   int memory_fd;
-  int own_bell;
-  int worker_bell;
+  int own_bell;    /* to read */
+  int worker_bell; /* to write */
+  int handed[2];   /* the other ends, until the worker has them */
+  int again;       /* ours alone: the thread is to look once more */
   void *memory;
   size_t memory_size;
   /* Who reads: 0 nobody, 1 somebody, 2 somebody who is to look once more
@@ -54,9 +58,9 @@ struct sp_local_peer {
    * ring. */
   atomic_bool hot;
   /* The thread's own: */
-  int64_t rang;       /* when the bell rang last */
-  unsigned quick;     /* how often it rang soon after the time before */
-  unsigned seen;      /* |handled| at the last look */
+  int64_t rang;   /* when the bell rang last */
+  unsigned quick; /* how often it rang soon after the time before */
+  unsigned seen;  /* |handled| at the last look */
   sp_local_peer *hot_next;
   pthread_mutex_t lock; /* guards what follows; not held while waiting */
   sp_ring out;
@@ -75,6 +79,8 @@ int64_t sp_local_now(void);
 sp_local_peer *sp_local_peer_new(sp_local *local,
                                  const sp_local_handler *handler, int socket,
                                  void *user);
+/* The worker has its ends of the bells. */
+void sp_local_hand_over(sp_local_peer *peer);
 /* Looks again at a peer that is hot; false when it has cooled down, and the
  * bell is to be waited for. */
 bool sp_local_look(sp_local_peer *peer);

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
@@ -40,15 +39,40 @@ static int make_memory(sp_local_peer *peer) {
   return sp_ring_wait_data(&peer->in) ? 0 : -1;
 }
 
+static int make_bells(sp_local_peer *peer) {
+  int own[2], worker[2];
+  if (pipe2(own, O_CLOEXEC | O_NONBLOCK) != 0)
+    return -1;
+  peer->own_bell = own[0];
+  peer->handed[1] = own[1];
+  if (pipe2(worker, O_CLOEXEC | O_NONBLOCK) != 0)
+    return -1;
+  peer->handed[0] = worker[0];
+  peer->worker_bell = worker[1];
+  peer->again = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  return peer->again >= 0 ? 0 : -1;
+}
+
+void sp_local_hand_over(sp_local_peer *peer) {
+  for (int i = 0; i < 2; i++) {
+    if (peer->handed[i] >= 0)
+      close(peer->handed[i]);
+    peer->handed[i] = -1;
+  }
+}
+
 static void free_peer(sp_local_peer *peer) {
   if (peer->memory != NULL)
     munmap(peer->memory, peer->memory_size);
   if (peer->memory_fd >= 0)
     close(peer->memory_fd);
+  sp_local_hand_over(peer);
   if (peer->own_bell >= 0)
     close(peer->own_bell);
   if (peer->worker_bell >= 0)
     close(peer->worker_bell);
+  if (peer->again >= 0)
+    close(peer->again);
   if (peer->socket >= 0)
     close(peer->socket);
   sp_frame_reader_free(&peer->reader);
@@ -69,14 +93,14 @@ sp_local_peer *sp_local_peer_new(sp_local *local,
   atomic_init(&peer->hot, false);
   peer->socket_source = SP_LOCAL_PEER_SOCKET;
   peer->bell_source = SP_LOCAL_PEER_BELL;
+  peer->again_source = SP_LOCAL_PEER_AGAIN;
   peer->handler = handler;
   peer->user = user;
   peer->socket = peer->memory_fd = peer->own_bell = peer->worker_bell = -1;
+  peer->handed[0] = peer->handed[1] = peer->again = -1;
   pthread_mutex_init(&peer->lock, NULL);
   sp_frame_reader_init(&peer->reader, sp_mem_default());
-  peer->own_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  peer->worker_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (peer->own_bell < 0 || peer->worker_bell < 0 || make_memory(peer) != 0) {
+  if (make_bells(peer) != 0 || make_memory(peer) != 0) {
     free_peer(peer);
     return NULL;
   }
@@ -98,13 +122,12 @@ void sp_local_close(sp_local_peer *peer) {
   shutdown(peer->socket, SHUT_RDWR);
 }
 
+/* Never waits: these ends of the bells are ours alone. SIGPIPE is ignored in
+ * the BEAM. */
 static void ring_bell(int fd) {
   uint64_t one = 1;
-  struct pollfd bell = {.fd = fd, .events = POLLOUT};
-  /* The worker may have filled it and taken O_NONBLOCK off it, which it
-   * shares: then a write would wait for ever. */
-  if (poll(&bell, 1, 0) != 1 || write(fd, &one, sizeof one) < 0)
-    return; /* it is rung already */
+  if (write(fd, &one, sizeof one) < 0)
+    return; /* it is rung already, or nobody is there to hear it */
 }
 
 static void free_out(sp_local_out *list) {
@@ -315,7 +338,7 @@ static void end_reading(sp_local_peer *peer) {
     return;
   atomic_store(&peer->reading, 0);
   if (!peer->broken)
-    ring_bell(peer->own_bell);
+    ring_bell(peer->again);
 }
 
 void sp_local_drain(sp_local_peer *peer) {

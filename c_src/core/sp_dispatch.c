@@ -176,6 +176,7 @@ int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
   sp_slot *slot = r->slot;
   sp_ahead_pace(d, slot);
   sp_slot_finish(d, r);
+  sp_ahead_since(d, slot);
   sp_slot_fill(d, slot);
   sp_request_end(d, r);
   sp_session_expire(d, 1);
@@ -245,6 +246,10 @@ void sp_dispatch_close(sp_dispatch *d) {
       sp_queue_take(d, r);
     answer_and_end(d, r, SP_REASON_CLOSED);
   }
+}
+
+size_t sp_dispatch_under_way(const sp_dispatch *d) {
+  return d->stats.queued + d->stats.running;
 }
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out) {

@@ -198,6 +198,9 @@ void sp_dispatch_close(sp_dispatch *d);
  * offered ahead: so they come after those whose START was taken before. */
 int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event);
 
+/* Requests that wait or run. */
+size_t sp_dispatch_under_way(const sp_dispatch *d);
+
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out);
 
 #endif

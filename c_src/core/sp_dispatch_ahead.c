@@ -28,8 +28,8 @@ static bool has_room(const sp_dispatch *d, const sp_slot *slot) {
 void sp_ahead_pace(sp_dispatch *d, sp_slot *slot) {
   int64_t most = 4 * d->config.ahead_ns;
   uint64_t took = (uint64_t)d->now - (uint64_t)slot->since;
-  slot->pace += (took < (uint64_t)most ? (int64_t)took : most) -
-                slot->pace / MEAN;
+  slot->pace +=
+      (took < (uint64_t)most ? (int64_t)took : most) - slot->pace / MEAN;
 }
 
 static void unlist_eager(sp_dispatch *d, sp_slot *slot) {

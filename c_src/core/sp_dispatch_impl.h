@@ -145,8 +145,8 @@ struct sp_dispatch {
   sp_slot *by_load[SP_LOADS];
   uint64_t loads[SP_LOADS / 64]; /* which of them are not empty */
 
-  sp_slot *touched; /* something changed: there may be room ahead */
-  sp_slot *eager;   /* a ring: those that had room when looked at last */
+  sp_slot *touched;     /* something changed: there may be room ahead */
+  sp_slot *eager;       /* a ring: those that had room when looked at last */
   sp_slot *laden_first; /* with requests ahead, by |since| */
   sp_slot *laden_last;
   size_t ahead_free; /* requests ahead that other slots may run */
@@ -241,7 +241,7 @@ void sp_slot_free_all(sp_dispatch *d);
 
 /* |slot| or what waits for it has changed. */
 void sp_ahead_touch(sp_dispatch *d, sp_slot *slot);
-/* What runs on |slot| begins now. */
+/* The next on |slot| begins now. */
 void sp_ahead_since(sp_dispatch *d, sp_slot *slot);
 /* |slot| is done with one request. */
 void sp_ahead_pace(sp_dispatch *d, sp_slot *slot);

@@ -71,7 +71,8 @@ void sp_slot_run(sp_dispatch *d, sp_slot *slot, sp_request *r) {
   r->slot = slot;
   r->slot_id = slot->id;
   sp_request_append(&slot->running, r);
-  sp_ahead_since(d, slot);
+  if (slot->load == 0) /* else what began before counts */
+    sp_ahead_since(d, slot);
   set_load(d, slot, slot->load + 1);
   d->stats.running++;
   sp_request_arm(d, r);
@@ -101,9 +102,9 @@ void sp_slot_fill(sp_dispatch *d, sp_slot *slot) {
   sp_ahead_promote(d, slot);
   if (slot->open)
     sp_ahead_recall_slow(d);
-  while (slot->open && ((r = sp_queue_next(d, slot)) != NULL ||
-                        (sp_ahead_steal(d) &&
-                         (r = sp_queue_next(d, slot)) != NULL))) {
+  while (slot->open &&
+         ((r = sp_queue_next(d, slot)) != NULL ||
+          (sp_ahead_steal(d) && (r = sp_queue_next(d, slot)) != NULL))) {
     if (sp_ahead_leaves(d, r, slot))
       continue;
     sp_queue_serve(d, r);

@@ -16,10 +16,10 @@ enum nif_encoding { NIF_UNDECIDED, NIF_JSON, NIF_CBOR };
 typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
-  nif_slot *slots; /* each is kept */
+  nif_slot *slots;   /* each is kept */
   nif_slot *cursor;  /* among |slots|: the one looked at last, or NULL */
   nif_slot *to_ring; /* local ones whose worker is to hear its bell; kept */
-  int64_t armed;   /* when the timer fires; the armed timer keeps the pool */
+  int64_t armed;     /* when the timer fires; the armed timer keeps the pool */
   bool closed;
   sp_reactor_timer timer;
   /* Fixed: */

@@ -43,10 +43,10 @@ static nif_call *take_calls(nif_link *link, const nif_slot *slot) {
   nif_call *taken = NULL, *next;
   for (nif_call *call = link->calls; call != NULL; call = next) {
     next = call->link_next;
-    if (slot != NULL ? call->slot != slot
-                     : call->offered && sp_claim_is_on_offer(
-                                            sp_local_claims(link->peer),
-                                            call->wire))
+    if (slot != NULL
+            ? call->slot != slot
+            : call->offered &&
+                  sp_claim_is_on_offer(sp_local_claims(link->peer), call->wire))
       continue;
     unlist(link, call);
     call->link_next = taken;
@@ -167,9 +167,8 @@ void nif_link_detach(nif_link *link, nif_slot *slot) {
 bool nif_link_enter(nif_link *link, nif_call *call, bool offered) {
   enif_mutex_lock(link->lock);
   bool enters =
-      !link->gone &&
-      (!offered || sp_claim_offer(sp_local_claims(link->peer),
-                                  link->last_wire + 1));
+      !link->gone && (!offered || sp_claim_offer(sp_local_claims(link->peer),
+                                                 link->last_wire + 1));
   if (enters) {
     enif_keep_resource(call);
     call->wire = ++link->last_wire;

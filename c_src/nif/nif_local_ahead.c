@@ -32,8 +32,8 @@ static bool put(const nif_call *call, nif_slot *slot, uint8_t kind) {
   sp_frame_part parts[SP_LOCAL_PARTS];
   bool bell = false;
   size_t count = nif_local_parts(call, slot, parts);
-  bool done = sp_local_put(slot->link->peer, kind, call->wire, parts, count,
-                           &bell);
+  bool done =
+      sp_local_put(slot->link->peer, kind, call->wire, parts, count, &bell);
   if (bell && !slot->to_ring) {
     slot->to_ring = true;
     enif_keep_resource(slot);

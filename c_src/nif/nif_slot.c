@@ -185,10 +185,8 @@ static bool get_carrier(ErlNifEnv *env, ERL_NIF_TERM term,
                         nif_channel **channel, nif_link **link) {
   *channel = NULL;
   *link = NULL;
-  if (enif_get_resource(env, term, nif_channel_type, (void **)channel))
-    return true;
-  return enif_get_resource(env, term, nif_link_type, (void **)link) &&
-         nif_link_ready(*link);
+  return enif_get_resource(env, term, nif_channel_type, (void **)channel) ||
+         enif_get_resource(env, term, nif_link_type, (void **)link);
 }
 
 /* False when the pool's other workers take another encoding. */
@@ -263,6 +261,8 @@ NIF(nif_slot_add) {
       !enif_get_uint(env, argv[4], &capacity) || capacity == 0 ||
       !get_carrier(env, argv[5], &channel, &link))
     return enif_make_badarg(env);
+  if (link != NULL && !nif_link_ready(link))
+    return enif_raise_exception(env, am_closed);
   nif_slot *slot = slot_new(pool, worker);
   if (slot == NULL)
     return enif_raise_exception(env, am_system_limit);

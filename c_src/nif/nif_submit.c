@@ -261,6 +261,10 @@ static uint64_t caller_key(const ErlNifPid *pid) {
   return key;
 }
 
+/* With more calls under way than this a scheduler has better to do than to
+ * wait for one of them. */
+#define CROWD 4
+
 static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
                              nif_call *call, int64_t now) {
   nif_pool *pool = s->pool;
@@ -283,9 +287,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   bool closed = pool->closed;
   nif_slot *speaking = nif_local_speaking(pool);
   int err = sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  sp_dispatch_stats st;
-  sp_dispatch_get_stats(pool->dispatch, &st);
-  bool crowded = st.running + st.queued > 4;
+  bool crowded = sp_dispatch_under_way(pool->dispatch) > CROWD;
   nif_pool_leave(pool, env);
   if (speaking != NULL)
     nif_local_listen(speaking, hold ? call : NULL, env);

@@ -40,9 +40,13 @@ int64_t sp_link_now(void) {
 
 void sp_link_ring(int fd) {
   uint64_t one = 1;
-  /* Refused only when it has been rung 2^64 - 2 times. */
   if (write(fd, &one, sizeof one) < 0)
-    return;
+    return; /* it is full of rings, or nobody is there */
+}
+
+bool sp_link_hear(int fd) {
+  uint64_t rings[16];
+  return read(fd, rings, sizeof rings) > 0;
 }
 
 int sp_link_signal_fd(const sp_link *link) { return link->signals[1]; }
@@ -199,6 +203,7 @@ static sp_link *new_link(const sp_link_config *config) {
   link->main_thread = pthread_self();
   link->one_cpu = has_one_cpu();
   link->socket = link->own_bell = link->beam_bell = link->kick = -1;
+  link->poke = -1;
   link->signals[0] = link->signals[1] = -1;
   pthread_mutex_init(&link->send_lock, NULL);
   pthread_mutex_init(&link->lock, NULL);
@@ -241,6 +246,7 @@ static void free_link(sp_link *link) {
   close_fd(link->own_bell);
   close_fd(link->beam_bell);
   close_fd(link->kick);
+  close_fd(link->poke);
   close_fd(link->signals[0]);
   close_fd(link->signals[1]);
   pthread_cond_destroy(&link->messenger_gone);
@@ -262,7 +268,9 @@ static int start_watcher(sp_link *link) {
 static int set_up(sp_link *link) {
   static bool registered;
   link->kick = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (link->kick < 0 || pipe2(link->signals, O_CLOEXEC | O_NONBLOCK) != 0)
+  link->poke = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (link->kick < 0 || link->poke < 0 ||
+      pipe2(link->signals, O_CLOEXEC | O_NONBLOCK) != 0)
     return -1;
   int flags = fcntl(link->own_bell, F_GETFL);
   if (flags < 0 || fcntl(link->own_bell, F_SETFL, flags | O_NONBLOCK) != 0)
@@ -343,7 +351,7 @@ void sp_link_stop_locked(sp_link *link, int status, int grace_ms) {
     w->woken = true;
     pthread_cond_signal(&w->wake);
   }
-  sp_link_ring(link->own_bell); /* a leader may sleep there */
+  sp_link_ring(link->poke);
   sp_link_ring(link->kick);
 }
 

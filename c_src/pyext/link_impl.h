@@ -77,6 +77,7 @@ struct sp_link {
   int own_bell;
   int beam_bell;
   int kick;       /* wakes the watcher */
+  int poke;       /* wakes the leader */
   int signals[2]; /* a pipe: what sp_link_signal_fd gives, last */
   void *memory;
   size_t memory_size;
@@ -118,6 +119,8 @@ struct sp_link {
 
 int64_t sp_link_now(void);
 void sp_link_ring(int fd);
+/* Whether it was rung; empties the bell. */
+bool sp_link_hear(int fd);
 /* True when the socket says that the BEAM is gone. */
 bool sp_link_is_over(const sp_link *link);
 

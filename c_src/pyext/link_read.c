@@ -141,7 +141,7 @@ void sp_job_end(sp_link *link, sp_job *job) {
     sp_link_notify(link, SP_WAIT_CREDIT, job);
     sp_link_notify(link, SP_WAIT_INPUT, job);
     if (link->leader != NULL && link->leader->job == job)
-      sp_link_ring(link->own_bell);
+      sp_link_ring(link->poke);
   }
   release(link, job);
   pthread_mutex_unlock(&link->lock);
@@ -402,17 +402,18 @@ bool sp_link_is_over(const sp_link *link) {
 
 /* Waits for the bell. True when a signal came in between. */
 static bool doze(sp_link *link) {
-  struct pollfd fds[2] = {{.fd = link->own_bell, .events = POLLIN},
-                          {.fd = link->socket, .events = POLLIN}};
-  uint64_t count;
+  struct pollfd fds[3] = {{.fd = link->own_bell, .events = POLLIN},
+                          {.fd = link->socket, .events = POLLIN},
+                          {.fd = link->poke, .events = POLLIN}};
   int64_t since = sp_link_now();
   pthread_mutex_unlock(&link->lock);
-  int n = poll(fds, 2, -1);
+  int n = poll(fds, 3, -1);
   bool interrupted = n < 0 && errno == EINTR;
   bool over = n > 0 && fds[1].revents != 0 && sp_link_is_over(link);
+  if (n > 0 && fds[2].revents != 0)
+    (void)sp_link_hear(link->poke);
   pthread_mutex_lock(&link->lock);
-  if (read(link->own_bell, &count, sizeof count) == sizeof count &&
-      sp_link_now() - since < SP_LINK_SPIN_NS)
+  if (sp_link_hear(link->own_bell) && sp_link_now() - since < SP_LINK_SPIN_NS)
     link->spin = SP_LINK_SPIN_NS;
   sp_link_awake(link);
   if (over)

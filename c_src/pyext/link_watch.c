@@ -171,7 +171,7 @@ static void take_signals(sp_link *link) {
     }
   }
   if (link->leader != NULL && link->leader->main)
-    sp_link_ring(link->own_bell);
+    sp_link_ring(link->poke);
 }
 
 static void look(sp_link *link, const struct pollfd *fds) {
@@ -185,7 +185,7 @@ static void look(sp_link *link, const struct pollfd *fds) {
     sp_link_abandon_locked(link, 0, NULL);
   /* A leader that sleeps is woken by the same bell, which is then its own. */
   if (fds[BELL].revents != 0 && link->leader == NULL &&
-      read(link->own_bell, &count, sizeof count) == sizeof count)
+      sp_link_hear(link->own_bell))
     drain(link);
 }
 

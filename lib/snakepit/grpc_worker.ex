@@ -350,6 +350,8 @@ defmodule Snakepit.GRPCWorker do
     state = with_direct(state)
     config = Map.put(state.config, :adapter_module, state.adapter)
     {:reply, {:ok, Call.target(state.pool || :direct, state.direct, config)}, state}
+  catch
+    :error, :closed -> {:reply, {:error, :closed}, state}
   end
 
   def handle_call(:direct, _from, state), do: {:reply, {:error, :not_ready}, state}
@@ -395,8 +397,15 @@ defmodule Snakepit.GRPCWorker do
   # The pool's process was replaced: its scheduler is gone, and what that
   # closed with it.
   @impl true
-  def handle_cast(:attach, %State{phase: :ready} = state),
-    do: {:noreply, state |> leave(:stopped) |> reconnect() |> join()}
+  def handle_cast(:attach, %State{phase: :ready} = state) do
+    state = state |> leave(:stopped) |> reconnect()
+
+    try do
+      {:noreply, join(state)}
+    catch
+      :error, :closed -> handle_info({:snakepit_slot, :suspect, "the connection ended"}, state)
+    end
+  end
 
   def handle_cast(:attach, state), do: {:noreply, state}
 
@@ -406,6 +415,7 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, ready(state)}
   catch
     :error, :transports_mixed -> start_failed(state, Local.mixed(state.local), :transport)
+    :error, :closed -> start_failed(state, "its connection ended at once", :transport)
   end
 
   defp ping(state), do: %{state | ping: send_ping(state, @ping_timeout_ms)}

@@ -77,7 +77,8 @@ defmodule Snakepit.Native do
   slot is removed when that dies), `session` the id sent for calls that have
   none, `metadata` goes into every request. Raises `:pool_closed`, and
   `:transports_mixed` for a gRPC worker in a pool whose first worker was local,
-  or the other way round: arguments are encoded before a worker is chosen.
+  or the other way round: arguments are encoded before a worker is chosen; and
+  `:closed` for a link that has ended.
   """
   @spec slot_add(
           handle,

@@ -45,8 +45,8 @@ typedef struct request {
   int64_t queue_deadline;
   int64_t deadline;
   sp_slot_id slot;
-  sp_slot_id at;      /* where it lies ahead, or lay */
-  uint64_t offered;   /* since when */
+  sp_slot_id at;    /* where it lies ahead, or lay */
+  uint64_t offered; /* since when */
   bool promoted;
   bool open; /* the offer was not taken back yet */
   bool settled;
@@ -166,7 +166,8 @@ static enum sp_dispatch_reason lateness(const request *r) {
 }
 
 static int64_t due(const request *r) {
-  if ((r->state == WAITING || r->state == AHEAD) && r->queue_deadline < r->deadline)
+  if ((r->state == WAITING || r->state == AHEAD) &&
+      r->queue_deadline < r->deadline)
     return r->queue_deadline;
   return r->state != NONE && r->state != LATE && !r->settled
              ? r->deadline

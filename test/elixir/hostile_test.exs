@@ -210,6 +210,58 @@ defmodule Snakepit.HostileTest do
     end
   end
 
+  # ---- calls that lie ahead -----------------------------------------------
+
+  for mode <- ~w(unclaimed unclaimed_twice scribbled_claims cleared_claims) do
+    test "#{mode}: each call has one answer, whatever is said of those ahead" do
+      start_pools([pool_size: 2] ++ settings(unquote(mode)))
+      pids = for {pid, _} <- os_processes(), do: pid
+
+      answers =
+        1..32
+        |> Enum.map(fn _ ->
+          Task.async(fn ->
+            {for(_ <- 1..100, do: call()), Process.info(self(), :messages)}
+          end)
+        end)
+        |> Task.await_many(2 * @long)
+
+      for {all, left} <- answers do
+        assert left == {:messages, []}
+        assert Enum.all?(all, fn {:ok, pid} -> pid in pids end)
+      end
+
+      {:ok, target} = Targets.find(:default)
+      stats = Native.pool_stats(target.handle)
+      assert %{requests: 3200, completed: 3200, running: 0, queued: 0, slots: 2} = stats
+      assert_no_message()
+    end
+  end
+
+  test "claimed_for_good: what it holds ends by its time-out, the rest is run by the next" do
+    start_hostile("claimed_for_good")
+    [{first, _}] = os_processes()
+    {:ok, target} = Targets.find(:default)
+    :ok = Native.pool_set_cancel_grace(target.handle, 1)
+    # It is known to be quick.
+    for _ <- 1..50, do: assert({:ok, ^first} = call())
+
+    answers =
+      1..32
+      |> Enum.map(fn _ -> Task.async(fn -> call(timeout: 2_000, queue_timeout: @long) end) end)
+      |> Task.await_many(2 * @long)
+
+    for answer <- answers do
+      assert match?({:ok, _}, answer) or
+               match?({:error, %Error{category: c}} when c in [:timeout, :worker, :pool], answer)
+    end
+
+    assert {:ok, second} = call()
+    assert second != first
+    assert %{running: 0, queued: 0} = Native.pool_stats(target.handle)
+    assert_no_message()
+  end
+
   # ---- the answer cannot be read ------------------------------------------
 
   for mode <- ~w(protobuf protobuf_cut protobuf_length cbor_cut cbor_reserved cbor_deep

@@ -27,11 +27,12 @@ from harness import HERE, PACKAGE, PATIENCE, ToolFailed, environment
 
 ROOT = HERE.parent.parent
 
-CALL, CANCEL, CREDIT, PING, INPUT = 1, 2, 3, 4, 5
+CALL, CANCEL, CREDIT, PING, INPUT, OFFER = 1, 2, 3, 4, 5, 7
 ANSWER, CHUNK, PONG, INPUT_CREDIT = 16, 17, 18, 19
 
 MAGIC = b"snakpit1" + struct.pack("<II", 1, 0)
 CONTROL = 512
+CLAIMS, CLAIM_COUNT = 256, 32  # within the first ring's control block
 WRITTEN, READ, SLEEPING, WAITING = 0, 64, 128, 192
 CAPACITY = 128 * 1024
 
@@ -154,7 +155,8 @@ class Listener:
             part = connection.recv(48 - len(hello))
             assert part, "the worker left during the handshake"
             hello += part
-        assert hello == MAGIC + self.token
+        assert hello[:12] + hello[16:] == MAGIC[:12] + self.token
+        self.takes_offers = struct.unpack_from("<I", hello, 12)[0] == 1
         return Connection(connection, self.capacity)
 
     def close(self) -> None:
@@ -273,6 +275,22 @@ class Connection:
         self._next_call += 1
         self.send(CALL, self._next_call, self.request(tool, arguments, **extra))
         return self._next_call
+
+    def offer(self, tool: str, arguments: Any = None, number: Optional[int] = None) -> int:
+        """A call that may be taken back; by default under the next number."""
+        self._next_call = number or self._next_call + 1
+        call = self._next_call
+        struct.pack_into("<Q", self.memory, CLAIMS + call % CLAIM_COUNT * 8, call)
+        self.send(OFFER, call, self.request(tool, arguments))
+        return call
+
+    def on_offer(self, call: int) -> bool:
+        at = CLAIMS + call % CLAIM_COUNT * 8
+        return bool(struct.unpack_from("<Q", self.memory, at)[0] == call)
+
+    def take_back(self, call: int) -> None:
+        """For calls that the worker does not begin at this moment."""
+        struct.pack_into("<Q", self.memory, CLAIMS + call % CLAIM_COUNT * 8, 0)
 
     def answer(self, call: int) -> Any:
         import snakepit_bridge_pb2 as pb2

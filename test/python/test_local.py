@@ -19,6 +19,7 @@ from harness import PACKAGE, PATIENCE, ToolFailed, environment, run_script, wait
 from local_peer import (
     CALL,
     CHUNK,
+    CLAIM_COUNT,
     CREDIT,
     MAGIC,
     PING,
@@ -262,6 +263,82 @@ def test_cancel_of_a_queued_call(tools: LocalWorker, tmp_path: Path) -> None:
     cancelled(tools, running)
     assert not other.exists()
     assert tools.call("value", {"value": 1}) == 1
+
+
+# ---- calls that may be taken back -----------------------------------------------
+
+
+def test_offers_are_run_by_who_claims_them(tools: LocalWorker) -> None:
+    assert tools.listener.takes_offers
+    calls = [tools.offer("value", {"value": n}) for n in range(20)]
+    for n, call in enumerate(calls):
+        assert tools.value(call) == n
+        assert not tools.on_offer(call)
+
+
+def test_what_is_taken_back_is_not_run(tools: LocalWorker, tmp_path: Path) -> None:
+    started, other = tmp_path / "started", tmp_path / "other"
+    running = tools.start("unary_sleeper", {"started": str(started)})
+    wait_until(started.exists, "the tool to start")
+    offers = [tools.offer("write", {"path": str(other)}) for _ in range(3)]
+    kept = tools.offer("value", {"value": 7})
+    for call in offers:
+        assert tools.on_offer(call)
+        tools.take_back(call)
+    tools.cancel(running)
+    cancelled(tools, running)
+    assert tools.value(kept) == 7
+    assert not other.exists()
+    assert not any(call in tools.frames for call in offers)
+
+
+def test_an_old_offer_is_not_taken_for_a_new_one(tools: LocalWorker, tmp_path: Path) -> None:
+    started, other = tmp_path / "started", tmp_path / "other"
+    running = tools.start("unary_sleeper", {"started": str(started)})
+    wait_until(started.exists, "the tool to start")
+    old = tools.offer("write", {"path": str(other)})
+    tools.take_back(old)
+    new = tools.offer("value", {"value": 8}, number=old + CLAIM_COUNT)
+    tools.cancel(running)
+    cancelled(tools, running)
+    assert tools.value(new) == 8
+    assert not other.exists() and old not in tools.frames
+
+
+def test_cancel_of_an_offer(tools: LocalWorker, tmp_path: Path) -> None:
+    started, other = tmp_path / "started", tmp_path / "other"
+    running = tools.start("unary_sleeper", {"started": str(started)})
+    wait_until(started.exists, "the tool to start")
+    waiting, gone = (tools.offer("write", {"path": str(other)}) for _ in range(2))
+    tools.take_back(gone)
+    tools.cancel(waiting)
+    tools.cancel(gone)
+    cancelled(tools, waiting)  # one answer for what was still on offer, none else
+    tools.cancel(running)
+    cancelled(tools, running)
+    assert tools.call("value", {"value": 9}) == 9
+    assert not other.exists() and gone not in tools.frames
+
+
+def test_a_worker_that_stops_leaves_offers_alone(tools: LocalWorker, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    running = tools.start("unary_sleeper", {"started": str(started)})
+    wait_until(started.exists, "the tool to start")
+    offer = tools.offer("value", {"value": 1})
+    tools.ping()  # it has been read
+    tools.process.terminate()
+    cancelled(tools, running)
+    tools.process.wait(PATIENCE)
+    tools.pump()
+    assert tools.on_offer(offer) and offer not in tools.frames
+
+
+def test_threads_take_no_offers(start: Start) -> None:
+    worker = start("local_tools:LocalTools", "--mode", "threaded", "--max-workers", "2")
+    assert not worker.listener.takes_offers
+    offer = worker.offer("value", {"value": 1})
+    assert worker.call("value", {"value": 2}) == 2
+    assert worker.on_offer(offer) and offer not in worker.frames
 
 
 def test_cancel_of_a_producer_without_credit(tools: LocalWorker) -> None:

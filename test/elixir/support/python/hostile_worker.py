@@ -19,14 +19,14 @@ import sys
 import threading
 from typing import Callable, Optional
 
-CALL, PING = 1, 4
-INPUT = 5
+CALL, PING, INPUT, OFFER = 1, 4, 5, 7
 ANSWER, CHUNK, PONG, INPUT_CREDIT, UNKNOWN = 16, 17, 18, 19, 99
 
 MAGIC = b"snakpit1" + struct.pack("<II", 1, 0)
+MAGIC_AHEAD = b"snakpit1" + struct.pack("<II", 1, 1)  # offers are welcome
+CLAIMS, CLAIM_COUNT = 256, 32
 CONTROL = 512
 WRITTEN, READ, SLEEPING, WAITING = 0, 64, 128, 192
-FULL = 2**64 - 2  # an eventfd holds no more
 SILENT = 100
 
 _lock = threading.Lock()
@@ -73,9 +73,9 @@ def token() -> bytes:
 class Link:
     """The worker's end: it reads the first ring and writes the second."""
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, magic: bytes = MAGIC) -> None:
         self.socket = sock
-        sock.sendall(MAGIC + token())
+        sock.sendall(magic + token())
         text, fds, _flags, _address = socket.recv_fds(sock, 24, 3)
         if len(text) != 24 or len(fds) != 3:
             raise SystemExit("the BEAM turned the worker away")
@@ -156,13 +156,23 @@ class Link:
                 raise SystemExit
             os.read(self.own_bell, 8)
 
-    def next_call(self) -> int:
+    def next_work(self) -> tuple[int, int]:
         while True:
             kind, call, payload = self.next()
-            if kind == CALL:
-                return call
+            if kind in (CALL, OFFER):
+                return kind, call
             if kind == PING:
                 self.put(frame(PONG, call, payload))
+
+    def next_call(self) -> int:
+        return self.next_work()[1]
+
+    def claim(self, call: int) -> bool:
+        """Not at once, so not quite as it must be."""
+        field = CLAIMS + call % CLAIM_COUNT * 8
+        mine = self.get(field) == call
+        self.set(field, 0)
+        return mine
 
     def serve(self) -> None:
         while True:
@@ -255,11 +265,14 @@ BREAKS: dict[str, Callable[[Link, int], None]] = {
 
 
 def fill_bell(link: Link) -> None:
-    """A ring more would make its writer wait: the flags are the BEAM's too."""
+    """A ring more would make its writer wait, were that end not the BEAM's own."""
     os.set_blocking(link.own_bell, True)
-    if select.select([link.own_bell], [], [], 0)[0]:
-        os.read(link.own_bell, 8)
-    os.write(link.own_bell, struct.pack("=Q", FULL))
+    bell = os.open(f"/proc/self/fd/{link.own_bell}", os.O_WRONLY | os.O_NONBLOCK)
+    try:
+        while True:
+            os.write(bell, bytes(4096))
+    except BlockingIOError:
+        os.set_blocking(bell, True)
 
 
 def deaf(link: Link, call: int) -> None:
@@ -314,6 +327,57 @@ def flood(kind: int, payload: bytes) -> Callable[[Link, int], None]:
 
     return run
 
+
+def unclaimed(link: Link, call: int) -> None:
+    """Answers whatever comes, also what was taken back."""
+    while True:
+        link.put(frame(ANSWER, call, good()))
+        call = link.next_call()
+
+
+def unclaimed_twice(link: Link, call: int) -> None:
+    while True:
+        link.put(frame(ANSWER, call, good()) * 2)
+        call = link.next_call()
+
+
+def scribbled_claims(link: Link, call: int) -> None:
+    while True:
+        for n in range(CLAIM_COUNT):
+            link.set(CLAIMS + n * 8, 2**64 - 1 - n)
+        link.put(frame(ANSWER, call, good()))
+        call = link.next_call()
+
+
+def cleared_claims(link: Link, call: int) -> None:
+    """Nothing can be taken back from it."""
+    while True:
+        for n in range(CLAIM_COUNT):
+            link.set(CLAIMS + n * 8, 0)
+        link.put(frame(ANSWER, call, good()))
+        call = link.next_call()
+
+
+def claimed_for_good(link: Link, call: int) -> None:
+    """Quick, so that calls come ahead; then it takes them and says nothing."""
+    kind = CALL
+    while kind == CALL:
+        link.put(frame(ANSWER, call, good()))
+        kind, call = link.next_work()
+    while True:
+        if kind == OFFER:
+            link.claim(call)
+        kind, call = link.next_work()
+
+
+# They take offers, and lie about what they have begun.
+AHEAD: dict[str, Callable[[Link, int], None]] = {
+    "unclaimed": unclaimed,
+    "unclaimed_twice": unclaimed_twice,
+    "scribbled_claims": scribbled_claims,
+    "cleared_claims": cleared_claims,
+    "claimed_for_good": claimed_for_good,
+}
 
 # What is wrong is dropped, and the answer counts.
 DROPPED: dict[str, Callable[[Link, int], None]] = {
@@ -383,7 +447,7 @@ def start(mode: str) -> Optional[Link]:
         link.put(b"\xff" * 100)
         link.until_the_end()
     else:
-        return Link(connect())
+        return Link(connect(), MAGIC_AHEAD if mode in AHEAD else MAGIC)
     return None
 
 
@@ -398,6 +462,8 @@ def misbehave(mode: str) -> None:
         raise SystemExit(5)
     if mode in DROPPED:
         DROPPED[mode](link, link.next_call())
+    elif mode in AHEAD:
+        AHEAD[mode](link, link.next_call())
     elif mode in UNREADABLE:
         link.put(frame(ANSWER, link.next_call(), UNREADABLE[mode]))
     elif not guests:

@@ -307,6 +307,8 @@ static void look_again(sp_local *local) {
 static int next_event(sp_local *local, struct epoll_event *event) {
   if (local->hot == NULL)
     return epoll_wait(local->epoll, event, 1, expire_guests(local));
+  if (local->guest_count > 0)
+    (void)expire_guests(local);
   int64_t left = local->look_at - sp_local_now();
   if (left <= 0) {
     look_again(local);

@@ -37,16 +37,21 @@ static void unlist(nif_link *link, nif_call *call) {
   call->listed = false;
 }
 
-/* Takes all calls of |slot| off the list. Without one, those of all slots but
- * for the ones that are still on offer: these are taken back. */
+/* Whether it will be taken back: its slot is still there, and it is not begun.
+ */
+static bool may_return(const nif_link *link, const nif_call *call) {
+  return call->offered &&
+         (call->slot == link->slots[0] || call->slot == link->slots[1]) &&
+         sp_claim_is_on_offer(sp_local_claims(link->peer), call->wire);
+}
+
+/* Takes all calls of |slot| off the list; without one, all that will not be
+ * taken back. */
 static nif_call *take_calls(nif_link *link, const nif_slot *slot) {
   nif_call *taken = NULL, *next;
   for (nif_call *call = link->calls; call != NULL; call = next) {
     next = call->link_next;
-    if (slot != NULL
-            ? call->slot != slot
-            : call->offered &&
-                  sp_claim_is_on_offer(sp_local_claims(link->peer), call->wire))
+    if (slot != NULL ? call->slot != slot : may_return(link, call))
       continue;
     unlist(link, call);
     call->link_next = taken;

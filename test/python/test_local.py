@@ -302,7 +302,8 @@ def test_an_old_offer_is_not_taken_for_a_new_one(tools: LocalWorker, tmp_path: P
     tools.cancel(running)
     cancelled(tools, running)
     assert tools.value(new) == 8
-    assert not other.exists() and old not in tools.frames
+    assert not other.exists()
+    assert old not in tools.frames
 
 
 def test_cancel_of_an_offer(tools: LocalWorker, tmp_path: Path) -> None:
@@ -317,7 +318,8 @@ def test_cancel_of_an_offer(tools: LocalWorker, tmp_path: Path) -> None:
     tools.cancel(running)
     cancelled(tools, running)
     assert tools.call("value", {"value": 9}) == 9
-    assert not other.exists() and gone not in tools.frames
+    assert not other.exists()
+    assert gone not in tools.frames
 
 
 def test_a_worker_that_stops_leaves_offers_alone(tools: LocalWorker, tmp_path: Path) -> None:
@@ -330,7 +332,8 @@ def test_a_worker_that_stops_leaves_offers_alone(tools: LocalWorker, tmp_path: P
     cancelled(tools, running)
     tools.process.wait(PATIENCE)
     tools.pump()
-    assert tools.on_offer(offer) and offer not in tools.frames
+    assert tools.on_offer(offer)
+    assert offer not in tools.frames
 
 
 def test_threads_take_no_offers(start: Start) -> None:
@@ -338,7 +341,8 @@ def test_threads_take_no_offers(start: Start) -> None:
     assert not worker.listener.takes_offers
     offer = worker.offer("value", {"value": 1})
     assert worker.call("value", {"value": 2}) == 2
-    assert worker.on_offer(offer) and offer not in worker.frames
+    assert worker.on_offer(offer)
+    assert offer not in worker.frames
 
 
 def test_cancel_of_a_producer_without_credit(tools: LocalWorker) -> None:

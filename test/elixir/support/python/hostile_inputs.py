@@ -18,8 +18,7 @@ def _badly(self: Any, messages: Iterator[Any], context: Any) -> Iterator[Any]:
         yield output(input_credit=2**32 - 1)
         next(messages)  # nothing comes
     elif request.tool_name == "seventeen":
-        yield output(input_credit=16)
-        yield output(input_credit=1)
+        yield output(input_credit=17)
         while True:
             next(messages)
     elif request.tool_name == "blindly":

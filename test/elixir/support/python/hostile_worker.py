@@ -257,7 +257,7 @@ BREAKS: dict[str, Callable[[Link, int], None]] = {
     "talk": lambda link, _call: link.socket.sendall(b"not done"),
     "silence": lambda link, _call: None,
     "wants_max": lambda link, call: link.put(wants(call, 2**32 - 1)),
-    "wants_17": lambda link, call: link.put(wants(call, 16) + wants(call, 1)),
+    "wants_17": lambda link, call: link.put(wants(call, 17)),
     "wants_short": lambda link, call: link.put(frame(INPUT_CREDIT, call, bytes(3))),
     "wants_long": lambda link, call: link.put(frame(INPUT_CREDIT, call, bytes(5))),
     "wants_blindly": wants_blindly,

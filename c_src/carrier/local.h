@@ -68,7 +68,7 @@ bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]);
 /* Sends a frame from any thread, never waits. |release| is called exactly
  * once, when the parts' bytes are not needed any more (at once, later on any
  * thread, or when the peer is closed). At most SP_LOCAL_PARTS parts. */
-#define SP_LOCAL_PARTS 3
+#define SP_LOCAL_PARTS 4
 void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count,
                    void (*release)(void *arg), void *arg);

@@ -124,6 +124,32 @@ int sp_bridge_put_binary(sp_buf *out, sp_slice key, sp_slice value) {
                    key, value);
 }
 
+/* The messages for Elixir tools are written and read as those for tools. */
+#define SAME(field, as)                                                        \
+  _Static_assert(snakepit_bridge_ExecuteElixirTool##field##_tag ==             \
+                     snakepit_bridge_ExecuteTool##as##_tag,                    \
+                 #field)
+SAME(Request_session_id, Request_session_id);
+SAME(Request_tool_name, Request_tool_name);
+SAME(Request_metadata, Request_metadata);
+SAME(Request_arguments_cbor, Request_arguments_cbor);
+SAME(Request_time_left_ms, Request_time_left_ms);
+SAME(Response_success, Response_success);
+SAME(Response_result, Response_result);
+SAME(Response_error_message, Response_error_message);
+SAME(Response_metadata, Response_metadata);
+SAME(Response_binary_result, Response_binary_result);
+SAME(Response_result_cbor, Response_result_cbor);
+
+size_t sp_bridge_time_left(uint8_t out[SP_BRIDGE_TIME_LEFT], int64_t ms) {
+  pb_ostream_t stream = pb_ostream_from_buffer(out, SP_BRIDGE_TIME_LEFT);
+  bool ok =
+      pb_encode_tag(&stream, PB_WT_VARINT,
+                    snakepit_bridge_ExecuteToolRequest_time_left_ms_tag) &&
+      pb_encode_varint(&stream, (uint64_t)ms);
+  return ok ? stream.bytes_written : 0;
+}
+
 /* A field's tag and room for its length; *|mark| is where the length goes. */
 static bool begin_field(writer *w, uint32_t tag, size_t *mark) {
   static const pb_byte_t room[LENGTH_SIZE];
@@ -287,6 +313,17 @@ static int read_pair(sp_slice message, sp_slice *first, sp_slice *second) {
   return got;
 }
 
+static int take_response_metadata(sp_slice entry, sp_bridge_response *out) {
+  static const char name[] = "error";
+  sp_slice key = {entry.data, 0};
+  sp_slice value = key;
+  int err = read_pair(entry, &key, &value);
+  if (err == 0 && key.len == sizeof name - 1 &&
+      memcmp(key.data, name, key.len) == 0)
+    out->error_details = value;
+  return err;
+}
+
 /* A known field of another type than it should have counts as unknown. */
 static int take_response_field(const field *f, sp_bridge_response *out) {
   bool varint = f->type == PB_WT_VARINT;
@@ -314,6 +351,8 @@ static int take_response_field(const field *f, sp_bridge_response *out) {
       out->cbor = f->bytes;
     }
     break;
+  case snakepit_bridge_ExecuteToolResponse_metadata_tag:
+    return string ? take_response_metadata(f->bytes, out) : 0;
   case snakepit_bridge_ExecuteToolResponse_result_tag:
     if (!string)
       break;

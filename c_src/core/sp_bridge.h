@@ -19,6 +19,8 @@ typedef struct sp_slice {
 } sp_slice;
 
 /* ---- ExecuteToolRequest, written field by field ------------------------ */
+/* An ExecuteElixirToolRequest has the same fields under the same numbers, and
+ * an ExecuteElixirToolResponse those of an ExecuteToolResponse. */
 /* Protobuf fields may come in any order, so the session, which is known only
  * when a worker is chosen, is written last. All: SP_ERR_NOMEM, SP_ERR_LIMIT. */
 
@@ -28,6 +30,11 @@ int sp_bridge_put_stream(sp_buf *out);
 int sp_bridge_put_inputs(sp_buf *out);
 int sp_bridge_put_metadata(sp_buf *out, sp_slice key, sp_slice value);
 int sp_bridge_put_binary(sp_buf *out, sp_slice key, sp_slice value);
+
+/* The field `time_left_ms`, of at most SP_BRIDGE_TIME_LEFT bytes; its length.
+ * |ms| is 1 or more. */
+#define SP_BRIDGE_TIME_LEFT 12
+size_t sp_bridge_time_left(uint8_t out[SP_BRIDGE_TIME_LEFT], int64_t ms);
 
 /* One entry of `parameters`: begin, append the JSON text of the value to
  * |out|, end. The lengths before it are patched in by _end (non-minimal
@@ -81,7 +88,8 @@ typedef struct sp_bridge_response {
   int64_t execution_time_ms;
   sp_slice binary_result;
   bool has_cbor;
-  sp_slice cbor; /* result_cbor, instead of the result */
+  sp_slice cbor;          /* result_cbor, instead of the result */
+  sp_slice error_details; /* the metadata's `error` */
 } sp_bridge_response;
 
 /* Slices point into |bytes|. SP_ERR_SYNTAX, SP_ERR_TRUNCATED. */

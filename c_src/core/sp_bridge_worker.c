@@ -138,6 +138,10 @@ static int take_request_field(const field *f, sp_bridge_request *out,
       out->arguments_cbor = f->bytes;
     }
     return 0;
+  case snakepit_bridge_ExecuteToolRequest_time_left_ms_tag:
+    if (f->type == PB_WT_VARINT)
+      out->time_left_ms = f->number > INT64_MAX ? 0 : (int64_t)f->number;
+    return 0;
   case snakepit_bridge_ExecuteToolRequest_metadata_tag:
   case snakepit_bridge_ExecuteToolRequest_parameters_tag:
   case snakepit_bridge_ExecuteToolRequest_binary_parameters_tag:

@@ -16,6 +16,7 @@ typedef struct sp_bridge_request {
   bool inputs;
   bool has_arguments;
   sp_slice arguments_cbor; /* one map */
+  int64_t time_left_ms;    /* 0 for no deadline */
 } sp_bridge_request;
 
 /* Called for the entries of the maps, in the order of the message. Any may be

@@ -25,6 +25,8 @@ enum sp_frame_kind {
   SP_FRAME_PING = 4,   /* answered by PONG with the same id and payload */
   SP_FRAME_INPUT = 5,  /* a ToolChunk with an input of the call; is_final and
                           no value after the last. Only what was asked for. */
+  SP_FRAME_REPLY = 6,  /* to a REQUEST, with its id: a byte, 0 and the method's
+                          response, or a gRPC status and a text */
   SP_FRAME_OFFER = 7,  /* a CALL that is run only by who takes its claim
                           (sp_claim.h), and gets no answer otherwise. Only for
                           workers that run one call at a time. */
@@ -34,7 +36,11 @@ enum sp_frame_kind {
                            Every CALL gets exactly one. */
   SP_FRAME_CHUNK = 17,  /* a ToolChunk of a stream */
   SP_FRAME_PONG = 18,
-  SP_FRAME_INPUT_CREDIT = 19 /* so many more inputs may come; 4 bytes */
+  SP_FRAME_INPUT_CREDIT = 19,  /* so many more inputs may come; 4 bytes */
+  SP_FRAME_REQUEST = 20,       /* the worker calls a method of the BEAM's, under
+                                  an id of its own: a byte, the method's place
+                                  in the service from 1, and its request */
+  SP_FRAME_REQUEST_CANCEL = 21 /* nobody waits for its reply any more; empty */
 };
 
 typedef struct sp_frame {

@@ -61,6 +61,9 @@
   X(slots_busy)                                                                \
   X(slots_lost)                                                                \
   X(snakepit_local)                                                            \
+  X(snakepit_request)                                                          \
+  X(snakepit_request_cancelled)                                                \
+  X(snakepit_requests_closed)                                                  \
   X(snakepit_rpc)                                                              \
   X(snakepit_rpc_cancelled)                                                    \
   X(snakepit_rpc_ready)                                                        \
@@ -112,6 +115,7 @@ int nif_call_load(ErlNifEnv *env);
 int nif_pool_load(ErlNifEnv *env);
 int nif_slots_load(ErlNifEnv *env);
 int nif_local_load(ErlNifEnv *env);
+int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
 
@@ -137,6 +141,8 @@ NIF(nif_decode_response);
 NIF(nif_decode_chunk);
 NIF(nif_json_encode);
 NIF(nif_json_decode);
+NIF(nif_cbor_encode);
+NIF(nif_cbor_decode);
 NIF(nif_channel_open);
 NIF(nif_channel_close);
 NIF(nif_rpc_unary);
@@ -145,6 +151,8 @@ NIF(nif_local_start);
 NIF(nif_local_expect);
 NIF(nif_local_ping);
 NIF(nif_local_close);
+NIF(nif_local_serve);
+NIF(nif_request_reply);
 NIF(nif_message_encode);
 NIF(nif_message_decode);
 NIF(nif_server_start);

@@ -1,4 +1,4 @@
-/* From what a worker sent to terms, and JSON by itself. */
+/* From what a worker sent to terms, and values by themselves. */
 #include <stdio.h>
 #include <string.h>
 
@@ -173,42 +173,75 @@ NIF(nif_decode_chunk) {
   return enif_make_tuple2(env, am_ok, map);
 }
 
-/* ---- JSON by itself ---------------------------------------------------- */
+/* ---- values by themselves ---------------------------------------------- */
 
-static NIF(json_encode_dirty);
+typedef int encode_fn(nif_encoder *e, ERL_NIF_TERM term);
+typedef int decode_fn(ErlNifEnv *env, const uint8_t *bytes, size_t len,
+                      ERL_NIF_TERM *out, size_t *pos);
 
-static ERL_NIF_TERM json_encode(ErlNifEnv *env, int argc,
-                                const ERL_NIF_TERM argv[], size_t limit) {
+/* With |limit| 0 on a dirty scheduler; else |dirty| is called when there is
+ * more. */
+static ERL_NIF_TERM encode_value(ErlNifEnv *env, const ERL_NIF_TERM argv[],
+                                 encode_fn *encode, size_t limit,
+                                 NIF((*dirty))) {
   sp_buf out;
   ERL_NIF_TERM result;
   nif_encoder e = {.env = env, .out = &out};
   sp_buf_init(&out, &nif_mem, limit);
-  int err = nif_encode_term(&e, argv[0]);
+  int err = encode(&e, argv[0]);
   if (err == SP_OK)
     result =
         enif_make_tuple2(env, am_ok, nif_make_bytes(env, out.data, out.len));
   else if (err == SP_ERR_LIMIT && limit != 0)
-    result = enif_schedule_nif(env, "json_encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
-                               json_encode_dirty, argc, argv);
+    result = enif_schedule_nif(env, "encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
+                               dirty, 1, argv);
   else
     result = nif_make_error(env, nif_encode_error(&e, err));
   sp_buf_free(&out);
   return result;
 }
 
-static NIF(json_encode_dirty) { return json_encode(env, argc, argv, 0); }
+static NIF(json_encode_dirty) {
+  (void)argc;
+  return encode_value(env, argv, nif_encode_term, 0, NULL);
+}
 
-NIF(nif_json_encode) { return json_encode(env, argc, argv, NIF_INLINE_BYTES); }
+NIF(nif_json_encode) {
+  (void)argc;
+  return encode_value(env, argv, nif_encode_term, NIF_INLINE_BYTES,
+                      json_encode_dirty);
+}
 
-NIF(nif_json_decode) {
+static NIF(cbor_encode_dirty) {
+  (void)argc;
+  return encode_value(env, argv, nif_cbor_term, 0, NULL);
+}
+
+NIF(nif_cbor_encode) {
+  (void)argc;
+  return encode_value(env, argv, nif_cbor_term, NIF_INLINE_BYTES,
+                      cbor_encode_dirty);
+}
+
+static ERL_NIF_TERM decode_value(ErlNifEnv *env, int argc,
+                                 const ERL_NIF_TERM argv[], decode_fn *decode,
+                                 NIF((*nif))) {
   ErlNifBinary bytes;
   ERL_NIF_TERM term;
   size_t pos = 0;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "json_decode", nif_json_decode, argc, argv, bytes.size, &term))
+  if (moved(env, "decode", nif, argc, argv, bytes.size, &term))
     return term;
-  int err = nif_decode_json(env, bytes.data, bytes.size, &term, &pos);
+  int err = decode(env, bytes.data, bytes.size, &term, &pos);
   return err == SP_OK ? enif_make_tuple2(env, am_ok, term)
                       : decode_error(env, err, pos);
+}
+
+NIF(nif_json_decode) {
+  return decode_value(env, argc, argv, nif_decode_json, nif_json_decode);
+}
+
+NIF(nif_cbor_decode) {
+  return decode_value(env, argc, argv, nif_decode_cbor, nif_cbor_decode);
 }

@@ -7,6 +7,7 @@
 #include "nif.h"
 
 #include "../carrier/grpc_client.h"
+#include "../core/sp_bridge.h"
 #include "../core/sp_dispatch.h"
 
 typedef struct nif_slot nif_slot;
@@ -100,7 +101,8 @@ typedef struct nif_call {
   grpc_slice body;
   grpc_slice correlation;
   int64_t deadline;
-  ErlNifBinary session; /* .size 0 for none */
+  uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
+  ErlNifBinary session;                   /* .size 0 for none */
 } nif_call;
 
 /* nif_call.c ------------------------------------------------------------- */

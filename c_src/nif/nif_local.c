@@ -110,7 +110,10 @@ static void on_frame(void *user, const sp_frame *frame) {
          enif_make_tuple2(env, am_pong, enif_make_uint64(env, frame->call)));
     return;
   }
-  nif_local_frame(user, frame);
+  if (frame->kind == SP_FRAME_REQUEST || frame->kind == SP_FRAME_REQUEST_CANCEL)
+    nif_request_frame(user, frame);
+  else
+    nif_local_frame(user, frame);
 }
 
 static void on_closed(void *user, const char *why) {
@@ -130,6 +133,7 @@ static void on_closed(void *user, const char *why) {
     }
   }
   release_calls(calls); /* they are answered when their slots are removed */
+  nif_request_end_all(link);
   ErlNifEnv *env = enif_alloc_env();
   tell(link, env, enif_make_tuple2(env, am_closed, nif_make_text(env, why)));
   enif_release_resource(link); /* the carrier's */

@@ -5,6 +5,17 @@
 #include "../carrier/local.h"
 #include "nif_call.h"
 
+/* What a worker asks of the BEAM. Guarded by the link's lock. */
+#define NIF_REQUEST_BUCKETS 64
+struct nif_requests {
+  ErlNifPid server;
+  bool served;
+  size_t max;
+  size_t count; /* those whose reply is not written yet */
+  /* By number; each is kept until it is answered or cancelled. */
+  struct nif_request *listed[NIF_REQUEST_BUCKETS];
+};
+
 /* What a worker process waits for a local worker with; later its connection.
  * The carrier holds a reference until the connection is over. */
 typedef struct nif_link {
@@ -23,6 +34,8 @@ typedef struct nif_link {
   uint64_t last_wire;
   uint64_t pings; /* not answered yet */
   bool gone;
+  struct nif_requests requests;
+  atomic_int quick; /* whether it pays to wait after a reply; see nif_slot */
 } nif_link;
 
 extern ErlNifResourceType *nif_link_type;
@@ -69,12 +82,21 @@ void nif_local_credit(nif_call *call, uint32_t more);
 /* Sends an input: a ToolChunk, which is taken over. */
 void nif_local_input(nif_call *call, sp_buf *chunk);
 /* The parts of a call's frame; their number. */
-size_t nif_local_parts(const nif_call *call, const nif_slot *slot,
+size_t nif_local_parts(nif_call *call, const nif_slot *slot,
                        sp_frame_part *parts);
 /* Waits a little for the end of a call that submit holds, if that pays. */
 void nif_local_await(nif_call *call, ErlNifEnv *env);
 /* Handles what the slot's worker has said; |call| is the one that submit
  * holds. Releases the slot. */
 void nif_local_listen(nif_slot *slot, nif_call *call, ErlNifEnv *env);
+/* The same, after a reply, for what the worker says next. */
+void nif_local_linger(nif_link *link, ErlNifEnv *env);
+/* Somebody else has work to do now: what waits in these two does not any
+ * longer. */
+void nif_local_leave(void);
+
+/* nif_request.c: REQUEST and REQUEST_CANCEL; the end of the link. */
+void nif_request_frame(nif_link *link, const sp_frame *frame);
+void nif_request_end_all(nif_link *link);
 
 #endif

@@ -19,16 +19,29 @@ static sp_frame_part part_of(const grpc_slice *slice) {
                          GRPC_SLICE_LENGTH(*slice)};
 }
 
-size_t nif_local_parts(const nif_call *call, const nif_slot *slot,
+/* What is left of the call's time, as a field of its request. It is written
+ * again when a call that lay ahead is sent again: what was offered has been
+ * copied. */
+static sp_frame_part time_left(nif_call *call) {
+  if (call->deadline == INT64_MAX)
+    return (sp_frame_part){call->time_left, 0};
+  int64_t left = call->deadline - sp_reactor_now();
+  return (sp_frame_part){
+      call->time_left,
+      sp_bridge_time_left(call->time_left, left > 0 ? left / 1000000 + 1 : 1)};
+}
+
+size_t nif_local_parts(nif_call *call, const nif_slot *slot,
                        sp_frame_part *parts) {
   parts[0] = part_of(&call->body);
   parts[1] = part_of(&slot->metadata);
-  parts[2] = part_of(&slot->session);
-  return call->session.size == 0 ? 3 : 2;
+  parts[2] = time_left(call);
+  parts[3] = part_of(&slot->session);
+  return call->session.size == 0 ? 4 : 3;
 }
 
 /* Copies a frame that is small into the ring; false when that cannot be. */
-static bool put(const nif_call *call, nif_slot *slot, uint8_t kind) {
+static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
   sp_frame_part parts[SP_LOCAL_PARTS];
   bool bell = false;
   size_t count = nif_local_parts(call, slot, parts);

@@ -11,6 +11,9 @@
  * takes, far below what a scheduler may be blocked for. */
 #define AWAIT_NS 60000
 
+/* And after a reply for what its tool does with it. */
+#define LINGER_NS 30000
+
 /* |quick| stays within these; below 0 submit waits every 16th time only. */
 #define QUICK_MAX 16
 #define QUICK_MIN (-16)
@@ -20,6 +23,7 @@
  * is decoded in place. */
 static _Thread_local ErlNifEnv *await_env;
 static _Thread_local nif_call *await_call;
+static _Thread_local bool await_left;
 
 ErlNifEnv *nif_local_env(void) { return await_env; }
 
@@ -135,6 +139,8 @@ static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
     atomic_store(&slot->stopping_since, sp_reactor_now());
     atomic_fetch_sub(&slot->stopping, 1);
   }
+  if (await_call == NULL)
+    nif_local_leave(); /* its caller is woken */
   /* The worker gets its next request before the caller is woken. */
   nif_pool_complete(call, await_env);
   if (!nif_call_claim(call))
@@ -201,6 +207,10 @@ void nif_local_listen(nif_slot *slot, nif_call *call, ErlNifEnv *env) {
   enif_release_resource(slot);
 }
 
+void nif_local_leave(void) { await_left = true; }
+
+static bool is_over(void *arg) { return await_left || nif_call_held(arg); }
+
 void nif_local_await(nif_call *call, ErlNifEnv *env) {
   nif_slot *slot = call->slot;
   int quick = atomic_load(&slot->quick);
@@ -208,13 +218,33 @@ void nif_local_await(nif_call *call, ErlNifEnv *env) {
     return;
   await_env = env;
   await_call = call;
-  sp_local_poll(slot->link->peer, nif_call_held, call,
-                sp_reactor_now() + AWAIT_NS);
+  await_left = false;
+  sp_local_poll(slot->link->peer, is_over, call, sp_reactor_now() + AWAIT_NS);
   await_call = NULL;
   await_env = NULL;
   bool came = nif_call_held(call);
   if (came && quick < QUICK_MAX)
     atomic_store(&slot->quick, quick + 1);
-  else if (!came && quick > QUICK_MIN)
+  else if (!came && !await_left && quick > QUICK_MIN)
     atomic_store(&slot->quick, quick - 2);
+}
+
+static bool has_left(void *arg) {
+  (void)arg;
+  return await_left;
+}
+
+void nif_local_linger(nif_link *link, ErlNifEnv *env) {
+  static _Thread_local unsigned turns;
+  int quick = atomic_load(&link->quick);
+  if (!more_than_one_core() || (quick < 0 && (++turns & 15) != 0))
+    return;
+  await_env = env;
+  await_left = false;
+  sp_local_poll(link->peer, has_left, NULL, sp_reactor_now() + LINGER_NS);
+  await_env = NULL;
+  if (await_left && quick < QUICK_MAX)
+    atomic_store(&link->quick, quick + 1);
+  else if (!await_left && quick > QUICK_MIN)
+    atomic_store(&link->quick, quick - 2);
 }

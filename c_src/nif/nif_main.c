@@ -154,8 +154,8 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
       env, "snakepit_channel", &channel, ERL_NIF_RT_CREATE, NULL);
   if (nif_channel_type == NULL || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
-      nif_local_load(env) != 0 || nif_message_load(env) != 0 ||
-      nif_server_load(env) != 0)
+      nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
+      nif_message_load(env) != 0 || nif_server_load(env) != 0)
     return -1;
   return 0;
 }
@@ -179,6 +179,8 @@ static ErlNifFunc functions[] = {
     {"decode_chunk", 1, nif_decode_chunk, 0},
     {"json_encode", 1, nif_json_encode, 0},
     {"json_decode", 1, nif_json_decode, 0},
+    {"cbor_encode", 1, nif_cbor_encode, 0},
+    {"cbor_decode", 1, nif_cbor_decode, 0},
     {"channel_open", 1, nif_channel_open, 0},
     {"channel_close", 1, nif_channel_close, 0},
     {"rpc_unary", 6, nif_rpc_unary, 0},
@@ -187,6 +189,8 @@ static ErlNifFunc functions[] = {
     {"local_expect", 2, nif_local_expect, 0},
     {"local_ping", 2, nif_local_ping, 0},
     {"local_close", 1, nif_local_close, 0},
+    {"local_serve", 3, nif_local_serve, 0},
+    {"request_reply", 3, nif_request_reply, 0},
     {"message_encode", 2, nif_message_encode, 0},
     {"message_decode", 2, nif_message_decode, 0},
     {"server_start", 3, nif_server_start, 0},

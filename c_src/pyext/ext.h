@@ -46,16 +46,26 @@ int ext_raise(int err);
 typedef struct ext_link {
   PyObject_HEAD sp_link *connection;
   PyObject *on_cancel;
-  sp_buf spare; /* for the next answer or chunk */
+  sp_buf spare;   /* for the next answer or chunk */
+  unsigned users; /* threads that are in the connection without the GIL */
 } ext_link;
 
 extern PyType_Spec ext_link_spec;
 extern PyType_Spec ext_call_spec;
 extern PyTypeObject *ext_call_type;
+extern PyType_Spec ext_request_spec;
+extern PyTypeObject *ext_request_type;
 
 /* A Call for a job that was taken; the job is its own from now on. NULL and
  * an exception. NULL without one: the request is none. */
 PyObject *ext_call_new(ext_link *link, sp_job *job, bool main);
+/* The job of a Call that is not over, else NULL. |*main|: this is the main
+ * thread, and the one that runs the call. */
+sp_job *ext_call_job(PyObject *object, bool *main);
+
+/* Methods of Link. */
+PyObject *ext_link_request(PyObject *object, PyObject *args);
+PyObject *ext_link_tool_request(PyObject *object, PyObject *args);
 
 /* ---- zygotes ------------------------------------------------------------ */
 

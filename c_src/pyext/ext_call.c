@@ -43,6 +43,20 @@ static int add_metadata(sp_slice key, sp_slice value, void *ctx) {
   return result == 0 ? 0 : 1;
 }
 
+/* Of a BEAM that does not know what a local worker takes. */
+static int refuse_parameter(sp_slice key, sp_slice type_url, sp_slice value,
+                            void *ctx) {
+  (void)key;
+  (void)type_url;
+  (void)value;
+  (void)ctx;
+  return 1;
+}
+
+static int refuse_binary(sp_slice key, sp_slice value, void *ctx) {
+  return refuse_parameter(key, key, value, ctx);
+}
+
 static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   ext_call *call = PyObject_New(ext_call, ext_call_type);
   if (call == NULL)
@@ -60,6 +74,12 @@ static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   return call;
 }
 
+static int64_t deadline_of(const sp_job *job, int64_t left_ms) {
+  int64_t came = sp_job_came(job);
+  bool endless = left_ms <= 0 || left_ms >= (INT64_MAX - came) / 1000000;
+  return endless ? 0 : came + left_ms * 1000000;
+}
+
 PyObject *ext_call_new(ext_link *link, sp_job *job, bool main) {
   sp_bridge_request request;
   size_t len;
@@ -67,11 +87,15 @@ PyObject *ext_call_new(ext_link *link, sp_job *job, bool main) {
   ext_call *call = allocate(link, job, main);
   if (call == NULL || call->metadata == NULL)
     goto failed;
-  sp_bridge_visitor visitor = {.metadata = add_metadata, .ctx = call->metadata};
+  sp_bridge_visitor visitor = {.metadata = add_metadata,
+                               .parameter = refuse_parameter,
+                               .binary = refuse_binary,
+                               .ctx = call->metadata};
   if (sp_bridge_get_request(bytes, len, &request, &visitor) != SP_OK)
     goto failed;
   call->arguments = request.arguments_cbor;
   call->has_arguments = request.has_arguments;
+  call->deadline = deadline_of(job, request.time_left_ms);
   call->stream = request.stream;
   call->has_inputs = request.inputs;
   call->tool = ext_text(request.tool_name.data, request.tool_name.len);
@@ -459,10 +483,22 @@ static PyObject *get_self(PyObject *self, void *unused) {
   return self;
 }
 
-static PyObject *get_none(PyObject *self, void *unused) {
-  (void)self;
+/* As time.monotonic() counts. */
+static PyObject *get_deadline(PyObject *self, void *unused) {
   (void)unused;
-  Py_RETURN_NONE;
+  const ext_call *call = (ext_call *)self;
+  if (call->deadline == 0)
+    Py_RETURN_NONE;
+  return PyFloat_FromDouble((double)call->deadline / 1e9);
+}
+
+sp_job *ext_call_job(PyObject *object, bool *main) {
+  const ext_call *call = (ext_call *)object;
+  *main = false;
+  if (Py_TYPE(object) != ext_call_type || call->job == NULL)
+    return NULL;
+  *main = call->main && pthread_equal(call->thread, pthread_self()) != 0;
+  return call->job;
 }
 
 static PyMethodDef methods[] = {
@@ -489,7 +525,7 @@ static PyMemberDef members[] = {
 
 static PyGetSetDef getters[] = {{"cancelled", get_cancelled, NULL, NULL, NULL},
                                 {"sink", get_self, NULL, NULL, NULL},
-                                {"deadline", get_none, NULL, NULL, NULL},
+                                {"deadline", get_deadline, NULL, NULL, NULL},
                                 {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot slots[] = {{Py_tp_dealloc, (void *)call_dealloc},

@@ -11,6 +11,7 @@ typedef struct ext_call {
   sp_job *job; /* NULL once it is answered */
   sp_slice arguments;
   bool has_arguments;
+  int64_t deadline; /* see sp_link_now; 0 for none */
   sp_buf answer;
   PyObject *tool;
   PyObject *session_id;

@@ -1,9 +1,13 @@
 /* Link: the connection to the BEAM, as Python sees it. */
 #include "ext.h"
 
+#include <sched.h>
 #include <structmember.h>
 
 #include "../core/sp_error.h"
+
+/* Far more than threads need to leave a link that ends. */
+#define LEAVE_MS 5000
 
 static const char BAD_REQUEST[] = "the BEAM broke the protocol: a request "
                                   "that is no ExecuteToolRequest";
@@ -98,6 +102,13 @@ static PyObject *link_close(PyObject *object, PyObject *unused) {
   sp_link *connection = self->connection;
   self->connection = NULL;
   if (connection != NULL) {
+    if (self->users > 0)
+      sp_link_stop(connection, 0, LEAVE_MS);
+    while (self->users > 0) { /* threads of tools; they leave at once */
+      Py_BEGIN_ALLOW_THREADS;
+      sched_yield();
+      Py_END_ALLOW_THREADS;
+    }
     Py_BEGIN_ALLOW_THREADS;
     sp_link_close(connection);
     Py_END_ALLOW_THREADS;
@@ -179,11 +190,14 @@ static PyObject *get_signal_fd(PyObject *object, void *unused) {
                           : NULL;
 }
 
-static PyMethodDef methods[] = {{"take", link_take, METH_O, NULL},
-                                {"stop", link_stop, METH_VARARGS, NULL},
-                                {"ended", link_ended, METH_NOARGS, NULL},
-                                {"close", link_close, METH_NOARGS, NULL},
-                                {NULL, NULL, 0, NULL}};
+static PyMethodDef methods[] = {
+    {"take", link_take, METH_O, NULL},
+    {"stop", link_stop, METH_VARARGS, NULL},
+    {"ended", link_ended, METH_NOARGS, NULL},
+    {"close", link_close, METH_NOARGS, NULL},
+    {"request", ext_link_request, METH_VARARGS, NULL},
+    {"tool_request", ext_link_tool_request, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef getters[] = {{"signal_fd", get_signal_fd, NULL, NULL, NULL},
                                 {NULL, NULL, NULL, NULL, NULL}};

@@ -90,12 +90,15 @@ PyInit__snakepit_native(void) {
   PyObject *call = add_type(module, &ext_call_spec, "Call");
   PyObject *link =
       call != NULL ? add_type(module, &ext_link_spec, "Link") : NULL;
+  PyObject *request =
+      link != NULL ? add_type(module, &ext_request_spec, "Request") : NULL;
   Py_XDECREF(link);
-  if (link == NULL) {
+  if (request == NULL) {
     Py_XDECREF(call);
     Py_DECREF(module);
     return NULL;
   }
   ext_call_type = (PyTypeObject *)call; /* kept for good */
+  ext_request_type = (PyTypeObject *)request;
   return module;
 }

@@ -239,6 +239,7 @@ static void free_link(sp_link *link) {
     link->owed = next;
   }
   free(link->cancels);
+  sp_link_free_requests(link);
   sp_frame_reader_free(&link->reader);
   if (link->memory != NULL)
     munmap(link->memory, link->memory_size);
@@ -347,10 +348,9 @@ void sp_link_stop_locked(sp_link *link, int status, int grace_ms) {
   refuse_queue(link, &link->main_queue);
   for (sp_job *job = link->running; job != NULL; job = job->next)
     sp_link_cancel_job(link, job);
-  for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
-    w->woken = true;
-    pthread_cond_signal(&w->wake);
-  }
+  for (sp_waiter *w = link->followers; w != NULL; w = w->next)
+    sp_link_wake(w);
+  sp_link_end_requests(link);
   sp_link_ring(link->poke);
   sp_link_ring(link->kick);
 }

@@ -22,6 +22,7 @@
 
 typedef struct sp_link sp_link;
 typedef struct sp_job sp_job;
+typedef struct sp_upcall sp_upcall;
 
 typedef struct sp_link_config {
   /* True when other threads than the one that opens the link run calls; that
@@ -82,6 +83,8 @@ const uint8_t *sp_job_request(const sp_job *job, size_t *len);
 uint64_t sp_job_call(const sp_job *job);
 /* From any thread while the job is kept. */
 bool sp_job_is_cancelled(const sp_job *job);
+/* When it came (see sp_link_now). */
+int64_t sp_job_came(const sp_job *job);
 /* Milliseconds since it was taken. */
 int64_t sp_job_elapsed_ms(const sp_job *job);
 
@@ -121,5 +124,35 @@ void sp_job_end(sp_link *link, sp_job *job);
  * memory stays until sp_job_release. */
 void sp_job_keep(sp_link *link, sp_job *job);
 void sp_job_release(sp_link *link, sp_job *job);
+
+/* ---- requests to the BEAM ------------------------------------------------ */
+/* From any thread; one request is one thread's at a time. */
+
+/* Nothing is sent yet. NULL when there is no memory. */
+sp_upcall *sp_upcall_new(sp_link *link);
+/* |method| is the method's place in the service, from 1. DONE, CLOSED, NOMEM
+ * (2 GiB or more); with |wait| false NOTHING, and nothing sent, when it cannot
+ * be done at once. */
+enum sp_link_result sp_upcall_send(sp_link *link, sp_upcall *request,
+                                   uint8_t method, const uint8_t *bytes,
+                                   size_t len, bool wait);
+/* Waits until the reply is there: DONE. NOTHING when |job| (or NULL) is
+ * cancelled or over before, or when |until| (see sp_link_now; 0 for never) has
+ * passed. CLOSED, INTERRUPTED (only with |main|). */
+enum sp_link_result sp_upcall_wait(sp_link *link, sp_upcall *request,
+                                   sp_job *job, bool main, int64_t until);
+/* Eight bytes are written to |fd|, which must not block, when the reply is
+ * there or none will come. Once for each request. */
+void sp_upcall_notify(sp_link *link, sp_upcall *request, int fd);
+/* DONE, NOTHING (not yet), CLOSED. */
+enum sp_link_result sp_upcall_state(sp_link *link, const sp_upcall *request);
+/* Of one that is DONE: the status' byte and what follows it, until its end. At
+ * least one byte. */
+const uint8_t *sp_upcall_reply(const sp_upcall *request, size_t *len);
+/* Frees it. If the reply has not come, the BEAM is told that nobody waits. */
+void sp_upcall_end(sp_link *link, sp_upcall *request);
+
+/* Nanoseconds on CLOCK_MONOTONIC. */
+int64_t sp_link_now(void);
 
 #endif

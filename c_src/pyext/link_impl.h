@@ -20,7 +20,8 @@ typedef struct sp_input {
 struct sp_job {
   uint64_t call;
   sp_buf payload;
-  int64_t started;
+  int64_t came;    /* when it was read */
+  int64_t started; /* and when it was begun */
   atomic_bool cancelled;
   bool on_main;
   bool offered; /* run only by who takes its claim */
@@ -47,7 +48,20 @@ enum sp_wait_for {
   SP_WAIT_CALL,
   SP_WAIT_MAIN_CALL,
   SP_WAIT_CREDIT,
-  SP_WAIT_INPUT
+  SP_WAIT_INPUT,
+  SP_WAIT_REPLY
+};
+
+/* Under way, by number modulo this. */
+#define SP_LINK_REQUESTS 64
+
+struct sp_upcall {
+  uint64_t number;
+  sp_buf reply; /* filled when it is done */
+  bool sent;
+  bool done;
+  int fd; /* to write to; -1 for none */
+  struct sp_upcall *next;
 };
 
 /* A thread that waits for something from the ring. */
@@ -55,6 +69,8 @@ typedef struct sp_waiter {
   enum sp_wait_for what;
   bool main; /* runs signal handlers */
   sp_job *job;
+  const sp_upcall *request;
+  int64_t until; /* 0 for ever */
   pthread_cond_t wake;
   bool woken;
   struct sp_waiter *next;
@@ -93,6 +109,10 @@ struct sp_link {
   sp_job_list main_queue; /* for the main thread, when |threaded| */
   sp_job *running;
   sp_job *spare;
+  sp_upcall *requests[SP_LINK_REQUESTS];
+  sp_upcall *spare_request;
+  uint64_t last_request;
+  size_t listening;     /* requests whose reply is told to a descriptor */
   sp_waiter *followers; /* in pthread_cond_wait */
   sp_waiter *leader;    /* looks at the ring, or waits for its bell */
   uint64_t turn;        /* counts what the seats do */
@@ -117,7 +137,6 @@ struct sp_link {
   atomic_bool gone; /* nothing is sent any more */
 };
 
-int64_t sp_link_now(void);
 void sp_link_ring(int fd);
 /* Whether it was rung; empties the bell. */
 bool sp_link_hear(int fd);
@@ -139,6 +158,9 @@ void sp_link_cancel_job(sp_link *link, sp_job *job);
 int64_t sp_link_insist(sp_link *link);
 /* Puts a job without references away. */
 void sp_link_recycle(sp_link *link, sp_job *job);
+/* A frame to be sent by whoever reads next. */
+void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
+                 const uint8_t *bytes, size_t len);
 /* Owes the BEAM the answer of a call that never ran. */
 void sp_link_refuse(sp_link *link, uint64_t call, const char *message);
 /* The job of a call that runs; NULL when there is none. */
@@ -155,8 +177,24 @@ bool sp_link_has_input(const sp_job *job);
 void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job);
 /* The lock is given up while sending. */
 void sp_link_pay(sp_link *link);
+/* Waits for what |w| says; see sp_link_take. */
+enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait);
+/* This thread goes to work: others look after the ring. */
+void sp_link_hand_over(sp_link *link);
+void sp_link_wake(sp_waiter *w);
+/* The frame's bytes become the buffer's, whose memory the reader takes. */
+void sp_link_take_payload(sp_link *link, sp_buf *buf);
+void sp_link_take_reply(sp_link *link, const sp_frame *frame);
+/* No reply will come: tells those that listen. */
+void sp_link_end_requests(sp_link *link);
+void sp_link_free_requests(sp_link *link);
 
-/* This one does not. */
+/* These do not. */
+
+/* Sends a frame. With |wait| false it is all or nothing. */
+enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
+                                 const sp_frame_part *parts, size_t count,
+                                 bool wait);
 void *sp_link_watch(void *arg);
 
 #endif

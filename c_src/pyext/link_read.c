@@ -103,6 +103,8 @@ bool sp_job_is_cancelled(const sp_job *job) {
   return atomic_load_explicit(&job->cancelled, memory_order_relaxed);
 }
 
+int64_t sp_job_came(const sp_job *job) { return job->came; }
+
 int64_t sp_job_elapsed_ms(const sp_job *job) {
   return (sp_link_now() - job->started) / 1000000;
 }
@@ -164,6 +166,12 @@ static int is_sensitive(sp_slice key, sp_slice value, void *ctx) {
   return 0;
 }
 
+void sp_link_take_payload(sp_link *link, sp_buf *buf) {
+  sp_buf empty = *buf;
+  *buf = link->reader.payload;
+  link->reader.payload = empty;
+}
+
 static void take_call(sp_link *link, const sp_frame *frame) {
   bool sensitive = false;
   bool offered = frame->kind == SP_FRAME_OFFER;
@@ -189,10 +197,8 @@ static void take_call(sp_link *link, const sp_frame *frame) {
   }
   job->call = frame->call;
   job->offered = offered;
-  /* The payload changes hands; the reader goes on with the old memory. */
-  sp_buf empty = job->payload;
-  job->payload = link->reader.payload;
-  link->reader.payload = empty;
+  job->came = sp_link_now();
+  sp_link_take_payload(link, &job->payload);
   push(sensitive ? &link->main_queue : &link->queue, job);
   sp_link_notify(link, sensitive ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL, NULL);
 }
@@ -236,8 +242,8 @@ static void take_credit(sp_link *link, const sp_frame *frame) {
   sp_link_notify(link, SP_WAIT_CREDIT, job);
 }
 
-static void owe(sp_link *link, uint8_t kind, uint64_t call,
-                const uint8_t *bytes, size_t len) {
+void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
+                 const uint8_t *bytes, size_t len) {
   sp_owed *owed = malloc(sizeof *owed + len);
   if (owed == NULL) {
     sp_link_abandon_locked(link, 1, NO_MEMORY);
@@ -269,7 +275,7 @@ void sp_link_refuse(sp_link *link, uint64_t call, const char *message) {
   if (err == SP_OK)
     err = sp_bridge_put_error(&response, (sp_slice){json.data, json.len});
   if (err == SP_OK)
-    owe(link, SP_FRAME_ANSWER, call, response.data, response.len);
+    sp_link_owe(link, SP_FRAME_ANSWER, call, response.data, response.len);
   else
     sp_link_abandon_locked(link, 1, NO_MEMORY);
   sp_buf_free(&json);
@@ -305,7 +311,10 @@ bool sp_link_read(sp_link *link) {
     sp_link_take_input(link, &frame);
     break;
   case SP_FRAME_PING:
-    owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
+    sp_link_owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
+    break;
+  case SP_FRAME_REPLY:
+    sp_link_take_reply(link, &frame);
     break;
   default:
     sp_link_abandon_locked(link, 1, BAD_FRAME);
@@ -337,19 +346,25 @@ void sp_link_awake(sp_link *link) {
   link->asleep = false;
 }
 
-static void wake(sp_waiter *w) {
+void sp_link_wake(sp_waiter *w) {
   w->woken = true;
   pthread_cond_signal(&w->wake);
 }
 
 void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job) {
   for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
-    if (w->woken || w->what != what || w->job != job)
+    bool wanted =
+        w->what == what || (what == SP_WAIT_CREDIT && w->what == SP_WAIT_REPLY);
+    if (w->woken || !wanted || w->job != job)
       continue;
-    wake(w);
+    sp_link_wake(w);
     if (what == SP_WAIT_CALL || what == SP_WAIT_MAIN_CALL)
       return;
   }
+}
+
+static bool is_late(const sp_waiter *w) {
+  return w->until != 0 && sp_link_now() >= w->until;
 }
 
 static bool satisfied(const sp_link *link, const sp_waiter *w) {
@@ -360,6 +375,9 @@ static bool satisfied(const sp_link *link, const sp_waiter *w) {
     return link->main_queue.first != NULL;
   case SP_WAIT_INPUT:
     return sp_link_has_input(w->job);
+  case SP_WAIT_REPLY:
+    return w->request->done || is_late(w) ||
+           (w->job != NULL && (w->job->over || sp_job_is_cancelled(w->job)));
   default:
     return w->job->credit > 0 || w->job->over || sp_job_is_cancelled(w->job);
   }
@@ -401,13 +419,16 @@ bool sp_link_is_over(const sp_link *link) {
 }
 
 /* Waits for the bell. True when a signal came in between. */
-static bool doze(sp_link *link) {
+static bool doze(sp_link *link, const sp_waiter *w) {
   struct pollfd fds[3] = {{.fd = link->own_bell, .events = POLLIN},
                           {.fd = link->socket, .events = POLLIN},
                           {.fd = link->poke, .events = POLLIN}};
   int64_t since = sp_link_now();
   pthread_mutex_unlock(&link->lock);
-  int n = poll(fds, 3, -1);
+  int64_t left = w->until == 0 || w->until <= since ? 0 : w->until - since;
+  struct timespec limit = {.tv_sec = left / 1000000000,
+                           .tv_nsec = left % 1000000000};
+  int n = ppoll(fds, 3, w->until == 0 ? NULL : &limit, NULL);
   bool interrupted = n < 0 && errno == EINTR;
   bool over = n > 0 && fds[1].revents != 0 && sp_link_is_over(link);
   if (n > 0 && fds[2].revents != 0)
@@ -427,7 +448,7 @@ static bool lead(sp_link *link, sp_waiter *w) {
   link->leader = w;
   if (!spin(link, w) && !link->closing && !link->main_poked &&
       sp_link_sleep(link))
-    interrupted = doze(link);
+    interrupted = doze(link, w);
   link->leader = NULL;
   return interrupted;
 }
@@ -436,8 +457,14 @@ static void follow(sp_link *link, sp_waiter *w) {
   w->woken = false;
   w->next = link->followers;
   link->followers = w;
-  while (!w->woken)
-    pthread_cond_wait(&w->wake, &link->lock);
+  struct timespec until = {.tv_sec = w->until / 1000000000,
+                           .tv_nsec = w->until % 1000000000};
+  while (!w->woken && !is_late(w)) {
+    if (w->until == 0)
+      pthread_cond_wait(&w->wake, &link->lock);
+    else /* made for CLOCK_MONOTONIC */
+      pthread_cond_timedwait(&w->wake, &link->lock, &until);
+  }
   sp_waiter **at = &link->followers;
   while (*at != w)
     at = &(*at)->next;
@@ -445,13 +472,13 @@ static void follow(sp_link *link, sp_waiter *w) {
 }
 
 /* Somebody goes to work: another one, or the watcher, looks after the ring. */
-static void hand_over(sp_link *link) {
+void sp_link_hand_over(sp_link *link) {
   link->turn++;
   if (link->leader != NULL)
     return;
   for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
     if (w->what != SP_WAIT_MAIN_CALL && !w->woken) {
-      wake(w);
+      sp_link_wake(w);
       return;
     }
   }
@@ -461,7 +488,7 @@ static void hand_over(sp_link *link) {
   }
 }
 
-static enum sp_link_result await(sp_link *link, sp_waiter *w, bool wait) {
+enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait) {
   for (;;) {
     if (link->closing)
       return SP_LINK_CLOSED;
@@ -515,12 +542,12 @@ enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
   pthread_mutex_lock(&link->lock);
   do {
     *job = NULL;
-    got = await(link, &w, wait);
+    got = sp_link_await(link, &w, wait);
     if (got == SP_LINK_DONE)
       *job = begin(link, only_main ? &link->main_queue : &link->queue, main);
   } while (got == SP_LINK_DONE && *job == NULL);
   if (got != SP_LINK_NOTHING)
-    hand_over(link);
+    sp_link_hand_over(link);
   pthread_mutex_unlock(&link->lock);
   return got;
 }
@@ -531,9 +558,9 @@ static enum sp_link_result await_for(sp_link *link, sp_job *job,
                                      bool wait) {
   sp_waiter w = {
       .what = what, .main = main, .job = job, .wake = PTHREAD_COND_INITIALIZER};
-  enum sp_link_result got = await(link, &w, wait);
+  enum sp_link_result got = sp_link_await(link, &w, wait);
   if (got != SP_LINK_NOTHING)
-    hand_over(link);
+    sp_link_hand_over(link);
   return got;
 }
 

@@ -33,14 +33,14 @@ static void nap(unsigned turn) {
   nanosleep(&time, NULL);
 }
 
-/* Send lock held. With |wait| false it is all or nothing. */
+/* Send lock held. */
 static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
-                                      uint64_t call, const sp_frame_part *part,
-                                      bool wait) {
+                                      uint64_t call, const sp_frame_part *parts,
+                                      size_t count, bool wait) {
   sp_frame_writer writer;
   size_t room;
   unsigned turn = 0;
-  if (sp_frame_begin(&writer, kind, call, part, 1) != SP_OK)
+  if (sp_frame_begin(&writer, kind, call, parts, count) != SP_OK)
     return SP_LINK_NOMEM;
   if (!wait && sp_ring_room(&link->out, &room) == SP_OK && room < writer.total)
     return SP_LINK_NOTHING;
@@ -49,7 +49,7 @@ static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
     size_t before = writer.done;
     if (is_gone(link))
       return SP_LINK_CLOSED;
-    int wrote = sp_frame_write(&writer, &link->out, part, 1, &bell);
+    int wrote = sp_frame_write(&writer, &link->out, parts, count, &bell);
     if (bell)
       sp_link_ring(link->beam_bell);
     if (wrote == 1)
@@ -65,26 +65,32 @@ static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
   }
 }
 
-enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
-                                const uint8_t *bytes, size_t len, bool wait) {
-  sp_frame_part part = {bytes, len};
+enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
+                                 const sp_frame_part *parts, size_t count,
+                                 bool wait) {
   if (is_gone(link))
     return SP_LINK_CLOSED;
   if (wait)
     pthread_mutex_lock(&link->send_lock);
   else if (pthread_mutex_trylock(&link->send_lock) != 0)
     return SP_LINK_NOTHING;
-  if (kind == SP_FRAME_ANSWER) {
-    /* The next call comes soon and needs no bell. */
+  if (kind == SP_FRAME_ANSWER || kind == SP_FRAME_REQUEST) {
+    /* What the BEAM says next comes soon and needs no bell. */
     pthread_mutex_lock(&link->lock);
     if (link->leader == NULL)
       sp_link_awake(link);
     link->turn++;
     pthread_mutex_unlock(&link->lock);
   }
-  enum sp_link_result sent = send_frame(link, kind, job->call, &part, wait);
+  enum sp_link_result sent = send_frame(link, kind, call, parts, count, wait);
   pthread_mutex_unlock(&link->send_lock);
   return sent;
+}
+
+enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
+                                const uint8_t *bytes, size_t len, bool wait) {
+  sp_frame_part part = {bytes, len};
+  return sp_link_send(link, kind, job->call, &part, 1, wait);
 }
 
 void sp_link_pay(sp_link *link) {
@@ -94,7 +100,7 @@ void sp_link_pay(sp_link *link) {
     link->owed = owed->next;
     pthread_mutex_unlock(&link->lock);
     pthread_mutex_lock(&link->send_lock);
-    send_frame(link, owed->kind, owed->call, &part, true);
+    send_frame(link, owed->kind, owed->call, &part, 1, true);
     pthread_mutex_unlock(&link->send_lock);
     free(owed);
     pthread_mutex_lock(&link->lock);

@@ -125,7 +125,7 @@ static plan plan_of(sp_link *link, uint64_t *seen, int64_t *tick) {
     int64_t left = link->deadline - sp_link_now();
     return (plan){left > 0 ? left : 0, false};
   }
-  if (link->turn != *seen) {
+  if (link->turn != *seen && link->listening == 0) {
     *seen = link->turn;
     *tick = TICK_NS;
     return (plan){TICK_NS, false};

@@ -196,6 +196,13 @@ defmodule Snakepit.Native do
   @spec json_decode(binary) :: {:ok, term} | {:error, reason}
   def json_decode(_bytes), do: err!()
 
+  @doc "The same as CBOR."
+  @spec cbor_encode(term) :: {:ok, binary} | {:error, reason}
+  def cbor_encode(_term), do: err!()
+
+  @spec cbor_decode(binary) :: {:ok, term} | {:error, reason}
+  def cbor_decode(_bytes), do: err!()
+
   # ---- gRPC client --------------------------------------------------------
 
   @doc "A channel to `host:port` or `unix:path`; connects when first used."
@@ -242,6 +249,27 @@ defmodule Snakepit.Native do
 
   @spec local_close(link :: handle) :: :ok
   def local_close(_link), do: err!()
+
+  @doc """
+  From now on `server` gets what the worker asks of the BEAM, `max` at a time:
+
+      {:snakepit_request, request, method, bytes}   `method` is its place in the
+                                                    service, from 1
+      {:snakepit_request_cancelled, request}        the worker does not wait any
+                                                    more; request_reply/3 (which
+                                                    is refused) lets it go
+      :snakepit_requests_closed                     the connection is over
+  """
+  @spec local_serve(link :: handle, server :: pid, max :: pos_integer) :: :ok
+  def local_serve(_link, _server, _max), do: err!()
+
+  @doc """
+  Answers a request, from any process: status 0 and the response message, or a
+  gRPC status and a text. Then it may wait a few microseconds for what the worker
+  says next.
+  """
+  @spec request_reply(request :: handle, status :: 0..16, binary) :: :ok | {:error, :cancelled}
+  def request_reply(_request, _status, _bytes), do: err!()
 
   # ---- messages -----------------------------------------------------------
 

@@ -105,6 +105,51 @@ static void test_empty_request(void **state) {
   assert_false(request.has_arguments);
 }
 
+static int64_t time_left_of(const uint8_t *bytes, size_t len) {
+  sp_bridge_request request;
+  assert_int_equal(sp_bridge_get_request(bytes, len, &request, NULL), 0);
+  return request.time_left_ms;
+}
+
+static void test_time_left(void **state) {
+  (void)state;
+  static const int64_t times[] = {1, 127, 128, 300000, INT64_MAX};
+  uint8_t bytes[SP_BRIDGE_TIME_LEFT];
+  for (size_t i = 0; i < sizeof times / sizeof *times; i++) {
+    size_t len = sp_bridge_time_left(bytes, times[i]);
+    assert_in_range(len, 3, sizeof bytes);
+    assert_true(time_left_of(bytes, len) == times[i]);
+  }
+  assert_int_equal(sp_bridge_time_left(bytes, 1), 3);
+  assert_memory_equal(bytes, "\xA8\x06\x01", 3);
+  /* A deadline that has passed for 2^63 ms is none. */
+  static const uint8_t negative[] =
+      "\xA8\x06\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF\x01";
+  assert_true(time_left_of(negative, sizeof negative - 1) == 0);
+  /* Of another type it is unknown. */
+  assert_true(time_left_of((const uint8_t *)"\xAA\x06\x01x", 4) == 0);
+}
+
+/* Requests and responses of Elixir tools are those of tools. */
+static void test_error_details(void **state) {
+  (void)state;
+  static const uint8_t bytes[] = "\x1A\x03"
+                                 "bad"
+                                 "\x22\x06\x0A\x01k\x12\x01v"
+                                 "\x22\x0B\x0A\x05"
+                                 "error"
+                                 "\x12\x02{}";
+  sp_bridge_response r;
+  assert_int_equal(sp_bridge_get_response(bytes, sizeof bytes - 1, &r), 0);
+  assert_false(r.success);
+  assert_slice(r.error_message, "bad");
+  assert_slice(r.error_details, "{}");
+  static const uint8_t cut[] = "\x22\x06\x0A\x05"
+                               "erro";
+  assert_int_equal(sp_bridge_get_response(cut, sizeof cut - 1, &r),
+                   SP_ERR_TRUNCATED);
+}
+
 static void test_visitor_stops(void **state) {
   (void)state;
   sp_buf bytes;
@@ -348,6 +393,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_request),
       cmocka_unit_test(test_empty_request),
+      cmocka_unit_test(test_time_left),
+      cmocka_unit_test(test_error_details),
       cmocka_unit_test(test_visitor_stops),
       cmocka_unit_test(test_unknown_fields),
       cmocka_unit_test(test_last_value_wins),

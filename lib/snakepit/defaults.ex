@@ -79,6 +79,7 @@ defmodule Snakepit.Defaults do
     {:instance_token, nil, "", "see `Snakepit.Config.instance_token/0`"},
     {:lifecycle_check_interval, 60_000, "ms", "how often workers are looked at for recycling"},
     {:lifecycle_health_check_interval, 300_000, "ms", "how often their health is checked then"},
+    {:max_call_depth, 100, "calls", "calls that may wait for one another, back and forth"},
     {:pool_await_ready_timeout, 15_000, "ms", "default of `Snakepit.Pool.await_ready/2`"},
     {:pool_cancelled_retention_multiplier, 4, "",
      "queue time-outs a cancelled request is remembered"},

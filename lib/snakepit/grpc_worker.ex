@@ -11,6 +11,7 @@ defmodule Snakepit.GRPCWorker do
 
   use GenServer, restart: :transient
 
+  alias Snakepit.Bridge.WorkerRequests
   alias Snakepit.{Config, Defaults, Error, Native, Spawner}
   alias Snakepit.GRPCWorker.{Launch, Local, Prefork, State}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
@@ -295,8 +296,11 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({:snakepit_local, ref, :ready}, %State{local: %{ref: ref}} = state)
-      when state.phase == :waiting,
-      do: come(%{state | channel: state.local.link})
+      when state.phase == :waiting do
+    {:ok, _pid} = WorkerRequests.start_link(state.local.link, %{id: state.id, pool: state.pool})
+
+    come(%{state | channel: state.local.link})
+  end
 
   def handle_info({:snakepit_local, ref, {:pong, n}}, %State{local: %{ref: ref}} = state)
       when is_map_key(state.checks, n) do

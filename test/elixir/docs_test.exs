@@ -149,4 +149,13 @@ defmodule Snakepit.DocsTest do
     assert count == 6
     assert output =~ ~s("mean" => 2.5)
   end
+
+  test "guides/elixir_tools.md: tools on both sides", %{python: python} do
+    blocks = blocks("guides/elixir_tools.md")
+    write_python(blocks)
+    assert [pool] = configs(blocks)
+
+    start(pool, python)
+    assert {7, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
 end

@@ -55,7 +55,8 @@ defmodule Snakepit.HostileTest do
   # ---- the connection ends ------------------------------------------------
 
   for mode <- ~w(garbage length_2_31 length_max reserved written_ahead written_back written_2_63
-                 scribble half_a_frame hang_up talk) do
+                 scribble half_a_frame hang_up talk asks_nothing asks_twice
+                 asks_and_does_not_listen) do
     test "#{mode}: the call that runs fails, the worker is replaced" do
       start_hostile(unquote(mode))
       [{pid, _} = first] = os_processes()

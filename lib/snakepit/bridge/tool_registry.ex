@@ -26,6 +26,8 @@ defmodule Snakepit.Bridge.ToolRegistry do
   use GenServer
 
   alias Snakepit.Bridge.InternalToolSpec
+  alias Snakepit.GRPCWorker
+  alias Snakepit.Pool.Registry, as: Workers
 
   @table :snakepit_tool_registry
   @everywhere :all_sessions
@@ -96,11 +98,21 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @spec get_tool(session, String.t()) ::
           {:ok, InternalToolSpec.t()} | {:error, {:tool_not_found, session, String.t()}}
   def get_tool(session_id, tool_name) do
+    with {:ok, spec, _whose} <- lookup(session_id, tool_name), do: {:ok, spec}
+  end
+
+  @doc false
+  # And whether it is the session's own.
+  @spec lookup(session, String.t()) ::
+          {:ok, InternalToolSpec.t(), :session | :everywhere}
+          | {:error, {:tool_not_found, session, String.t()}}
+  def lookup(session_id, tool_name) do
     with [] <- :ets.lookup(@table, {session_id, tool_name}),
          [] <- :ets.lookup(@table, {@everywhere, tool_name}) do
       {:error, {:tool_not_found, session_id, tool_name}}
     else
-      [{_key, spec}] -> {:ok, spec}
+      [{{@everywhere, _name}, spec}] -> {:ok, spec, :everywhere}
+      [{_key, spec}] -> {:ok, spec, :session}
     end
   end
 
@@ -152,14 +164,30 @@ defmodule Snakepit.Bridge.ToolRegistry do
     end
   end
 
-  @doc "Runs any tool of the session by its name."
+  @doc """
+  Runs any tool of the session by its name: an Elixir tool in the calling
+  process, a worker's on that worker. `{:remote_tool_unreachable, name,
+  worker_id}` is the error when that worker is not there.
+  """
   @spec execute_tool(session, String.t(), map) :: {:ok, term} | {:error, term}
   def execute_tool(session_id, tool_name, params) do
     with {:ok, %{type: :remote} = tool} <- get_tool(session_id, tool_name) do
-      {:error, {:remote_tool_unreachable, tool_name, tool.worker_id}}
+      execute_remote(tool, session_id, params, [])
     else
       {:ok, _local} -> execute_local_tool(session_id, tool_name, params)
       error -> error
+    end
+  end
+
+  @doc false
+  @spec execute_remote(InternalToolSpec.t(), session, map, keyword) ::
+          {:ok, term} | {:error, term}
+  def execute_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, opts) do
+    with true <- Process.whereis(Workers) != nil,
+         {:ok, worker} <- Workers.get_worker_pid(tool.worker_id) do
+      GRPCWorker.execute_in_session(worker, session_id, tool.name, params, nil, opts)
+    else
+      _ -> {:error, {:remote_tool_unreachable, tool.name, tool.worker_id}}
     end
   end
 

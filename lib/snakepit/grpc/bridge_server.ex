@@ -8,8 +8,10 @@ defmodule Snakepit.GRPC.BridgeServer do
   `{:error, status, text}`.
   """
 
-  alias Snakepit.Bridge.{Any, SessionStore, ToolRegistry}
+  alias Snakepit.Bridge.{Any, SessionStore, ToolCall, ToolRegistry}
   alias Snakepit.Native
+
+  import Snakepit.Bridge.ToolCall, only: [reason_text: 1, valid: 1]
 
   @service "snakepit.bridge.BridgeService"
 
@@ -35,13 +37,19 @@ defmodule Snakepit.GRPC.BridgeServer do
   @unimplemented 12
   @internal 13
 
-  # Beyond that a stack trace tells nothing more.
-  @max_frames 32
+  # By their places in the service, from 1; StreamTelemetry is the worker's.
+  @places {"Ping", "InitializeSession", "CleanupSession", "GetSession", "Heartbeat",
+           "ExecuteTool", "ExecuteStreamingTool", "RegisterTools", "GetExposedElixirTools",
+           "ExecuteElixirTool", "StreamTelemetry"}
 
-  @typedoc "`headers` are the call's metadata; `time_left` is in milliseconds."
+  @typedoc """
+  `headers` are the call's metadata; `time_left` is in milliseconds; `worker` is
+  there when a worker of ours asks over shared memory.
+  """
   @type context :: %{
           optional(:headers) => [{String.t(), binary}],
-          optional(:time_left) => timeout
+          optional(:time_left) => timeout,
+          optional(:worker) => %{id: String.t(), pool: atom}
         }
   @type failure :: {:error, status :: 1..16, text :: String.t()}
   @type answer :: map | failure
@@ -54,8 +62,24 @@ defmodule Snakepit.GRPC.BridgeServer do
   @spec methods() :: [String.t()]
   def methods, do: for({name, _} <- @methods, do: "/#{@service}/#{name}")
 
-  @doc "Answers one call, bytes to bytes."
-  @spec handle(String.t(), binary, context) :: {:ok, binary} | failure
+  @doc "Answers one call, bytes to bytes; `method` is its path, or its place in the service."
+  @spec handle(method :: String.t() | non_neg_integer, binary, context) ::
+          {:ok, binary} | failure
+  def handle(place, bytes, context) when place in 1..tuple_size(@places) do
+    name = elem(@places, place - 1)
+
+    # Over shared memory there are no streams.
+    case @methods do
+      %{^name => {handler, request, reply}} when name != "ExecuteStreamingTool" ->
+        handle(handler, request, reply, bytes, context)
+
+      _ ->
+        unimplemented(name)
+    end
+  end
+
+  def handle(place, _bytes, _context) when is_integer(place), do: unimplemented(place)
+
   def handle("/" <> @service <> "/" <> name = method, bytes, context) do
     case @methods do
       %{^name => {handler, request, reply}} -> handle(handler, request, reply, bytes, context)
@@ -136,11 +160,12 @@ defmodule Snakepit.GRPC.BridgeServer do
 
   @doc "RegisterTools"
   @spec register_tools(map, context) :: answer
-  def register_tools(request, _context) do
+  def register_tools(request, context) do
     session_id = request.session_id
+    worker_id = if worker = context[:worker], do: worker.id, else: request.worker_id
 
-    with :ok <- worker_session(session_id, request.worker_id),
-         specs = Enum.map(request.tools, &registration(&1, request.worker_id)),
+    with :ok <- worker_session(session_id, worker_id),
+         specs = Enum.map(request.tools, &registration(&1, worker_id)),
          {:ok, names} <- ToolRegistry.register_tools(session_id, specs) do
       %{success: true, tool_ids: Map.new(names, &{&1, "#{session_id}:#{&1}"})}
     else
@@ -183,32 +208,55 @@ defmodule Snakepit.GRPC.BridgeServer do
   @doc "ExecuteElixirTool: only exposed tools."
   @spec execute_elixir_tool(map, context) :: answer
   def execute_elixir_tool(request, context) do
-    run(request, %{}, context, fn
+    request
+    |> ToolCall.run(%{}, context, fn
       %{type: :remote} = tool -> {:error, {:tool_not_local, tool.name}}
       %{exposed_to_python: false} = tool -> {:error, {:tool_not_exposed, tool.name}}
       tool -> {:ok, tool}
     end)
+    |> timed(context)
   end
 
-  @doc "ExecuteTool: any Elixir tool of the session."
+  @doc "ExecuteTool: any Elixir tool of the session, or one of a worker of ours."
   @spec execute_tool(map, context) :: answer
   def execute_tool(request, context) do
     binaries = Map.new(request.binary_parameters, fn {k, v} -> {k, {:binary, v}} end)
 
-    answer =
-      run(request, binaries, context, fn
-        %{type: :remote} = tool -> {:error, {:remote_tool_unreachable, tool.name, tool.worker_id}}
-        tool -> {:ok, tool}
-      end)
+    case ToolCall.find(request, context[:worker]) do
+      {:ok, %{type: :remote} = tool} ->
+        tool
+        |> remote(request)
+        |> timed(context)
+        |> put_in([:metadata, "tool_type"], "remote")
 
-    put_in(answer, [:metadata, "tool_type"], "local")
+      _local_or_none ->
+        request
+        |> ToolCall.run(binaries, context, &{:ok, &1})
+        |> timed(context)
+        |> put_in([:metadata, "tool_type"], "local")
+    end
+  end
+
+  defp remote(tool, request) do
+    started = System.monotonic_time(:millisecond)
+    answer = ToolCall.forward(tool, request)
+    Map.put(answer, :execution_time_ms, System.monotonic_time(:millisecond) - started)
+  end
+
+  # As published; a worker over shared memory does not read it.
+  defp timed(answer, %{worker: _}), do: Map.put_new(answer, :metadata, %{})
+
+  defp timed(answer, _context) do
+    metadata = answer[:metadata] || %{}
+    ms = Integer.to_string(answer.execution_time_ms)
+    Map.put(answer, :metadata, Map.put(metadata, "execution_time", ms))
   end
 
   @doc "ExecuteStreamingTool: Elixir tools cannot stream."
   @spec execute_streaming_tool(map, context) :: answer
   def execute_streaming_tool(request, _context) do
-    with {:ok, tool} <- find(request),
-         {:ok, _params} <- parameters(request, %{}) do
+    with {:ok, tool} <- ToolCall.find(request, nil),
+         {:ok, _params} <- ToolCall.parameters(request, %{}) do
       {:error, @unimplemented, "Streaming not supported for tool #{tool.name}"}
     else
       {:error, {:invalid_parameter, _, _} = reason} ->
@@ -219,171 +267,7 @@ defmodule Snakepit.GRPC.BridgeServer do
     end
   end
 
-  # ---- running an Elixir tool ---------------------------------------------
-
-  defp run(request, binaries, context, allowed) do
-    started = System.monotonic_time()
-    Logger.metadata(correlation_id: correlation_id(request, context))
-
-    answer =
-      with {:ok, tool} <- find(request),
-           {:ok, tool} <- allowed.(tool),
-           {:ok, params} <- parameters(request, binaries),
-           {:ok, result} <- ToolRegistry.run(tool, params) do
-        result(result, tool)
-      else
-        {:failed, kind, error, stacktrace} -> crash(kind, error, stacktrace)
-        {:error, reason} -> %{success: false, error_message: reason_text(reason)}
-      end
-
-    taken = System.monotonic_time() - started
-    ms = System.convert_time_unit(taken, :native, :millisecond)
-    metadata = Map.put(answer[:metadata] || %{}, "execution_time", to_string(ms))
-    Map.merge(answer, %{execution_time_ms: ms, metadata: metadata})
-  end
-
-  # Tools for all sessions are there for callers without one.
-  defp find(%{session_id: session_id, tool_name: name}) do
-    known? = match?({:ok, _}, SessionStore.get_session(session_id))
-
-    if known? or ToolRegistry.everywhere?(session_id, name),
-      do: ToolRegistry.get_tool(session_id, name),
-      else: {:error, :not_found}
-  end
-
-  defp parameters(request, binaries) do
-    request.parameters
-    |> Map.delete("correlation_id")
-    |> Enum.reduce_while({:ok, binaries}, fn {key, any}, {:ok, params} ->
-      case Any.decode(any) do
-        {:ok, value} -> {:cont, {:ok, Map.put_new(params, key, value)}}
-        {:error, reason} -> {:halt, {:error, {:invalid_parameter, key, reason}}}
-      end
-    end)
-  end
-
-  defp correlation_id(request, context) do
-    header = List.keyfind(context[:headers] || [], "x-snakepit-correlation-id", 0)
-
-    [request.metadata["correlation_id"], parameter_id(request), header && elem(header, 1)]
-    |> Enum.find(&(is_binary(&1) and &1 != "")) || new_correlation_id()
-  end
-
-  @doc false
-  @spec new_correlation_id() :: String.t()
-  def new_correlation_id,
-    do: "sp-" <> Base.encode16(:crypto.strong_rand_bytes(12), case: :lower)
-
-  defp parameter_id(%{parameters: %{"correlation_id" => any}}) do
-    with {:ok, id} <- Any.decode(any), do: id
-  end
-
-  defp parameter_id(_request), do: nil
-
-  # A tool may also say how it went.
-  defp result({:ok, result}, tool), do: result(result, tool)
-
-  defp result({:error, reason}, _tool) do
-    text = if is_exception(reason), do: Exception.message(reason), else: reason_text(reason)
-    failure(text, %{type: type_name(reason), message: text, kind: "returned", stacktrace: []})
-  end
-
-  defp result({:binary, bytes}, _tool) when is_binary(bytes),
-    do: %{success: true, binary_result: bytes, result: Any.from_json("{}")}
-
-  defp result({:binary, bytes, meta}, tool) when is_binary(bytes) do
-    with %{success: true} = answer <- result(meta, tool),
-         do: Map.put(answer, :binary_result, bytes)
-  end
-
-  defp result(term, tool) do
-    case Any.encode(term) do
-      {:ok, any} -> %{success: true, result: any}
-      {:error, reason} -> not_encodable(reason, tool)
-    end
-  end
-
-  defp not_encodable(reason, tool) do
-    {path, what} =
-      case reason do
-        {:encode, path, what} -> {path, what}
-        other -> {[], reason_text(other)}
-      end
-
-    place = Enum.map_join(path, &"[#{inspect(&1)}]")
-    text = "the result of tool #{tool.name} cannot be encoded: result#{place} is #{what}"
-    failure(text, %{type: "EncodingError", message: text, kind: "result", stacktrace: []})
-  end
-
-  defp crash(kind, error, stacktrace) do
-    text = crash_text(kind, error)
-
-    failure(text, %{
-      type: type_name(error),
-      message: text,
-      kind: kind,
-      stacktrace:
-        stacktrace |> Enum.take(@max_frames) |> Enum.map(&Exception.format_stacktrace_entry/1)
-    })
-  end
-
-  defp crash_text(:error, error), do: safe_message(error)
-  defp crash_text(:throw, %{original: {:nocatch, value}}), do: "thrown: #{inspect(value)}"
-
-  defp crash_text(:exit, %{original: {:exit, reason}}),
-    do: "exited: #{Exception.format_exit(reason)}"
-
-  # A message is code of the user's, too.
-  defp safe_message(error) do
-    Exception.message(error)
-  rescue
-    _ -> inspect(error)
-  end
-
-  # Plain clients read the text, ours the structure.
-  defp failure(text, details) do
-    text = valid(text)
-    details = %{details | message: text}
-
-    metadata =
-      case Native.json_encode(details) do
-        {:ok, json} -> %{"error" => json}
-        {:error, _} -> %{}
-      end
-
-    %{success: false, error_message: text, metadata: metadata}
-  end
-
-  defp type_name(%module{}), do: inspect(module)
-  defp type_name(_other), do: "error"
-
   # ---- texts --------------------------------------------------------------
-
-  defp reason_text(reason) when is_atom(reason), do: Atom.to_string(reason)
-  defp reason_text(reason) when is_binary(reason), do: valid(reason)
-
-  defp reason_text({:tool_not_found, session, name}),
-    do: "Tool '#{name}' not found in session '#{session}'"
-
-  defp reason_text({:tool_not_local, name}),
-    do: "Tool '#{name}' belongs to a worker and is not an Elixir tool"
-
-  defp reason_text({:tool_not_exposed, name}),
-    do:
-      "Tool '#{name}' is not exposed; register it with exposed_to_python: true " <>
-        "to let others call it"
-
-  defp reason_text({:remote_tool_unreachable, name, worker_id}),
-    do: "Tool '#{name}' belongs to worker '#{worker_id}', which cannot be reached from here"
-
-  defp reason_text({:invalid_parameter, key, {:decode, text}}),
-    do: "parameter '#{key}' is not JSON: #{text}"
-
-  defp reason_text(reason), do: inspect(reason)
-
-  defp valid(text) do
-    if String.valid?(text), do: text, else: inspect(text)
-  end
 
   defp text_map(map), do: Map.new(map, fn {key, value} -> {text(key), text(value)} end)
 

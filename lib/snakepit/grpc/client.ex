@@ -13,7 +13,7 @@ defmodule Snakepit.GRPC.Client do
   Python tool are `Snakepit.Error.ValueError` and its siblings.
   """
 
-  alias Snakepit.Bridge.Any
+  alias Snakepit.Bridge.{Any, ToolCall}
   alias Snakepit.{Defaults, Error, Native}
   alias Snakepit.Error.PythonException
   alias Snakepit.GRPC.BridgeServer
@@ -197,7 +197,7 @@ defmodule Snakepit.GRPC.Client do
 
   defp tool_request(session_id, tool_name, parameters, stream?, opts) do
     {given, parameters} = pop_correlation(parameters)
-    id = opts[:correlation_id] || given || BridgeServer.new_correlation_id()
+    id = opts[:correlation_id] || given || ToolCall.new_correlation_id()
     metadata = opts[:metadata] |> Kernel.||(%{}) |> Map.new() |> Map.put("correlation_id", id)
 
     with {:ok, parameters} <- encode_parameters(parameters),

@@ -223,9 +223,7 @@ defmodule Snakepit.GRPC.Listener do
     {call, tasks} = Map.pop!(state.tasks, monitor)
 
     # Whoever answered first has answered: then this is refused.
-    _ =
-      if reason != :normal,
-        do: Native.server_fail(call, @internal, "the call's process died: #{reason_text(reason)}")
+    _ = Native.server_fail(call, @internal, "the call's process died: #{reason_text(reason)}")
 
     {:noreply, %{state | tasks: tasks, calls: Map.delete(state.calls, call)}}
   end

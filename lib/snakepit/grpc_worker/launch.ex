@@ -30,7 +30,7 @@ defmodule Snakepit.GRPCWorker.Launch do
        %{
          program: program,
          args: List.wrap(script) ++ arguments(adapter, config),
-         env: environment(program, ready_file, config),
+         env: environment(worker_id, program, ready_file, config),
          cd: script && Path.dirname(script),
          grace_ms: Defaults.graceful_shutdown_timeout_ms()
        }, ready_file}
@@ -128,8 +128,9 @@ defmodule Snakepit.GRPCWorker.Launch do
 
   # ---- environment --------------------------------------------------------
 
-  defp environment(program, ready_file, config) do
+  defp environment(worker_id, program, ready_file, config) do
     %{
+      "SNAKEPIT_WORKER_ID" => worker_id,
       "SNAKEPIT_READY_FILE" => ready_file,
       "SNAKEPIT_HEARTBEAT_CONFIG" => heartbeat(config),
       "SNAKEPIT_LOG_LEVEL" => to_string(Application.get_env(:snakepit, :log_level, :error)),

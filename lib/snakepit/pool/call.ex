@@ -3,6 +3,7 @@ defmodule Snakepit.Pool.Call do
   # One request, in the process of its caller: budget, submit, answer. What a
   # pool is, as far as a call needs to know, is its target; see target/3.
 
+  alias Snakepit.Bridge.ToolContext
   alias Snakepit.{Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
   alias Snakepit.Pool.Inputs
@@ -81,12 +82,13 @@ defmodule Snakepit.Pool.Call do
     with {:ok, command} <- valid_command(command),
          {:ok, args} <- valid_args(args),
          :ok <- hooked(target, command, args),
+         {:ok, opts} <- ToolContext.inherit(opts, target),
          {:ok, affinity} <- valid_affinity(opts[:affinity] || target.affinity),
          {:ok, session} <- valid_session(opts[:session_id]),
          {:ok, times} <- times(target, kind, command, args, opts),
          {:ok, binaries} <- binaries(opts[:binary_parameters]),
          {:ok, inputs} <- valid_inputs(opts[:inputs]) do
-      {args, correlation_id} = correlation(args, opts[:correlation_id])
+      {args, correlation_id} = correlation(args, opts)
 
       {:ok,
        %{
@@ -234,6 +236,7 @@ defmodule Snakepit.Pool.Call do
   # Without an id the native part makes one.
   defp metadata(correlation_id, opts) do
     list = if correlation_id, do: [{"correlation_id", correlation_id}], else: []
+    list = if path = opts[:call_path], do: [{"call_path", path} | list], else: list
 
     if opts[:thread_sensitive] in [true, "true"],
       do: [{"thread_sensitive", "true"} | list],
@@ -241,10 +244,11 @@ defmodule Snakepit.Pool.Call do
   end
 
   # The arguments may carry the id; then it is not one of the tool's.
-  defp correlation(args, option) do
+  defp correlation(args, opts) do
     {from_atom, args} = Map.pop(args, :correlation_id)
     {from_text, args} = Map.pop(args, "correlation_id")
-    {args, Enum.find([option, from_atom, from_text], &id?/1)}
+    ids = [opts[:correlation_id], from_atom, from_text, opts[:inherited_correlation_id]]
+    {args, Enum.find(ids, &id?/1)}
   end
 
   defp id?(id), do: is_binary(id) and id != ""
@@ -526,6 +530,22 @@ defmodule Snakepit.Pool.Call do
 
   # The one that is documented as a bare atom.
   defp error(:worker_busy, _context), do: :worker_busy
+
+  defp error({:call_depth_exceeded, max}, context) do
+    message =
+      "#{max} calls wait for one another already, Elixir and the workers calling each other: " <>
+        "more are allowed by config :snakepit, max_call_depth"
+
+    Error.pool_error(message, Map.merge(context, %{reason: :call_depth_exceeded, max_depth: max}))
+  end
+
+  defp error(:nested_call_deadlock, context) do
+    message =
+      "all workers of pool #{inspect(context.pool)} run calls that wait for this one, so it " <>
+        "would wait for ever: give the pool more workers, or call another pool from the tool"
+
+    Error.pool_error(message, Map.put(context, :reason, :nested_call_deadlock))
+  end
 
   defp error(:pool_not_initialized, context) do
     why = Snakepit.Pool.failure(context.pool)

@@ -21,6 +21,8 @@ from typing import Callable, Optional
 
 CALL, PING, INPUT, OFFER = 1, 4, 5, 7
 ANSWER, CHUNK, PONG, INPUT_CREDIT, UNKNOWN = 16, 17, 18, 19, 99
+REPLY, REQUEST, REQUEST_CANCEL = 6, 20, 21
+EXECUTE_ELIXIR_TOOL = 10
 
 MAGIC = b"snakpit1" + struct.pack("<II", 1, 0)
 MAGIC_AHEAD = b"snakpit1" + struct.pack("<II", 1, 1)  # offers are welcome
@@ -241,6 +243,65 @@ def wants_blindly(link: Link, call: int) -> None:
         os.sched_yield()
 
 
+# ---- what it asks of the BEAM -----------------------------------------------
+
+
+def tool_request(number: int, tool: bytes = b"no-such-tool") -> bytes:
+    name = b"\x12" + varint(len(tool)) + tool
+    return frame(REQUEST, number, bytes((EXECUTE_ELIXIR_TOOL,)) + name)
+
+
+def asks_twice(link: Link, _call: int) -> None:
+    """Under one number: the first is still under way when the second comes."""
+    link.put(tool_request(7) * 100)
+
+
+def asks_and_does_not_listen(link: Link, _call: int) -> None:
+    for first in range(0, 1_000_000, 500):
+        link.put(b"".join(tool_request(n) for n in range(first, first + 500)))
+
+
+def take_replies(link: Link) -> list[tuple[int, int]]:
+    """Numbers and statuses of what has come."""
+    found = []
+    if link.get(WRITTEN) != link.read:
+        link._fill()
+    while len(link.buffer) >= 16:
+        length, kind, number = struct.unpack_from("<IB3xQ", link.buffer)
+        if len(link.buffer) < 16 + length:
+            break
+        if kind == REPLY:
+            found.append((number, link.buffer[16]))
+        link.buffer = link.buffer[16 + length :]
+    return found
+
+
+def asks_ten_thousand_times(link: Link, call: int) -> None:
+    """Each is answered once: by the BEAM's tools, or that there are too many."""
+    got: dict[int, int] = {}
+    waiting = b"".join(tool_request(n) for n in range(1, 10_001))
+    while len(got) < 10_000:
+        room = link.capacity - (link.written - link.get(link.outward + READ))
+        link.put(waiting[:room])
+        waiting = waiting[room:]
+        for number, status in take_replies(link):
+            if number in got or status not in (0, 8):
+                os._exit(9)
+            got[number] = status
+        if link.ended():
+            os._exit(10)
+        os.sched_yield()
+    link.put(frame(ANSWER, call, good()))
+
+
+def asks_and_cancels(link: Link, call: int) -> None:
+    for first in range(1, 20_000, 100):
+        numbers = range(first, first + 100)
+        link.put(b"".join(tool_request(n) + frame(REQUEST_CANCEL, n) for n in numbers))
+        take_replies(link)
+    link.put(frame(ANSWER, call, good()))
+
+
 # The connection ends.
 BREAKS: dict[str, Callable[[Link, int], None]] = {
     "garbage": raw(b"\xfe\xdc\xba" * 1000),
@@ -254,6 +315,9 @@ BREAKS: dict[str, Callable[[Link, int], None]] = {
     "scribble": scribble,
     "half_a_frame": half_a_frame,
     "hang_up": hang_up,
+    "asks_nothing": lambda link, _call: link.put(frame(REQUEST, 1)),
+    "asks_twice": asks_twice,
+    "asks_and_does_not_listen": asks_and_does_not_listen,
     "talk": lambda link, _call: link.socket.sendall(b"not done"),
     "silence": lambda link, _call: None,
     "wants_max": lambda link, call: link.put(wants(call, 2**32 - 1)),
@@ -399,6 +463,18 @@ DROPPED: dict[str, Callable[[Link, int], None]] = {
     "empty_kinds": flood(0, b""),
     "beams_kinds": flood(CALL, bytes(100)),
     "over_credit": over_credit,
+    "asks_garbage": before(
+        *(
+            frame(REQUEST, n, bytes((n,)) + junk)
+            for n in range(256)
+            for junk in (b"\xff" * 50 if n % 2 else b"",)
+        )
+    ),
+    "asks_ten_thousand_times": asks_ten_thousand_times,
+    "asks_and_cancels": asks_and_cancels,
+    "cancels_strays": before(
+        *(frame(REQUEST_CANCEL, n, b"x" * (n % 3)) for n in (0, 1, 2, 2**63, 2**64 - 1))
+    ),
     "deaf": deaf,
     "cut": cut,
 }

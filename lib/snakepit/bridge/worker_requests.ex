@@ -1,0 +1,80 @@
+defmodule Snakepit.Bridge.WorkerRequests do
+  @moduledoc false
+  # Serves what one local worker asks of the BEAM, each request in a process of
+  # its own. It belongs to the worker's process and ends with the connection;
+  # what still runs then is told to exit.
+
+  use GenServer, restart: :temporary
+
+  alias Snakepit.GRPC.BridgeServer
+  alias Snakepit.Native
+
+  # Under way at a time; the worker is told when it asks for more.
+  @max 1_000
+
+  @internal 13
+
+  @type worker :: %{id: String.t(), pool: atom}
+
+  @doc "For a link whose worker has come."
+  @spec start_link(link :: reference, worker) :: GenServer.on_start()
+  def start_link(link, worker), do: GenServer.start_link(__MODULE__, {link, worker})
+
+  @doc false
+  @spec max() :: pos_integer
+  def max, do: @max
+
+  @impl true
+  def init({link, worker}) do
+    _ = Process.flag(:trap_exit, true)
+    :ok = Native.local_serve(link, self(), @max)
+    {:ok, %{context: %{worker: worker}, processes: %{}, requests: %{}}}
+  end
+
+  @impl true
+  def handle_info({:snakepit_request, request, method, bytes}, state) do
+    context = state.context
+    pid = :erlang.spawn_opt(fn -> serve(request, method, bytes, context) end, [:link])
+
+    {:noreply,
+     %{
+       state
+       | processes: Map.put(state.processes, request, pid),
+         requests: Map.put(state.requests, pid, request)
+     }}
+  end
+
+  def handle_info({:snakepit_request_cancelled, request}, state) do
+    with %{^request => pid} <- state.processes, do: cancel(pid)
+    {:noreply, state}
+  end
+
+  def handle_info({:EXIT, pid, reason}, state) when is_map_key(state.requests, pid) do
+    {request, requests} = Map.pop!(state.requests, pid)
+
+    # Who has answered has answered: then this is refused.
+    _ = Native.request_reply(request, @internal, "the call's process died: #{text(reason)}")
+
+    {:noreply, %{state | requests: requests, processes: Map.delete(state.processes, request)}}
+  end
+
+  def handle_info(:snakepit_requests_closed, state), do: {:stop, :normal, state}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, state), do: Enum.each(Map.keys(state.requests), &cancel/1)
+
+  # As it is when a gRPC client gives up.
+  defp cancel(pid), do: Process.exit(pid, {:shutdown, :rpc_cancelled})
+
+  defp serve(request, method, bytes, context) do
+    case BridgeServer.handle(method, bytes, context) do
+      {:ok, reply} -> Native.request_reply(request, 0, reply)
+      {:error, status, text} -> Native.request_reply(request, status, text)
+    end
+  end
+
+  defp text({:shutdown, reason}), do: text(reason)
+  defp text({%{__exception__: true} = error, _stack}), do: inspect(error.__struct__)
+  defp text(reason), do: inspect(reason, limit: 10, printable_limit: 200)
+end

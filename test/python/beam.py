@@ -47,6 +47,8 @@ class Beam:
         self._note(request, context)
         arguments = {k: _values.loads(v.value) for k, v in request.parameters.items()}
         assert all(v.type_url == JSON_URL for v in request.parameters.values())
+        if request.tool_name not in ("add", "echo", "fail", "bytes"):
+            return self.pb2.ExecuteElixirToolResponse(error_message="there is no such tool")
         if request.tool_name == "fail":
             return self.pb2.ExecuteElixirToolResponse(error_message="it is broken")
         if request.tool_name == "bytes":

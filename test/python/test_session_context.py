@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any, Callable
 
@@ -13,7 +15,8 @@ from harness import PATIENCE, ToolFailed
 from samples import EDGE_CASES, EDGE_IDS, exactly_equal
 
 from snakepit_bridge import SessionContext
-from snakepit_bridge.errors import BridgeError
+from snakepit_bridge.elixir_tools import ToolAnswer, failed
+from snakepit_bridge.errors import BridgeError, ElixirToolError
 from snakepit_bridge.worker.beam import BeamLink
 
 
@@ -40,7 +43,7 @@ def test_both_forms_of_a_call(context: SessionContext, beam: beams.Beam) -> None
     }
     assert beam.requests[-1].session_id == "s1"
     assert beam.headers[-1]["x-snakepit-correlation-id"] == "sp-7"
-    assert beam.names().count("GetExposedElixirToolsRequest") == 1
+    assert beam.names() == ["ExecuteElixirToolRequest"] * 4  # nothing is asked before
 
 
 @pytest.mark.parametrize("value", EDGE_CASES, ids=EDGE_IDS)
@@ -80,7 +83,7 @@ def test_without_a_beam(proto_path: str) -> None:
     with pytest.raises(BridgeError, match="--elixir-address"):
         unknown.call_elixir_tool("add")
     refused = SessionContext(None, "s1", connect=BeamLink("127.0.0.1:1").stub)
-    with pytest.raises(RuntimeError, match="does not answer: UNAVAILABLE"):
+    with pytest.raises(RuntimeError, match="tool 'add': UNAVAILABLE"):
         refused.call_elixir_tool("add")
 
 
@@ -118,7 +121,7 @@ def test_a_worker_dials_only_when_a_tool_calls(
     assert answer == {"tool": "add", "result": 3}
     assert beam.requests[-1].session_id == "mine"
     assert worker.call("list_elixir_tools") == {"tools": ["add", "bytes", "echo", "fail"]}
-    with pytest.raises(ToolFailed, match="RuntimeError: Elixir tool 'fail' failed"):
+    with pytest.raises(ToolFailed, match="ElixirToolError: Elixir tool 'fail' failed"):
         worker.call("call_elixir_demo", {"tool_name": "fail"})
 
 
@@ -151,3 +154,65 @@ def test_only_adapters_with_their_own_registration_register(
     assert worker.call("hello", session="b") == "hello"
     assert beam.names() == ["RegisterToolsRequest"] * 2
     assert [request.session_id for request in beam.requests] == ["a", "b"]
+
+
+# ---- what failures say ------------------------------------------------------------
+
+
+def failed_with(details: Any) -> ElixirToolError:
+    answer = ToolAnswer(False, message="m", details=details)
+    return failed("t", answer)
+
+
+def test_the_details_of_a_failure() -> None:
+    error = failed_with(
+        '{"type":"ArgumentError","kind":"error","message":"m","stacktrace":["a.ex:1: A.b/1"],'
+        '"python":{"type":"KeyError","message":"k","traceback":"Traceback\\nKeyError: k\\n"}}'
+    )
+    assert str(error) == "Elixir tool 't' failed: ArgumentError: m"
+    assert (error.tool, error.type, error.kind) == ("t", "ArgumentError", "error")
+    assert error.stacktrace == ["a.ex:1: A.b/1"]
+    assert (error.python_type, error.python_traceback) == ("KeyError", "Traceback\nKeyError: k\n")
+    text = "".join(traceback.format_exception(type(error), error, None))
+    assert "KeyError: k" in text
+    assert "a.ex:1: A.b/1" in text
+
+
+@pytest.mark.parametrize(
+    "details", ["", "{", "[]", "1", '{"stacktrace":1,"python":[]}', '{"type":null,"kind":7}']
+)
+def test_details_that_are_none(details: str) -> None:
+    error = failed_with(details)
+    assert str(error).startswith("Elixir tool 't' failed: ")
+    assert error.stacktrace == []
+    assert error.__cause__ is None
+
+
+def test_answers_of_tools() -> None:
+    assert ToolAnswer(True, 1).result() == 1
+    assert ToolAnswer(True, None, b"x").result() == b"x"
+    assert ToolAnswer(True, {}, b"x").result() == b"x"
+    assert ToolAnswer(True, {"a": 1}, b"x").result() == (b"x", {"a": 1})
+
+
+def test_tools_as_attributes(context: SessionContext) -> None:
+    assert context.elixir.add(a=1, b=2) == 3
+    assert context.elixir["add"]({"a": 1, "b": 2}) == 3
+    assert dir(context.elixir) == ["add", "bytes", "echo", "fail"]
+    assert repr(context.elixir.add) == "<Elixir tool 'add'>"
+    with pytest.raises(AttributeError):
+        _ = context.elixir.__wrapped__
+
+
+def test_coroutines_over_grpc(context: SessionContext) -> None:
+    async def run() -> list[Any]:
+        calls = (context.call_elixir_tool_async("add", a=i, b=1) for i in range(20))
+        return await asyncio.gather(*calls, context.elixir.add.call_async(a=20, b=1))
+
+    assert asyncio.run(run()) == list(range(1, 22))
+
+    async def fails() -> None:
+        await context.call_elixir_tool_async("fail")
+
+    with pytest.raises(ElixirToolError, match="it is broken"):
+        asyncio.run(fails())

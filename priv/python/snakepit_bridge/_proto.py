@@ -16,6 +16,13 @@ from .errors import BridgeError
 PATH_VARIABLE = "SNAKEPIT_PROTO_PATH"
 
 
+def show() -> None:
+    """Lets tools import the modules by their names."""
+    directory = os.environ.get(PATH_VARIABLE, "")
+    if directory and directory not in sys.path:
+        sys.path.append(directory)
+
+
 def messages() -> Any:
     """The module ``snakepit_bridge_pb2``."""
     return _load("snakepit_bridge_pb2")
@@ -32,9 +39,7 @@ def _load(name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name != name:
             raise _missing(error) from error
-    directory = os.environ.get(PATH_VARIABLE, "")
-    if directory and directory not in sys.path:
-        sys.path.append(directory)
+    show()
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

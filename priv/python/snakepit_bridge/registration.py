@@ -10,6 +10,7 @@ from typing import Any
 from . import _graceful
 from ._proto import messages
 from .dispatch import Tool, find_tool, tool_names
+from .session_context import worker_id
 
 
 def registrations(adapter: Any) -> list[Any]:
@@ -43,7 +44,7 @@ def _request(adapter: Any, session_id: str) -> Any:
     return messages().RegisterToolsRequest(
         session_id=session_id,
         tools=adapter.get_tools(),
-        worker_id=f"python-{id(adapter)}",
+        worker_id=worker_id() or f"python-{id(adapter)}",
     )
 
 

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import threading
 import time
 from collections.abc import Mapping
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, Protocol
 
 from . import _values
+from .elixir_tools import ElixirTools, ToolAnswer, failed, is_unknown, unknown, unreachable
 from .errors import BridgeError
 from .inputs import Inputs
 from .streams import ToolStream
 
 STRING_URL = "type.googleapis.com/google.protobuf.StringValue"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
+
+# The second says which calls wait for this one.
+_TAKEN_ALONG = ("correlation_id", "call_path")
+
+
+class LocalBeam(Protocol):
+    """A connection to the BEAM that needs no gRPC."""
+
+    def stub(self, call: Any) -> Any: ...
+
+    def call(
+        self, context: SessionContext, name: str, arguments: dict[str, Any]
+    ) -> ToolAnswer: ...
+
+    async def call_async(
+        self, context: SessionContext, name: str, arguments: dict[str, Any]
+    ) -> ToolAnswer: ...
 
 
 class SessionContext:
@@ -33,6 +53,9 @@ class SessionContext:
         connect: Optional[Callable[[], Any]] = None,
         deadline: Optional[float] = None,
         is_cancelled: Optional[Callable[[], bool]] = None,
+        local: Optional[LocalBeam] = None,
+        call: Any = None,
+        lane: Any = None,
     ) -> None:
         self.session_id = session_id
         self.request_metadata: dict[str, str] = dict(request_metadata or {})
@@ -42,12 +65,18 @@ class SessionContext:
         self._stub = stub
         self._connect = connect
         self._is_cancelled = is_cancelled
+        self._local = local
+        self.call = call  # the carrier's own, for ``local``
+        self._lane = lane
+        self._callback_metadata: Optional[dict[str, str]] = None
         self._elixir_tools: Optional[dict[str, dict[str, Any]]] = None
 
     @property
     def stub(self) -> Any:
         """Synchronous BridgeService stub to the BEAM."""
-        if self._stub is None:
+        if self._stub is None and self._local is not None:
+            self._stub = self._local.stub(self.call)
+        elif self._stub is None:
             if self._connect is None:
                 raise BridgeError("this context has no connection to the BEAM")
             self._stub = self._connect()
@@ -68,6 +97,18 @@ class SessionContext:
             return None
         return max(self.deadline - time.monotonic(), 0.0)
 
+    def remaining(self) -> Optional[float]:
+        """The same as ``time_remaining()``."""
+        return self.time_remaining()
+
+    @property
+    def callback_metadata(self) -> dict[str, str]:
+        """What a call back to Elixir takes along of this call's metadata."""
+        if self._callback_metadata is None:
+            given = self.request_metadata
+            self._callback_metadata = {key: given[key] for key in _TAKEN_ALONG if key in given}
+        return self._callback_metadata
+
     @property
     def elixir_tools(self) -> dict[str, dict[str, Any]]:
         """Tools that Elixir exposes to this session; empty if it does not answer."""
@@ -78,30 +119,56 @@ class SessionContext:
                 return {}
         return self._elixir_tools
 
+    @property
+    def elixir(self) -> ElixirTools:
+        """Elixir tools as attributes: ``ctx.elixir.add(a=1, b=2)``."""
+        return ElixirTools(self)
+
     def call_elixir_tool(
         self, name: str, arguments: Optional[Mapping[str, Any]] = None, /, **named: Any
     ) -> Any:
         """Runs an Elixir tool: ``("add", {"a": 1})`` or ``("add", a=1)``.
 
-        Raises ValueError for a tool that is not exposed, RuntimeError when the
-        tool or the connection fails.
+        Raises ValueError for a tool that is not exposed, and ElixirToolError, a
+        RuntimeError, when the tool or the connection fails.
         """
+        given = _arguments(arguments, named)
+        if self._local is not None:
+            return self._result(name, self._local.call(self, name, given))
+        request = self._tool_request(name, given)
+        return self._result(name, _answer(self._send(request, name)))
+
+    async def call_elixir_tool_async(
+        self, name: str, arguments: Optional[Mapping[str, Any]] = None, /, **named: Any
+    ) -> Any:
+        """The same for coroutines. Cancelling it cancels the tool."""
+        given = _arguments(arguments, named)
+        if self._local is not None:
+            return self._result(name, await self._local.call_async(self, name, given))
+        request = self._tool_request(name, given)
+        return self._result(name, _answer(await self._send_async(request, name)))
+
+    def _result(self, name: str, answer: ToolAnswer) -> Any:
+        if answer.success:
+            return answer.result()
+        # An older BEAM does not say why.
+        if is_unknown(answer) or (not answer.details and name not in self.elixir_tools):
+            raise unknown(name, self)
+        raise failed(name, answer)
+
+    def _tool_request(self, name: str, given: Mapping[str, Any]) -> Any:
         from ._proto import messages
 
-        pb2 = messages()
-        request = pb2.ExecuteElixirToolRequest(session_id=self.session_id, tool_name=name)
-        for key, value in {**(arguments or {}), **named}.items():
-            slot = request.parameters[str(key)]
+        request = messages().ExecuteElixirToolRequest(
+            session_id=self.session_id, tool_name=name, metadata=self.callback_metadata
+        )
+        if worker_id():
+            request.metadata["worker_id"] = worker_id()
+        for key, value in given.items():
+            slot = request.parameters[key]
             slot.type_url = STRING_URL
             slot.value = _values.dumps(value)
-        if self.correlation_id:
-            request.metadata["correlation_id"] = self.correlation_id
-        if name not in self.elixir_tools:
-            self._elixir_tools = self._fetch_tools_for(name)
-        response = self._send("ExecuteElixirTool", request, name)
-        if not response.success:
-            raise RuntimeError(f"Elixir tool {name!r} failed: {response.error_message}")
-        return _decode_result(response)
+        return request
 
     def cleanup(self) -> None:
         """Asks the BEAM to delete the session; failure is of no consequence."""
@@ -119,22 +186,6 @@ class SessionContext:
     def __exit__(self, *_exc: object) -> None:
         self.cleanup()
 
-    def _fetch_tools_for(self, name: str) -> dict[str, dict[str, Any]]:
-        try:
-            tools = self._fetch_tools()
-        except BridgeError:
-            raise
-        except Exception as error:
-            raise RuntimeError(
-                f"Elixir tool {name!r}: the BEAM does not answer: {_rpc_text(error)}"
-            ) from error
-        if name not in tools:
-            raise ValueError(
-                f"Elixir exposes no tool {name!r} to session {self.session_id!r}; "
-                f"it exposes: {', '.join(sorted(tools)) or 'none'}"
-            )
-        return tools
-
     def _fetch_tools(self) -> dict[str, dict[str, Any]]:
         from ._proto import messages
 
@@ -149,16 +200,53 @@ class SessionContext:
             for spec in response.tools
         }
 
-    def _send(self, method: str, request: Any, name: str) -> Any:
+    def _start(self, request: Any) -> Any:
+        """A future: a blocking call would go on when its wait is interrupted.
+
+        So would one that is interrupted while it begins: the lane waits with that.
+        """
         headers = ((CORRELATION_HEADER, self.correlation_id),) if self.correlation_id else ()
+        begin = self.stub.ExecuteElixirTool.future
+        lane, running = self._lane, None
+        if lane is not None and lane.thread_id == threading.get_ident():
+            running = lane.current
+        if running is None:
+            return begin(request, timeout=self.time_remaining(), metadata=headers)
+        lane.disarm()
+        call = None
         try:
-            return getattr(self.stub, method)(
-                request, timeout=self.time_remaining(), metadata=headers
-            )
-        except BridgeError:
+            call = begin(request, timeout=self.time_remaining(), metadata=headers)
+        finally:
+            try:
+                lane.arm(running)
+            except BaseException:
+                if call is not None:
+                    call.cancel()
+                raise
+        return call
+
+    def _send(self, request: Any, name: str) -> Any:
+        call = self._start(request)
+        try:
+            return _rpc_result(call, name)
+        except BaseException:
+            call.cancel()  # of one that is over this does nothing
             raise
-        except Exception as error:
-            raise RuntimeError(f"Elixir tool {name!r}: {_rpc_text(error)}") from error
+
+    async def _send_async(self, request: Any, name: str) -> Any:
+        """On gRPC's own threads; the loop goes on meanwhile."""
+        import asyncio  # large, and most tools do without
+
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+        call = self._start(request)
+        call.add_done_callback(lambda _call: loop.call_soon_threadsafe(over.set))
+        try:
+            await over.wait()
+        except BaseException:
+            call.cancel()
+            raise
+        return _rpc_result(call, name)
 
     def _timeout(self, limit: float) -> float:
         remaining = self.time_remaining()
@@ -169,16 +257,35 @@ def _parameter(spec: Any) -> dict[str, Any]:
     return {"type": spec.type, "description": spec.description, "required": spec.required}
 
 
-def _decode_result(response: Any) -> Any:
-    has_result = response.HasField("result")
-    if response.binary_result and (not has_result or response.result.value in (b"{}", b"")):
-        return response.binary_result
-    if not has_result:
-        return None
-    from .serialization import TypeSerializer
+def worker_id() -> str:
+    """The name that the BEAM has for this worker; empty for one that it did not start."""
+    return os.environ.get("SNAKEPIT_WORKER_ID", "")
 
-    result = TypeSerializer.decode_any(response.result)
-    return (response.binary_result, result) if response.binary_result else result
+
+def _arguments(arguments: Optional[Mapping[str, Any]], named: dict[str, Any]) -> dict[str, Any]:
+    if not arguments:
+        return named
+    return {**{str(key): value for key, value in arguments.items()}, **named}
+
+
+def _answer(response: Any) -> ToolAnswer:
+    if not response.success:
+        return ToolAnswer(
+            False, message=response.error_message, details=response.metadata.get("error", "")
+        )
+    value = None
+    if response.HasField("result"):
+        from .serialization import TypeSerializer
+
+        value = TypeSerializer.decode_any(response.result) if response.result.value else None
+    return ToolAnswer(True, value, response.binary_result or None)
+
+
+def _rpc_result(call: Any, name: str) -> Any:
+    try:
+        return call.result()
+    except Exception as error:
+        raise unreachable(name, _rpc_text(error)) from error
 
 
 def _rpc_text(error: Exception) -> str:

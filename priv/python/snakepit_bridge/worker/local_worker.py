@@ -7,12 +7,13 @@ import sys
 import threading
 from typing import Any, Optional
 
+from .. import _proto
 from ..errors import BridgeError
 from ..logging_config import get_logger
 from . import failure, local_values, signals
-from .beam import BeamLink
 from .calls import Reply
 from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane
+from .local_calls import LocalCalls
 from .requests import AdapterHost
 
 _log = get_logger(__name__)
@@ -31,8 +32,7 @@ class LocalWorker:
         self, native: Any, path: str, token: str, options: argparse.Namespace, adapter: Any
     ) -> None:
         local_values.configure(native)
-        self._beam = BeamLink(options.elixir_address)
-        self._host = AdapterHost(adapter, self._beam.stub if options.elixir_address else None)
+        _proto.show()
         self._threads = options.max_workers if options.mode == "threaded" else 0
         self._lanes: list[Lane] = [MainLane()]
         try:
@@ -41,6 +41,7 @@ class LocalWorker:
             )
         except (ConnectionError, ValueError) as error:
             raise BridgeError(f"no shared memory with the BEAM: {error}") from error
+        self._host = AdapterHost(adapter, local=LocalCalls(self._link))
 
     def run(self) -> int:
         signals.route(self._link.signal_fd)
@@ -53,7 +54,6 @@ class LocalWorker:
         self._serve(self._lanes[0], True)
         for thread in threads:
             thread.join()
-        self._beam.close()
         return self._end()
 
     def _end(self) -> int:

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 from time import monotonic
 from types import ModuleType
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ..base_adapter import BaseAdapter
 from ..dispatch import ToolCache, is_stream, streams_error
@@ -20,6 +20,9 @@ from . import failure
 from .calls import Call, Reply
 from .lanes import Lane
 
+if TYPE_CHECKING:
+    from .local_calls import LocalCalls
+
 _log = get_logger(__name__)
 
 # Neither awaitable nor a stream.
@@ -29,11 +32,18 @@ _PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None))
 class AdapterHost:
     """Makes an adapter for every call and runs the tool on a lane."""
 
-    def __init__(self, adapter: Any, connect: Optional[Callable[[], Any]] = None) -> None:
+    def __init__(
+        self,
+        adapter: Any,
+        connect: Optional[Callable[[], Any]] = None,
+        local: Optional[LocalCalls] = None,
+    ) -> None:
         self._adapter = adapter
         self._connect = connect
+        self._local = local
+        reachable = connect is not None or local is not None
         self._registered: set[str] = set()
-        self.registers = connect is not None and _own_method(adapter, "register_with_session")
+        self.registers = reachable and _own_method(adapter, "register_with_session")
         self._is_class = isinstance(adapter, type)
         self.tools = ToolCache()
         self.executes = _own_method(adapter, "execute_tool")
@@ -56,7 +66,7 @@ class AdapterHost:
     def instance(self) -> Any:
         return self._adapter() if self._is_class else self._adapter
 
-    def context(self, call: Call) -> SessionContext:
+    def context(self, call: Call, lane: Lane) -> SessionContext:
         return SessionContext(
             None,
             call.session_id,
@@ -64,6 +74,9 @@ class AdapterHost:
             connect=self._connect,
             deadline=call.deadline,
             is_cancelled=call.is_cancelled,
+            local=self._local,
+            call=call,
+            lane=lane,
         )
 
     def register(self, adapter: Any, context: SessionContext) -> None:
@@ -108,7 +121,7 @@ class _Request:
     def _execute(self) -> Reply:
         call, host = self.call, self.host
         self.adapter = adapter = host.instance()
-        context = host.context(call)
+        context = host.context(call, self.lane)
         if call.stream:
             context.stream = ToolStream(self._emit)
         if call.has_inputs:

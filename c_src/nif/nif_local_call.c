@@ -11,8 +11,9 @@
  * takes, far below what a scheduler may be blocked for. */
 #define AWAIT_NS 60000
 
-/* And after a reply for what its tool does with it. */
-#define LINGER_NS 30000
+/* And after a reply for what its tool does with it: longer than a worker that
+ * slept needs to wake up, or both would go on sleeping. */
+#define LINGER_NS 100000
 
 /* |quick| stays within these; below 0 submit waits every 16th time only. */
 #define QUICK_MAX 16
@@ -243,8 +244,8 @@ void nif_local_linger(nif_link *link, ErlNifEnv *env) {
   await_left = false;
   sp_local_poll(link->peer, has_left, NULL, sp_reactor_now() + LINGER_NS);
   await_env = NULL;
-  if (await_left && quick < QUICK_MAX)
-    atomic_store(&link->quick, quick + 1);
+  if (await_left && quick < QUICK_MAX) /* one is enough to try it again */
+    atomic_store(&link->quick, quick < 0 ? 1 : quick + 1);
   else if (!await_left && quick > QUICK_MIN)
     atomic_store(&link->quick, quick - 2);
 }

@@ -1,5 +1,6 @@
 #include <string.h>
 
+#include "sp_array.h"
 #include "sp_cbor.h"
 #include "sp_error.h"
 
@@ -127,20 +128,6 @@ static void set_integer(sp_cbor_reader *r, sp_cbor_token *token, bool negative,
     r->small[i] = (uint8_t)(value >> (8 * i));
   r->small[8] = value < n; /* 2^64 */
   set_bigint(token, negative, r->small, sizeof r->small);
-}
-
-static double half_to_double(uint64_t half) {
-  uint64_t exponent = half >> 10 & 0x1F;
-  uint64_t mantissa = half & 0x3FF;
-  uint64_t bits = (half & 0x8000) << 48;
-  if (exponent == 0) {
-    double value = (double)mantissa * 0x1p-24;
-    return bits != 0 ? -value : value;
-  }
-  bits |= (exponent == 0x1F ? 0x7FF : exponent + 1008) << 52 | mantissa << 42;
-  double value;
-  memcpy(&value, &bits, sizeof value);
-  return value;
 }
 
 static double single_to_double(uint64_t n) {
@@ -352,7 +339,7 @@ static int read_simple(sp_cbor_reader *r, const head *h, sp_cbor_token *token) {
     token->type = SP_CBOR_UNDEFINED;
     break;
   case 25:
-    token->d = half_to_double(h->n);
+    token->d = sp_array_half(h->n);
     break;
   case 26:
     token->d = single_to_double(h->n);

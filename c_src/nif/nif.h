@@ -143,6 +143,7 @@ NIF(nif_json_encode);
 NIF(nif_json_decode);
 NIF(nif_cbor_encode);
 NIF(nif_cbor_decode);
+NIF(nif_build_decimals);
 NIF(nif_channel_open);
 NIF(nif_channel_close);
 NIF(nif_rpc_unary);

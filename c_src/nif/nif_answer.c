@@ -9,20 +9,22 @@
 
 static ERL_NIF_TERM decode_error(ErlNifEnv *env, int err, size_t pos) {
   char text[96];
-  snprintf(text, sizeof text, "%s at byte %zu", sp_strerror(err), pos);
+  const char *what = err == SP_ERR_EXISTS ? "a map or set has something twice"
+                                          : sp_strerror(err);
+  snprintf(text, sizeof text, "%s at byte %zu", what, pos);
   return nif_make_error(
       env, enif_make_tuple2(env, am_decode, nif_make_text(env, text)));
 }
 
-/* Runs |fn| again on a dirty scheduler when there is much to do. */
-static bool moved(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
-                  const ERL_NIF_TERM argv[], size_t size, ERL_NIF_TERM *out) {
-  if (size <= NIF_INLINE_BYTES ||
-      enif_thread_type() != ERL_NIF_THR_NORMAL_SCHEDULER)
-    return false;
-  *out =
-      enif_schedule_nif(env, name, ERL_NIF_DIRTY_JOB_CPU_BOUND, fn, argc, argv);
-  return true;
+static bool is_normal(void) {
+  return enif_thread_type() == ERL_NIF_THR_NORMAL_SCHEDULER;
+}
+
+/* Runs |fn| on a dirty scheduler. */
+static ERL_NIF_TERM move(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
+                         const ERL_NIF_TERM argv[]) {
+  return enif_schedule_nif(env, name, ERL_NIF_DIRTY_JOB_CPU_BOUND, fn, argc,
+                           argv);
 }
 
 /* The result's value as a term; SP_OK or where JSON broke. */
@@ -67,6 +69,8 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
   if (!r.success)
     return tool_error(env, r.error_message);
   err = result_term(env, &r, &term, &pos);
+  if (err == SP_ERR_LIMIT && is_normal())
+    return 0;
   if (r.binary_result.len > 0)
     return enif_make_tuple3(
         env, am_binary,
@@ -83,13 +87,14 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
 
 NIF(nif_decode_response) {
   ErlNifBinary bytes;
-  ERL_NIF_TERM term;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "decode_response", nif_decode_response, argc, argv, bytes.size,
-            &term))
-    return term;
-  return nif_decode_answer(env, bytes.data, bytes.size);
+  if (bytes.size <= NIF_INLINE_BYTES || !is_normal()) {
+    ERL_NIF_TERM term = nif_decode_answer(env, bytes.data, bytes.size);
+    if (term != 0)
+      return term;
+  }
+  return move(env, "decode_response", nif_decode_response, argc, argv);
 }
 
 /* ---- chunks ------------------------------------------------------------ */
@@ -123,6 +128,11 @@ static int base64_term(ErlNifEnv *env, sp_slice data, ERL_NIF_TERM *out) {
   return err;
 }
 
+static bool is_struct(ErlNifEnv *env, ERL_NIF_TERM map) {
+  ERL_NIF_TERM name;
+  return enif_get_map_value(env, map, am___struct__, &name);
+}
+
 /* The payload map of interop 1.9. */
 static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
                      ERL_NIF_TERM *map) {
@@ -137,13 +147,13 @@ static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
                                   &value, &pos)
                 : nif_decode_json(env, data.data, data.len, &value, &pos);
   if (err == SP_OK) {
-    if (enif_is_map(env, value))
+    if (enif_is_map(env, value) && !is_struct(env, value))
       *map = value;
     else
       put(env, map, "data", value);
     return SP_OK;
   }
-  if (err == SP_ERR_NOMEM || chunk->has_cbor)
+  if (err == SP_ERR_NOMEM || err == SP_ERR_LIMIT || chunk->has_cbor)
     return err;
   err = base64_term(env, data, &value);
   if (err == SP_OK)
@@ -157,14 +167,15 @@ NIF(nif_decode_chunk) {
   ERL_NIF_TERM map;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "decode_chunk", nif_decode_chunk, argc, argv, bytes.size,
-            &map))
-    return map;
+  if (bytes.size > NIF_INLINE_BYTES && is_normal())
+    return move(env, "decode_chunk", nif_decode_chunk, argc, argv);
   pairs metadata = {.env = env, .map = enif_make_new_map(env)};
   int err =
       sp_bridge_get_chunk(bytes.data, bytes.size, &chunk, add_pair, &metadata);
   if (err == SP_OK)
     err = chunk_map(env, &chunk, &map);
+  if (err == SP_ERR_LIMIT && is_normal())
+    return move(env, "decode_chunk", nif_decode_chunk, argc, argv);
   if (err != SP_OK)
     return decode_error(env, err, 0);
   put(env, &map, "is_final", chunk.is_final ? am_true : am_false);
@@ -179,69 +190,55 @@ typedef int encode_fn(nif_encoder *e, ERL_NIF_TERM term);
 typedef int decode_fn(ErlNifEnv *env, const uint8_t *bytes, size_t len,
                       ERL_NIF_TERM *out, size_t *pos);
 
-/* With |limit| 0 on a dirty scheduler; else |dirty| is called when there is
- * more. */
-static ERL_NIF_TERM encode_value(ErlNifEnv *env, const ERL_NIF_TERM argv[],
-                                 encode_fn *encode, size_t limit,
-                                 NIF((*dirty))) {
+static ERL_NIF_TERM encode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
+                           encode_fn *fn, const char *name, NIF((*again))) {
   sp_buf out;
   ERL_NIF_TERM result;
   nif_encoder e = {.env = env, .out = &out};
-  sp_buf_init(&out, &nif_mem, limit);
-  int err = encode(&e, argv[0]);
+  sp_buf_init(&out, &nif_mem, is_normal() ? NIF_INLINE_BYTES : 0);
+  int err = fn(&e, argv[0]);
   if (err == SP_OK)
     result =
         enif_make_tuple2(env, am_ok, nif_make_bytes(env, out.data, out.len));
-  else if (err == SP_ERR_LIMIT && limit != 0)
-    result = enif_schedule_nif(env, "encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
-                               dirty, 1, argv);
+  else if (err == SP_ERR_LIMIT && is_normal())
+    result = move(env, name, again, argc, argv);
   else
     result = nif_make_error(env, nif_encode_error(&e, err));
   sp_buf_free(&out);
   return result;
 }
 
-static NIF(json_encode_dirty) {
-  (void)argc;
-  return encode_value(env, argv, nif_encode_term, 0, NULL);
-}
-
-NIF(nif_json_encode) {
-  (void)argc;
-  return encode_value(env, argv, nif_encode_term, NIF_INLINE_BYTES,
-                      json_encode_dirty);
-}
-
-static NIF(cbor_encode_dirty) {
-  (void)argc;
-  return encode_value(env, argv, nif_cbor_term, 0, NULL);
-}
-
-NIF(nif_cbor_encode) {
-  (void)argc;
-  return encode_value(env, argv, nif_cbor_term, NIF_INLINE_BYTES,
-                      cbor_encode_dirty);
-}
-
-static ERL_NIF_TERM decode_value(ErlNifEnv *env, int argc,
-                                 const ERL_NIF_TERM argv[], decode_fn *decode,
-                                 NIF((*nif))) {
+static ERL_NIF_TERM decode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
+                           decode_fn *fn, const char *name, NIF((*again))) {
   ErlNifBinary bytes;
   ERL_NIF_TERM term;
   size_t pos = 0;
   if (!enif_inspect_binary(env, argv[0], &bytes))
     return enif_make_badarg(env);
-  if (moved(env, "decode", nif, argc, argv, bytes.size, &term))
-    return term;
-  int err = decode(env, bytes.data, bytes.size, &term, &pos);
+  if (bytes.size > NIF_INLINE_BYTES && is_normal())
+    return move(env, name, again, argc, argv);
+  int err = fn(env, bytes.data, bytes.size, &term, &pos);
+  if (err == SP_ERR_LIMIT && is_normal())
+    return move(env, name, again, argc, argv);
   return err == SP_OK ? enif_make_tuple2(env, am_ok, term)
                       : decode_error(env, err, pos);
 }
 
+NIF(nif_json_encode) {
+  return encode(env, argc, argv, nif_encode_term, "json_encode",
+                nif_json_encode);
+}
+
 NIF(nif_json_decode) {
-  return decode_value(env, argc, argv, nif_decode_json, nif_json_decode);
+  return decode(env, argc, argv, nif_decode_json, "json_decode",
+                nif_json_decode);
+}
+
+NIF(nif_cbor_encode) {
+  return encode(env, argc, argv, nif_cbor_term, "cbor_encode", nif_cbor_encode);
 }
 
 NIF(nif_cbor_decode) {
-  return decode_value(env, argc, argv, nif_decode_cbor, nif_cbor_decode);
+  return decode(env, argc, argv, nif_decode_cbor, "cbor_decode",
+                nif_cbor_decode);
 }

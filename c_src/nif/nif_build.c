@@ -9,6 +9,7 @@ void nif_build_init(nif_builder *b, ErlNifEnv *env) {
   sp_buf_init(&b->terms, &nif_mem, 0);
   sp_buf_init(&b->frames, &nif_mem, 0);
   sp_buf_init(&b->bytes, &nif_mem, 0);
+  b->work = 0;
 }
 
 void nif_build_free(nif_builder *b) {
@@ -45,24 +46,32 @@ ERL_NIF_TERM *nif_build_close(nif_builder *b, size_t *count) {
 /* Maps up to this size are made by way of the stack. */
 #define SMALL_MAP 32
 
-ERL_NIF_TERM nif_build_map(ErlNifEnv *env, const ERL_NIF_TERM *items,
-                           size_t pairs) {
+int nif_build_strict_map(ErlNifEnv *env, const ERL_NIF_TERM *items,
+                         size_t pairs, ERL_NIF_TERM *out) {
   ERL_NIF_TERM small[2 * SMALL_MAP];
   ERL_NIF_TERM *all = small;
-  ERL_NIF_TERM map = 0;
   if (pairs > SMALL_MAP)
     all = enif_alloc(2 * pairs * sizeof *all);
-  int made = 0;
-  if (all != NULL) {
-    for (size_t i = 0; i < pairs; i++) {
-      all[i] = items[2 * i];
-      all[pairs + i] = items[2 * i + 1];
-    }
-    made = enif_make_map_from_arrays(env, all, all + pairs, pairs, &map);
-    if (all != small)
-      enif_free(all);
+  if (all == NULL)
+    return SP_ERR_NOMEM;
+  for (size_t i = 0; i < pairs; i++) {
+    all[i] = items[2 * i];
+    all[pairs + i] = items[2 * i + 1];
   }
-  if (made)
+  size_t size;
+  int made = enif_make_map_from_arrays(env, all, all + pairs, pairs, out);
+  if (all != small)
+    enif_free(all);
+  /* It says so itself only of small maps. */
+  return made && enif_get_map_size(env, *out, &size) && size == pairs
+             ? SP_OK
+             : SP_ERR_EXISTS;
+}
+
+ERL_NIF_TERM nif_build_map(ErlNifEnv *env, const ERL_NIF_TERM *items,
+                           size_t pairs) {
+  ERL_NIF_TERM map;
+  if (nif_build_strict_map(env, items, pairs, &map) == SP_OK)
     return map;
   map = enif_make_new_map(env); /* a key stands twice, or memory is short */
   for (size_t i = 0; i < pairs; i++)

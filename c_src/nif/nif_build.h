@@ -16,6 +16,7 @@ typedef struct nif_builder {
   sp_buf terms;  /* of ERL_NIF_TERM */
   sp_buf frames; /* of nif_frame */
   sp_buf bytes;  /* scratch */
+  uint64_t work; /* see nif_may_convert */
 } nif_builder;
 
 void nif_build_init(nif_builder *b, ErlNifEnv *env);
@@ -33,6 +34,9 @@ ERL_NIF_TERM *nif_build_close(nif_builder *b, size_t *count);
 /* |items| are keys and values by turns; of equal keys the last one wins. */
 ERL_NIF_TERM nif_build_map(ErlNifEnv *env, const ERL_NIF_TERM *items,
                            size_t pairs);
+/* The same of keys that must differ: SP_ERR_EXISTS, SP_ERR_NOMEM. */
+int nif_build_strict_map(ErlNifEnv *env, const ERL_NIF_TERM *items,
+                         size_t pairs, ERL_NIF_TERM *out);
 /* BEAM floats are finite: NaN and infinities become these texts. */
 ERL_NIF_TERM nif_build_double(ErlNifEnv *env, double d);
 /* |b->bytes| has NIF_BIGINT_HEAD bytes of room and then the magnitude, little

@@ -3,9 +3,11 @@
 
 #include <string.h>
 
+#include "../core/sp_array.h"
 #include "../core/sp_cbor.h"
 #include "../core/sp_error.h"
 #include "../core/sp_value.h"
+#include "nif_struct.h"
 #include "nif_value.h"
 
 enum { ARRAY, MAP, TAG };
@@ -22,37 +24,61 @@ static int push_bigint(nif_builder *b, const sp_cbor_token *t) {
   return term == 0 ? SP_ERR_LIMIT : nif_build_push(b, term);
 }
 
-static int push_tuple(nif_builder *b, ERL_NIF_TERM list) {
-  unsigned length;
-  ERL_NIF_TERM head;
-  if (!enif_get_list_length(b->env, list, &length))
-    return SP_ERR_SYNTAX;
-  sp_buf_reset(&b->bytes);
-  while (enif_get_list_cell(b->env, list, &head, &list)) {
-    int err = sp_buf_add(&b->bytes, &head, sizeof head);
-    if (err != SP_OK)
-      return err;
+/* What |number| makes of |item|; itself where the tag has no meaning here. */
+static int meaning(nif_builder *b, uint64_t number, ERL_NIF_TERM item,
+                   ERL_NIF_TERM *out) {
+  sp_array_type type;
+  switch (number) {
+  case SP_VALUE_TAG_TUPLE:
+    return nif_build_tuple(b, item, out);
+  case SP_VALUE_TAG_SET:
+    return nif_build_set(b, item, out);
+  case SP_VALUE_TAG_DATETIME:
+    return nif_build_time(b, SP_TIME_INSTANT, item, out);
+  case SP_VALUE_TAG_NAIVE:
+    return nif_build_time(b, SP_TIME_NAIVE, item, out);
+  case SP_VALUE_TAG_DATE:
+    return nif_build_time(b, SP_TIME_DATE, item, out);
+  case SP_VALUE_TAG_TIME:
+    return nif_build_time(b, SP_TIME_TIME, item, out);
+  case SP_VALUE_TAG_EPOCH:
+    return nif_build_epoch(b, item, out);
+  case SP_VALUE_TAG_DAYS:
+    return nif_build_day(b, item, out);
+  case SP_VALUE_TAG_DECIMAL:
+  case SP_VALUE_TAG_DECIMAL_EXTRA:
+    return nif_build_decimal(b, item, out);
+  default:
+    *out = item;
+    return sp_array_type_of(number, &type)
+               ? nif_build_array(b, number, item, out)
+               : SP_OK;
   }
-  return nif_build_push(
-      b, enif_make_tuple_from_array(
-             b->env, (ERL_NIF_TERM *)(void *)b->bytes.data, length));
 }
 
-/* A tag's item is complete: what it means, or the bare item. */
 static int end_tag(nif_builder *b) {
   uint64_t number = nif_build_top(b)->mark;
   size_t count;
-  ERL_NIF_TERM item = *nif_build_close(b, &count);
-  if (number == SP_VALUE_TAG_TUPLE)
-    return push_tuple(b, item);
-  return nif_build_push(b, item);
+  ERL_NIF_TERM made, item = *nif_build_close(b, &count);
+  int err = meaning(b, number, item, &made);
+  return err == SP_OK ? nif_build_push(b, made) : err;
+}
+
+/* Numbers in text are none, though it is a binary like bytes. */
+static bool is_misplaced(nif_builder *b, const sp_cbor_token *t) {
+  sp_array_type type;
+  nif_frame *top = t->type == SP_CBOR_TEXT ? nif_build_top(b) : NULL;
+  return top != NULL && top->kind == TAG && sp_array_type_of(top->mark, &type);
 }
 
 static int end_container(nif_builder *b, bool map) {
   size_t count;
   ERL_NIF_TERM *items = nif_build_close(b, &count);
-  if (map)
-    return nif_build_push(b, nif_build_map(b->env, items, count / 2));
+  if (map) {
+    ERL_NIF_TERM made;
+    int err = nif_build_strict_map(b->env, items, count / 2, &made);
+    return err == SP_OK ? nif_build_push(b, made) : err;
+  }
   if (count > UINT32_MAX)
     return SP_ERR_LIMIT;
   return nif_build_push(
@@ -96,7 +122,7 @@ static int step(nif_builder *b, const sp_cbor_token *t) {
     err = end_container(b, t->type == SP_CBOR_MAP_END);
     break;
   default:
-    err = leaf(b, t);
+    err = is_misplaced(b, t) ? SP_ERR_SYNTAX : leaf(b, t);
   }
   nif_frame *top;
   while (err == SP_OK && (top = nif_build_top(b)) != NULL && top->kind == TAG)
@@ -111,8 +137,7 @@ int nif_decode_cbor(ErlNifEnv *env, const uint8_t *cbor, size_t len,
   sp_cbor_token token;
   int err;
   nif_build_init(&b, env);
-  /* One level of a value may have a tag. */
-  sp_cbor_reader_init(&reader, &nif_mem, cbor, len, 2 * SP_VALUE_MAX_DEPTH);
+  sp_cbor_reader_init(&reader, &nif_mem, cbor, len, SP_VALUE_CBOR_DEPTH);
   do {
     err = sp_cbor_next(&reader, &token);
     if (err == SP_OK && token.type != SP_CBOR_END)

@@ -6,6 +6,7 @@
 #include "../core/sp_cbor.h"
 #include "../core/sp_error.h"
 #include "../core/sp_value.h"
+#include "nif_struct.h"
 
 #define TRY(call)                                                              \
   do {                                                                         \
@@ -100,11 +101,10 @@ static int put_tuple(nif_encoder *e, ERL_NIF_TERM tuple, uint32_t depth) {
 }
 
 /* Atoms are names as keys, also nil and the booleans. */
-static int put_pair(nif_encoder *e, ERL_NIF_TERM key, ERL_NIF_TERM value,
-                    uint32_t depth) {
-  int err = enif_is_atom(e->env, key)
-                ? put_name(e, key)
-                : nif_encode_at(e, put_term(e, key, depth), key);
+static int put_pair(nif_encoder *e, bool atom, ERL_NIF_TERM key,
+                    ERL_NIF_TERM value, uint32_t depth) {
+  int err =
+      atom ? put_name(e, key) : nif_encode_at(e, put_term(e, key, depth), key);
   if (err == SP_OK)
     err = nif_encode_at(e, put_term(e, value, depth), key);
   return err;
@@ -113,7 +113,7 @@ static int put_pair(nif_encoder *e, ERL_NIF_TERM key, ERL_NIF_TERM value,
 static int put_pairs(nif_encoder *e, ERL_NIF_TERM map, uint32_t depth) {
   ErlNifMapIterator it;
   ERL_NIF_TERM key, value;
-  size_t size;
+  size_t size, atoms = 0;
   int err = SP_OK;
   if (!enif_get_map_size(e->env, map, &size))
     return SP_ERR_INVAL;
@@ -121,17 +121,91 @@ static int put_pairs(nif_encoder *e, ERL_NIF_TERM map, uint32_t depth) {
   enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
   while (err == SP_OK &&
          enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
-    err = put_pair(e, key, value, depth);
+    bool atom = enif_is_atom(e->env, key);
+    atoms += atom;
+    err = put_pair(e, atom, key, value, depth);
+    enif_map_iterator_next(e->env, &it);
+  }
+  enif_map_iterator_destroy(e->env, &it);
+  return err == SP_OK && atoms > 0 && atoms < size ? nif_check_keys(e, map)
+                                                   : err;
+}
+
+/* ---- structs ------------------------------------------------------------- */
+
+static int put_time(nif_encoder *e, const nif_struct *s) {
+  static const uint64_t tags[] = {SP_VALUE_TAG_DATE, SP_VALUE_TAG_TIME,
+                                  SP_VALUE_TAG_NAIVE, SP_VALUE_TAG_DATETIME};
+  char text[SP_TIME_TEXT_MAX];
+  size_t len = sp_time_put(text, s->time_kind, &s->time);
+  TRY(sp_cbor_put_tag(e->out, tags[s->time_kind]));
+  return sp_cbor_put_text(e->out, (const uint8_t *)text, len);
+}
+
+static int put_set(nif_encoder *e, ERL_NIF_TERM members, uint32_t depth) {
+  ErlNifMapIterator it;
+  ERL_NIF_TERM key, value;
+  size_t size;
+  int err = SP_OK;
+  if (!enif_get_map_size(e->env, members, &size))
+    return SP_ERR_INVAL;
+  TRY(sp_cbor_put_tag(e->out, SP_VALUE_TAG_SET));
+  TRY(sp_cbor_put_array(e->out, size));
+  enif_map_iterator_create(e->env, members, &it, ERL_NIF_MAP_ITERATOR_FIRST);
+  while (err == SP_OK &&
+         enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
+    err = nif_encode_at(e, put_term(e, key, depth), key);
     enif_map_iterator_next(e->env, &it);
   }
   enif_map_iterator_destroy(e->env, &it);
   return err;
 }
 
+/* |coef| with its sign. */
+static int put_mantissa(nif_encoder *e, ERL_NIF_TERM coef, bool negative) {
+  ErlNifSInt64 i;
+  if (enif_get_int64(e->env, coef, &i))
+    return sp_cbor_put_int(e->out, negative ? -i : i);
+  nif_bigint big;
+  if (!nif_get_bigint(e->env, coef, &big))
+    return SP_ERR_NOMEM;
+  int err = sp_cbor_put_bigint(e->out, negative, big.magnitude, big.len);
+  enif_release_binary(&big.etf);
+  return err;
+}
+
+static int put_decimal(nif_encoder *e, const nif_struct *s) {
+  bool finite = s->extra == SP_VALUE_FINITE;
+  TRY(sp_cbor_put_tag(e->out, finite ? SP_VALUE_TAG_DECIMAL
+                                     : SP_VALUE_TAG_DECIMAL_EXTRA));
+  TRY(sp_cbor_put_array(e->out, finite ? 2 : 3));
+  TRY(sp_cbor_put_int(e->out, s->exponent));
+  TRY(put_mantissa(e, s->coef, finite && s->negative));
+  return finite ? SP_OK : sp_cbor_put_uint(e->out, s->extra);
+}
+
+static int put_struct(nif_encoder *e, ERL_NIF_TERM map, ERL_NIF_TERM name,
+                      uint32_t depth) {
+  nif_struct s;
+  nif_get_struct(e->env, map, name, &s);
+  switch (s.kind) {
+  case NIF_STRUCT_TIME:
+    return put_time(e, &s);
+  case NIF_STRUCT_SET:
+    return put_set(e, s.members, depth);
+  case NIF_STRUCT_DECIMAL:
+    return put_decimal(e, &s);
+  default:
+    return nif_encode_refuse(e, NIF_A_STRUCT);
+  }
+}
+
+/* ---- anything ------------------------------------------------------------ */
+
 static int put_map(nif_encoder *e, ERL_NIF_TERM map, uint32_t depth) {
   ERL_NIF_TERM name;
   if (enif_get_map_value(e->env, map, am___struct__, &name))
-    return nif_encode_refuse(e, NIF_A_STRUCT);
+    return put_struct(e, map, name, depth);
   return put_pairs(e, map, depth);
 }
 
@@ -168,10 +242,10 @@ int nif_cbor_term(nif_encoder *e, ERL_NIF_TERM term) {
 static int put_argument(nif_encoder *e, ERL_NIF_TERM key, ERL_NIF_TERM value) {
   sp_buf text;
   ErlNifBinary bin;
-  if (enif_is_atom(e->env, key) ||
-      (enif_inspect_binary(e->env, key, &bin) &&
-       sp_cbor_check_text(bin.data, bin.size, &(size_t){0}) == SP_OK))
-    return put_pair(e, key, value, SP_VALUE_MAX_DEPTH);
+  bool atom = enif_is_atom(e->env, key);
+  if (atom || (enif_inspect_binary(e->env, key, &bin) &&
+               sp_cbor_check_text(bin.data, bin.size, &(size_t){0}) == SP_OK))
+    return put_pair(e, atom, key, value, SP_VALUE_MAX_DEPTH);
   /* Refused: this says why. */
   sp_buf_init(&text, &nif_mem, 0);
   int err = nif_key_text(e, key, &text);
@@ -194,15 +268,19 @@ static int put_keywords(nif_encoder *e, ERL_NIF_TERM list) {
 static int put_map_arguments(nif_encoder *e, ERL_NIF_TERM map) {
   ErlNifMapIterator it;
   ERL_NIF_TERM key, value;
+  size_t atoms = 0, texts = 0;
   int err = SP_OK;
   enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
   while (err == SP_OK &&
          enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
+    bool atom = enif_is_atom(e->env, key);
+    atoms += atom;
+    texts += !atom;
     err = put_argument(e, key, value);
     enif_map_iterator_next(e->env, &it);
   }
   enif_map_iterator_destroy(e->env, &it);
-  return err;
+  return err == SP_OK && atoms > 0 && texts > 0 ? nif_check_keys(e, map) : err;
 }
 
 static int put_binaries(nif_encoder *e, ERL_NIF_TERM list) {

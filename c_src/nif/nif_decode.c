@@ -6,6 +6,7 @@
 #include "../core/sp_error.h"
 #include "../core/sp_json.h"
 #include "../core/sp_value.h"
+#include "nif_struct.h"
 #include "nif_value.h"
 
 enum { ARRAY, OBJECT };
@@ -14,6 +15,9 @@ enum { ARRAY, OBJECT };
 
 static int push_bigint(nif_builder *b, const sp_json_token *t) {
   bool negative;
+  /* Digits are half as large as bytes, and reading is quicker than writing. */
+  if (t->len > NIF_JSON_DIGITS + 1 || !nif_may_convert(&b->work, t->len / 8))
+    return SP_ERR_LIMIT;
   sp_buf_reset(&b->bytes);
   static const uint8_t room[NIF_BIGINT_HEAD];
   int err = sp_buf_add(&b->bytes, room, sizeof room);
@@ -44,78 +48,93 @@ static bool same_text(ErlNifEnv *env, ERL_NIF_TERM term, const char *text) {
          memcmp(bin.data, text, bin.size) == 0;
 }
 
-static bool marked_bytes(nif_builder *b, ERL_NIF_TERM payload,
-                         ERL_NIF_TERM *out) {
+static int marked_bytes(nif_builder *b, ERL_NIF_TERM payload,
+                        ERL_NIF_TERM *out) {
   ErlNifBinary text;
   sp_buf_reset(&b->bytes);
-  if (!enif_inspect_binary(b->env, payload, &text) ||
-      sp_json_base64_bytes(text.data, text.size, &b->bytes) != SP_OK)
-    return false;
-  *out = nif_make_bytes(b->env, b->bytes.data, b->bytes.len);
-  return true;
+  if (!enif_inspect_binary(b->env, payload, &text))
+    return SP_ERR_SYNTAX;
+  int err = sp_json_base64_bytes(text.data, text.size, &b->bytes);
+  if (err == SP_OK)
+    *out = nif_make_bytes(b->env, b->bytes.data, b->bytes.len);
+  return err;
 }
 
-static bool marked_tuple(ErlNifEnv *env, ERL_NIF_TERM payload,
-                         ERL_NIF_TERM *out) {
-  unsigned length;
-  ERL_NIF_TERM head;
-  if (!enif_get_list_length(env, payload, &length))
-    return false;
-  ERL_NIF_TERM *items = enif_alloc((length + 1) * sizeof *items);
-  if (items == NULL)
-    return false;
-  for (unsigned i = 0; enif_get_list_cell(env, payload, &head, &payload); i++)
-    items[i] = head;
-  *out = enif_make_tuple_from_array(env, items, length);
-  enif_free(items);
-  return true;
-}
-
-static bool marked_map(ErlNifEnv *env, ERL_NIF_TERM pairs, ERL_NIF_TERM *out) {
-  ERL_NIF_TERM pair, key, value, rest;
-  ERL_NIF_TERM map = enif_make_new_map(env);
-  while (enif_get_list_cell(env, pairs, &pair, &pairs)) {
-    if (!enif_get_list_cell(env, pair, &key, &rest) ||
-        !enif_get_list_cell(env, rest, &value, &rest) ||
-        !enif_is_empty_list(env, rest))
-      return false;
-    enif_make_map_put(env, map, key, value, &map);
+static int marked_map(nif_builder *b, ERL_NIF_TERM pairs, ERL_NIF_TERM *out) {
+  ERL_NIF_TERM pair, items[2], rest;
+  size_t count = 0;
+  int err = SP_OK;
+  sp_buf_reset(&b->bytes);
+  while (err == SP_OK && enif_get_list_cell(b->env, pairs, &pair, &pairs)) {
+    if (!enif_get_list_cell(b->env, pair, &items[0], &rest) ||
+        !enif_get_list_cell(b->env, rest, &items[1], &rest) ||
+        !enif_is_empty_list(b->env, rest))
+      return SP_ERR_SYNTAX;
+    err = sp_buf_add(&b->bytes, items, sizeof items);
+    count++;
   }
-  *out = map;
-  return enif_is_empty_list(env, pairs);
+  if (err != SP_OK)
+    return err;
+  if (!enif_is_empty_list(b->env, pairs))
+    return SP_ERR_SYNTAX;
+  return nif_build_strict_map(
+      b->env, (const ERL_NIF_TERM *)(const void *)b->bytes.data, count, out);
 }
 
-/* What a marker object stands for; false when it is none of ours, which
- * leaves it a map. |items| are its two keys with their values. */
-static bool marked(nif_builder *b, const ERL_NIF_TERM *items,
-                   ERL_NIF_TERM *out) {
+/* What a marker object stands for; SP_ERR_NOTFOUND when it is none of ours,
+ * which leaves it a map. |items| are its two keys with their values. */
+static int marked(nif_builder *b, const ERL_NIF_TERM *items,
+                  ERL_NIF_TERM *out) {
+  static const struct {
+    const char *name;
+    enum sp_time_kind kind;
+  } times[] = {{SP_VALUE_DATE, SP_TIME_DATE},
+               {SP_VALUE_TIME, SP_TIME_TIME},
+               {SP_VALUE_NAIVE, SP_TIME_NAIVE},
+               {SP_VALUE_DATETIME, SP_TIME_INSTANT}};
   int at = same_text(b->env, items[0], SP_VALUE_MARKER) ? 0 : 2;
   ERL_NIF_TERM kind = items[at + 1], payload = items[3 - at];
   if (!same_text(b->env, items[2 - at], SP_VALUE_PAYLOAD))
-    return false;
+    return SP_ERR_NOTFOUND;
   if (same_text(b->env, kind, SP_VALUE_BYTES))
     return marked_bytes(b, payload, out);
   if (same_text(b->env, kind, SP_VALUE_TUPLE))
-    return marked_tuple(b->env, payload, out);
+    return nif_build_tuple(b, payload, out);
   if (same_text(b->env, kind, SP_VALUE_MAP))
-    return enif_is_list(b->env, payload) && marked_map(b->env, payload, out);
-  return false;
+    return marked_map(b, payload, out);
+  if (same_text(b->env, kind, SP_VALUE_SET))
+    return nif_build_set(b, payload, out);
+  if (same_text(b->env, kind, SP_VALUE_DECIMAL))
+    return nif_build_decimal(b, payload, out);
+  for (size_t i = 0; i < sizeof times / sizeof *times; i++)
+    if (same_text(b->env, kind, times[i].name))
+      return nif_build_time(b, times[i].kind, payload, out);
+  return SP_ERR_NOTFOUND;
+}
+
+static int end_object(nif_builder *b, bool may_be_marker, ERL_NIF_TERM *items,
+                      size_t count) {
+  ERL_NIF_TERM made;
+  int err =
+      may_be_marker && count == 4 ? marked(b, items, &made) : SP_ERR_NOTFOUND;
+  /* What only looks like a marker of ours is a map as well. */
+  if (err == SP_ERR_NOTFOUND || err == SP_ERR_SYNTAX) {
+    made = nif_build_map(b->env, items, count / 2);
+    err = SP_OK;
+  }
+  return err == SP_OK ? nif_build_push(b, made) : err;
 }
 
 static int end(nif_builder *b) {
   nif_frame f = *nif_build_top(b);
   size_t count;
-  ERL_NIF_TERM made;
   ERL_NIF_TERM *items = nif_build_close(b, &count);
-  if (f.kind == OBJECT) {
-    if (f.mark == 0 || count != 4 || !marked(b, items, &made))
-      made = nif_build_map(b->env, items, count / 2);
-  } else {
-    if (count > UINT32_MAX)
-      return SP_ERR_LIMIT;
-    made = enif_make_list_from_array(b->env, items, (unsigned)count);
-  }
-  return nif_build_push(b, made);
+  if (f.kind == OBJECT)
+    return end_object(b, f.mark != 0, items, count);
+  if (count > UINT32_MAX)
+    return SP_ERR_LIMIT;
+  return nif_build_push(
+      b, enif_make_list_from_array(b->env, items, (unsigned)count));
 }
 
 static int step(nif_builder *b, const sp_json_token *t) {

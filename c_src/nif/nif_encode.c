@@ -6,6 +6,7 @@
 #include "../core/sp_error.h"
 #include "../core/sp_json.h"
 #include "../core/sp_value.h"
+#include "nif_struct.h"
 
 #define TRY(call)                                                              \
   do {                                                                         \
@@ -113,20 +114,9 @@ bool nif_get_bigint(ErlNifEnv *env, ERL_NIF_TERM term, nif_bigint *out) {
 
 static int put_number(nif_encoder *e, ERL_NIF_TERM term) {
   double d;
-  ErlNifSInt64 i;
-  ErlNifUInt64 u;
-  if (enif_get_int64(e->env, term, &i))
-    return sp_json_put_int(e->out, i);
-  if (enif_get_uint64(e->env, term, &u))
-    return sp_json_put_uint(e->out, u);
   if (enif_get_double(e->env, term, &d))
     return sp_json_put_double(e->out, d);
-  nif_bigint big;
-  if (!nif_get_bigint(e->env, term, &big))
-    return SP_ERR_NOMEM;
-  int err = sp_json_put_bigint(e->out, big.negative, big.magnitude, big.len);
-  enif_release_binary(&big.etf);
-  return err;
+  return nif_integer_text(e, term, e->out);
 }
 
 /* ---- containers -------------------------------------------------------- */
@@ -168,23 +158,27 @@ static int put_tuple(nif_encoder *e, ERL_NIF_TERM tuple, uint32_t depth) {
   return put_text(e, "]}");
 }
 
-/* Whether a map can be a JSON object: all keys text, none the marker. */
-static bool plain_keys(nif_encoder *e, ERL_NIF_TERM map) {
+/* Whether a map can be a JSON object: all keys text, none the marker. *|mixed|
+ * is whether some are atoms and others are not; of a map that cannot, true. */
+static bool plain_keys(nif_encoder *e, ERL_NIF_TERM map, bool *mixed) {
   static const char marker[] = SP_VALUE_MARKER;
   ErlNifMapIterator it;
   ERL_NIF_TERM key, value;
-  bool plain = true;
+  bool plain = true, atoms = false, texts = false;
   enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
   for (; plain && enif_map_iterator_get_pair(e->env, &it, &key, &value);
        enif_map_iterator_next(e->env, &it)) {
     ErlNifBinary bin;
-    if (enif_inspect_binary(e->env, key, &bin))
+    if (enif_inspect_binary(e->env, key, &bin)) {
+      texts = true;
       plain = !(bin.size == sizeof marker - 1 &&
                 memcmp(bin.data, marker, bin.size) == 0);
-    else
-      plain = enif_is_atom(e->env, key);
+    } else {
+      atoms = plain = enif_is_atom(e->env, key);
+    }
   }
   enif_map_iterator_destroy(e->env, &it);
+  *mixed = !plain || (atoms && texts);
   return plain;
 }
 
@@ -229,12 +223,60 @@ static int put_pairs(nif_encoder *e, ERL_NIF_TERM map, bool object,
   return err;
 }
 
+/* ---- structs ------------------------------------------------------------- */
+/* JSON may go to any worker: these are lists and text, as ever. */
+
+static int put_set(nif_encoder *e, ERL_NIF_TERM members, uint32_t depth) {
+  ErlNifMapIterator it;
+  ERL_NIF_TERM key, value;
+  bool first = true;
+  int err = sp_buf_add_byte(e->out, '[');
+  enif_map_iterator_create(e->env, members, &it, ERL_NIF_MAP_ITERATOR_FIRST);
+  while (err == SP_OK &&
+         enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
+    if (!first)
+      err = sp_buf_add_byte(e->out, ',');
+    first = false;
+    if (err == SP_OK)
+      err = at(e, put_term(e, key, depth), key);
+    enif_map_iterator_next(e->env, &it);
+  }
+  enif_map_iterator_destroy(e->env, &it);
+  return err == SP_OK ? sp_buf_add_byte(e->out, ']') : err;
+}
+
+static int put_struct(nif_encoder *e, ERL_NIF_TERM map, ERL_NIF_TERM name,
+                      uint32_t depth) {
+  char text[SP_TIME_TEXT_MAX];
+  nif_struct s;
+  nif_get_struct(e->env, map, name, &s);
+  switch (s.kind) {
+  case NIF_STRUCT_TIME:
+    return sp_json_put_string(e->out, (const uint8_t *)text,
+                              sp_time_put(text, s.time_kind, &s.time));
+  case NIF_STRUCT_SET:
+    return put_set(e, s.members, depth);
+  case NIF_STRUCT_DECIMAL:
+    TRY(sp_buf_add_byte(e->out, '"'));
+    TRY(nif_decimal_text(e, &s, e->out));
+    return sp_buf_add_byte(e->out, '"');
+  default:
+    return refuse(e, NIF_A_STRUCT);
+  }
+}
+
+/* ---- anything ------------------------------------------------------------ */
+
 static int put_map(nif_encoder *e, ERL_NIF_TERM map, uint32_t depth) {
   ERL_NIF_TERM name;
   if (enif_get_map_value(e->env, map, am___struct__, &name))
-    return refuse(e, NIF_A_STRUCT);
+    return put_struct(e, map, name, depth);
   size_t start = e->out->len;
-  if (plain_keys(e, map)) {
+  bool mixed;
+  bool plain = plain_keys(e, map, &mixed);
+  if (mixed)
+    TRY(nif_check_keys(e, map));
+  if (plain) {
     TRY(sp_buf_add_byte(e->out, '{'));
     int err = put_pairs(e, map, true, depth);
     if (err == SP_OK)

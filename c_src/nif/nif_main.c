@@ -11,7 +11,9 @@
 
 #include <grpc/support/log.h>
 
+#include "nif_call.h"
 #include "nif_local.h"
+#include "nif_struct.h"
 
 #define NIF_DEFINE_ATOM(name) ERL_NIF_TERM am_##name;
 NIF_ATOMS(NIF_DEFINE_ATOM)
@@ -134,7 +136,6 @@ static void at_exit(void) {
 
 static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   (void)priv;
-  (void)info;
 #define NIF_MAKE_ATOM(name) am_##name = enif_make_atom(env, #name);
   NIF_ATOMS(NIF_MAKE_ATOM)
   unsigned long long seed = (unsigned long long)sp_reactor_now();
@@ -155,7 +156,8 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   if (nif_channel_type == NULL || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
-      nif_message_load(env) != 0 || nif_server_load(env) != 0)
+      nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
+      nif_struct_load(env, info) != 0)
     return -1;
   return 0;
 }
@@ -181,6 +183,7 @@ static ErlNifFunc functions[] = {
     {"json_decode", 1, nif_json_decode, 0},
     {"cbor_encode", 1, nif_cbor_encode, 0},
     {"cbor_decode", 1, nif_cbor_decode, 0},
+    {"build_decimals", 1, nif_build_decimals, 0},
     {"channel_open", 1, nif_channel_open, 0},
     {"channel_close", 1, nif_channel_close, 0},
     {"rpc_unary", 6, nif_rpc_unary, 0},

@@ -6,6 +6,7 @@
 #include "../core/sp_error.h"
 #include "nif_local.h"
 #include "nif_pool.h"
+#include "nif_struct.h"
 #include "nif_value.h"
 
 /* No request is larger: protobuf's own bound. */
@@ -113,15 +114,19 @@ done:
 static int put_map_arguments(nif_encoder *e, ERL_NIF_TERM map) {
   ErlNifMapIterator it;
   ERL_NIF_TERM key, value;
+  size_t atoms = 0, texts = 0;
   int err = SP_OK;
   enif_map_iterator_create(e->env, map, &it, ERL_NIF_MAP_ITERATOR_FIRST);
   while (err == SP_OK &&
          enif_map_iterator_get_pair(e->env, &it, &key, &value)) {
+    bool atom = enif_is_atom(e->env, key);
+    atoms += atom;
+    texts += !atom;
     err = put_argument(e, key, value);
     enif_map_iterator_next(e->env, &it);
   }
   enif_map_iterator_destroy(e->env, &it);
-  return err;
+  return err == SP_OK && atoms > 0 && texts > 0 ? nif_check_keys(e, map) : err;
 }
 
 static int put_list_arguments(nif_encoder *e, ERL_NIF_TERM list) {

@@ -9,6 +9,7 @@ typedef struct nif_encoder {
   sp_buf *out;
   const char *what;  /* set with SP_ERR_INVAL: what could not be encoded */
   ERL_NIF_TERM path; /* and the keys and indices that lead to it */
+  uint64_t work;     /* see nif_may_convert */
 } nif_encoder;
 
 /* |what| for structs, which Elixir may turn into plain data and try again. */
@@ -36,7 +37,8 @@ int nif_encode_at(nif_encoder *e, int err, ERL_NIF_TERM step);
 /* {:encode, path, text} or {:encode_struct, path}. */
 ERL_NIF_TERM nif_encode_error(nif_encoder *e, int err);
 
-/* What decode_response/1 says of an ExecuteToolResponse. */
+/* What decode_response/1 says of an ExecuteToolResponse; 0 when that takes too
+ * long for the normal scheduler that calls. */
 ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
                                size_t len);
 
@@ -53,7 +55,9 @@ bool nif_get_bigint(ErlNifEnv *env, ERL_NIF_TERM term, nif_bigint *out);
 const char *nif_term_name(ErlNifEnv *env, ERL_NIF_TERM term);
 
 /* The one value in |json|. SP_ERR_SYNTAX, SP_ERR_TRUNCATED, SP_ERR_UTF8,
- * SP_ERR_DEPTH, SP_ERR_NOMEM; |*pos| is then where. */
+ * SP_ERR_DEPTH, SP_ERR_EXISTS (a key is there twice), SP_ERR_NOMEM; |*pos| is
+ * then where. SP_ERR_LIMIT for integers with too many digits, or for many that
+ * take too long on the normal scheduler that calls. */
 int nif_decode_json(ErlNifEnv *env, const uint8_t *json, size_t len,
                     ERL_NIF_TERM *out, size_t *pos);
 /* The same of the one item in |cbor|. */

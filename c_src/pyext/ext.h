@@ -22,6 +22,9 @@ typedef struct ext_hooks {
   PyObject *zero_copy;     /* the map of a handle -> the handle */
   PyObject *binary_result; /* a class with `data` and `metadata` */
   PyObject *reply;         /* what Call.result gives back */
+  PyObject *tagged;        /* a class of pairs: a tag's number, its item */
+  PyObject *untag;         /* number, item -> value */
+  PyObject *freeze;        /* a value -> the same as it can be a key */
 } ext_hooks;
 
 extern ext_hooks ext;

@@ -9,9 +9,6 @@
 
 #define ZERO_COPY_KEY "__snakepit_zero_copy__"
 
-/* A level may have a tag, which counts for the reader. */
-#define READER_DEPTH (2 * SP_VALUE_MAX_DEPTH)
-
 typedef struct decoder {
   sp_cbor_reader reader;
   sp_cbor_token token;
@@ -132,6 +129,17 @@ static void refuse_key(PyObject *key, const char *what) {
                Py_TYPE(key));
 }
 
+/* Takes over |key|, which is to be a key or a member: sets are made into those
+ * that can be, also inside of tuples. */
+static PyObject *frozen(PyObject *key) {
+  if (key == NULL || ext.freeze == NULL ||
+      (!PySet_Check(key) && !PyTuple_Check(key)))
+    return key;
+  PyObject *made = PyObject_CallFunctionObjArgs(ext.freeze, key, NULL);
+  Py_DECREF(key);
+  return made;
+}
+
 static int add_pair(decoder *d, PyObject *dict, unsigned depth,
                     bool *zero_copy) {
   PyObject *key;
@@ -141,7 +149,7 @@ static int add_pair(decoder *d, PyObject *dict, unsigned depth,
       *zero_copy = true;
     key = ext_text(d->token.bytes, d->token.len);
   } else {
-    key = build(d, depth);
+    key = frozen(build(d, depth));
   }
   if (key == NULL)
     return -1;
@@ -149,9 +157,14 @@ static int add_pair(decoder *d, PyObject *dict, unsigned depth,
   PyObject *value = err == SP_OK ? build(d, depth) : refuse(d, err);
   int result = -1;
   if (value != NULL) {
+    Py_ssize_t before = PyDict_Size(dict);
     result = PyDict_SetItem(dict, key, value);
-    if (result != 0)
+    if (result != 0) {
       refuse_key(key, "a map key");
+    } else if (PyDict_Size(dict) == before) {
+      PyErr_Format(ext.decode_error, "a map has the key %R twice", key);
+      result = -1;
+    }
     Py_DECREF(value);
   }
   Py_DECREF(key);
@@ -182,32 +195,66 @@ static PyObject *build_dict(decoder *d, unsigned depth) {
   return NULL;
 }
 
+static bool add_member(PyObject *set, PyObject *item) {
+  Py_ssize_t before = PySet_Size(set);
+  if (PySet_Add(set, item) != 0) {
+    refuse_key(item, "a member of a set");
+    return false;
+  }
+  if (PySet_Size(set) != before)
+    return true;
+  PyErr_Format(ext.decode_error, "a set has the member %R twice", item);
+  return false;
+}
+
 static PyObject *build_set(PyObject *list) {
   PyObject *set = PySet_New(NULL);
   Py_ssize_t size = PyList_Size(list);
   for (Py_ssize_t i = 0; set != NULL && i < size; i++) {
     PyObject *item = PyList_GetItem(list, i);
-    if (PySet_Add(set, item) != 0) {
-      refuse_key(item, "a member of a set");
+    Py_INCREF(item);
+    item = frozen(item);
+    if (item == NULL || !add_member(set, item))
       Py_CLEAR(set);
-    }
+    Py_XDECREF(item);
   }
   return set;
+}
+
+static PyObject *call_untag(uint64_t tag, PyObject *value) {
+  if (ext.untag == NULL) {
+    Py_INCREF(value);
+    return value;
+  }
+  PyObject *number = PyLong_FromUnsignedLongLong(tag);
+  if (number == NULL)
+    return NULL;
+  PyObject *result =
+      PyObject_CallFunctionObjArgs(ext.untag, number, value, NULL);
+  Py_DECREF(number);
+  return result;
 }
 
 /* What a tag that has no meaning here stands before is taken as it is. */
 static PyObject *build_tagged(decoder *d, unsigned depth) {
   uint64_t tag = d->token.n;
+  bool decimal =
+      tag == SP_VALUE_TAG_DECIMAL || tag == SP_VALUE_TAG_DECIMAL_EXTRA;
   int err = sp_cbor_next(&d->reader, &d->token);
   if (err != SP_OK)
     return refuse(d, err);
   bool array = d->token.type == SP_CBOR_ARRAY_BEGIN;
-  PyObject *value = build(d, depth);
-  if (value == NULL || !array ||
-      (tag != SP_VALUE_TAG_TUPLE && tag != SP_VALUE_TAG_SET))
-    return value;
-  PyObject *result =
-      tag == SP_VALUE_TAG_TUPLE ? PyList_AsTuple(value) : build_set(value);
+  /* The array of a decimal is no level of its own. */
+  PyObject *value = decimal && array ? build_list(d, depth) : build(d, depth);
+  if (value == NULL)
+    return NULL;
+  PyObject *result;
+  if (tag == SP_VALUE_TAG_TUPLE && array)
+    result = PyList_AsTuple(value);
+  else if (tag == SP_VALUE_TAG_SET && array)
+    result = build_set(value);
+  else
+    result = call_untag(tag, value);
   Py_DECREF(value);
   return result;
 }
@@ -254,7 +301,8 @@ static PyObject *build(decoder *d, unsigned depth) {
 
 PyObject *ext_decode(const uint8_t *bytes, size_t len) {
   decoder d;
-  sp_cbor_reader_init(&d.reader, sp_mem_default(), bytes, len, READER_DEPTH);
+  sp_cbor_reader_init(&d.reader, sp_mem_default(), bytes, len,
+                      SP_VALUE_CBOR_DEPTH);
   int err = sp_cbor_next(&d.reader, &d.token);
   PyObject *value = err == SP_OK ? build(&d, 0) : refuse(&d, err);
   if (value != NULL && (err = sp_cbor_next(&d.reader, &d.token)) != SP_OK) {

@@ -233,6 +233,19 @@ static int encode_scalar(sp_buf *out, PyObject *value) {
   return result == 0 ? 1 : -1;
 }
 
+/* |pair| is a number and the item that it tags. */
+static int encode_tagged(sp_buf *out, PyObject *pair, unsigned depth) {
+  PyObject *number = PyTuple_GetItem(pair, 0);
+  PyObject *item = PyTuple_GetItem(pair, 1);
+  if (number == NULL || item == NULL)
+    return -1;
+  unsigned long long tag = PyLong_AsUnsignedLongLong(number);
+  if (tag == (unsigned long long)-1 && PyErr_Occurred())
+    return -1;
+  int err = sp_cbor_put_tag(out, tag);
+  return err == SP_OK ? encode(out, item, depth) : ext_raise(err);
+}
+
 static int encode_simplified(sp_buf *out, PyObject *value, unsigned depth) {
   if (ext.simplify == NULL) {
     PyErr_Format(ext.encode_error, "a %R cannot be sent", Py_TYPE(value));
@@ -241,7 +254,10 @@ static int encode_simplified(sp_buf *out, PyObject *value, unsigned depth) {
   PyObject *simple = PyObject_CallFunctionObjArgs(ext.simplify, value, NULL);
   if (simple == NULL)
     return -1;
-  int result = encode(out, simple, depth);
+  /* What a tag stands before is flat and no level of its own. */
+  int result = (PyObject *)Py_TYPE(simple) == ext.tagged
+                   ? encode_tagged(out, simple, depth - 1)
+                   : encode(out, simple, depth);
   Py_DECREF(simple);
   return result;
 }

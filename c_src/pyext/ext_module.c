@@ -4,18 +4,22 @@
 ext_hooks ext;
 
 /* configure(encode_error, decode_error, cancelled_error, simplify, zero_copy,
- * binary_result, reply) */
+ * binary_result, reply, tagged, untag, freeze) */
+#define HOOKS 10
+
 static PyObject *configure(PyObject *module, PyObject *args) {
   (void)module;
-  PyObject *given[7];
-  if (!PyArg_ParseTuple(args, "OOOOOOO", &given[0], &given[1], &given[2],
-                        &given[3], &given[4], &given[5], &given[6]))
+  PyObject *given[HOOKS];
+  if (!PyArg_ParseTuple(args, "OOOOOOOOOO", &given[0], &given[1], &given[2],
+                        &given[3], &given[4], &given[5], &given[6], &given[7],
+                        &given[8], &given[9]))
     return NULL;
-  PyObject **const slots[7] = {
-      &ext.encode_error, &ext.decode_error, &ext.cancelled_error,
-      &ext.simplify,     &ext.zero_copy,    &ext.binary_result,
-      &ext.reply};
-  for (size_t i = 0; i < 7; i++) {
+  PyObject **const slots[HOOKS] = {&ext.encode_error,    &ext.decode_error,
+                                   &ext.cancelled_error, &ext.simplify,
+                                   &ext.zero_copy,       &ext.binary_result,
+                                   &ext.reply,           &ext.tagged,
+                                   &ext.untag,           &ext.freeze};
+  for (size_t i = 0; i < HOOKS; i++) {
     PyObject *old = *slots[i];
     Py_INCREF(given[i]);
     *slots[i] = given[i];

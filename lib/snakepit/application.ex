@@ -10,7 +10,7 @@ defmodule Snakepit.Application do
 
   use Application
 
-  alias Snakepit.{Config, Defaults}
+  alias Snakepit.{Config, Defaults, Native}
 
   @doc false
   @spec child_spec(term) :: Supervisor.child_spec()
@@ -27,6 +27,7 @@ defmodule Snakepit.Application do
   @impl true
   def start(_type, _args) do
     pooling? = Application.get_env(:snakepit, :pooling_enabled, false) == true
+    :ok = find_decimal()
 
     with :ok <- check(pooling?) do
       base = [
@@ -42,6 +43,14 @@ defmodule Snakepit.Application do
       options = [strategy: :one_for_one, name: Snakepit.Supervisor]
       children |> Supervisor.start_link(options) |> explained()
     end
+  end
+
+  # An optional library of the user's; see the guide on values.
+  defp find_decimal do
+    with {:module, Native} <- Code.ensure_loaded(Native),
+         do: Native.build_decimals(Code.ensure_loaded?(Decimal))
+
+    :ok
   end
 
   # What can be known to fail is said before anything is started.

@@ -40,7 +40,8 @@ defmodule Snakepit.Native do
   def load do
     path = :filename.join(ebin(), ~c"snakepit_nif")
 
-    case :erlang.load_nif(path, 0) do
+    # An empty set, because its fields are not the same in every Elixir.
+    case :erlang.load_nif(path, MapSet.new()) do
       :ok -> :ok
       {:error, {:reload, _}} -> :ok
       {:error, {kind, text}} -> {:error, {kind, text, path}}
@@ -202,6 +203,10 @@ defmodule Snakepit.Native do
 
   @spec cbor_decode(binary) :: {:ok, term} | {:error, reason}
   def cbor_decode(_bytes), do: err!()
+
+  @doc "Whether decimals become `%Decimal{}`, which needs that library, or their text."
+  @spec build_decimals(boolean) :: :ok
+  def build_decimals(_yes), do: err!()
 
   # ---- gRPC client --------------------------------------------------------
 

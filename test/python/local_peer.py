@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 import cbor
+import pytest
 from harness import HERE, PACKAGE, PATIENCE, ToolFailed, environment
 
 ROOT = HERE.parent.parent
@@ -70,6 +71,20 @@ def build_extension(directory: Path) -> str:
     command = ["make", "-s", "-C", str(ROOT / "c_src"), "extension", f"MIX_APP_PATH={directory}"]
     subprocess.run([*command, f"PYTHON={sys.executable}"], check=True)
     return str(directory / "ebin")
+
+
+def native_module(directory: Path) -> Any:
+    """The extension, configured as in a worker."""
+    from snakepit_bridge import _native
+    from snakepit_bridge.worker import local_values
+
+    path = build_extension(directory)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SNAKEPIT_PROTO_PATH", path)
+        module = _native.load()
+    assert module is not None, f"{path} holds no extension for this interpreter"
+    local_values.configure(module)
+    return module
 
 
 class Ring:

@@ -205,7 +205,7 @@ def test_serialization_demo(showcase: Any) -> None:
     assert answer["nested"]["when"] == "2026-01-02"
     answer = showcase.call("exact_values")
     assert answer["map"] == {1: "one", None: "none"}
-    assert answer["set"] == [1, 2, 3]
+    assert answer["set"] == {1, 2, 3}
 
 
 def test_programs(showcase: Any) -> None:

@@ -66,14 +66,14 @@ def test_subclasses_are_sent_as_their_base() -> None:
     assert sent({Text("k"): Text("v")}) == {"k": "v"}
 
 
-def test_sets_and_sequences_become_lists() -> None:
+def test_sets_are_marked_and_sequences_lists() -> None:
     assert sent([{3, 1, 2}, frozenset("ba"), range(3), deque([1])]) == [
-        [1, 2, 3],
-        ["a", "b"],
+        {"__snakepit_type__": "set", "d": [1, 2, 3]},
+        {"__snakepit_type__": "set", "d": ["a", "b"]},
         [0, 1, 2],
         [1],
     ]
-    assert sorted(sent({1, "a"}), key=str) == [1, "a"]
+    assert sorted(sent({1, "a"})["d"], key=str) == [1, "a"]
 
 
 def test_bytes_like_objects() -> None:

@@ -94,7 +94,7 @@ defmodule Snakepit.Pool.Call do
        %{
          target: target,
          command: command,
-         args: prepared(target, command, args),
+         args: target |> prepared(command, args) |> without(binaries),
          session: session,
          affinity: affinity,
          times: times,
@@ -118,7 +118,14 @@ defmodule Snakepit.Pool.Call do
   defp valid_command(other), do: invalid("a command is a text, not #{inspect(other)}")
 
   defp valid_args(nil), do: {:ok, %{}}
-  defp valid_args(%_{} = struct), do: {:ok, Encoder.plain(struct)}
+
+  defp valid_args(%_{} = struct) do
+    case Encoder.plain(struct) do
+      %{} = plain when not is_struct(plain) -> {:ok, plain}
+      _ -> invalid("arguments are a map, not #{inspect(struct)}")
+    end
+  end
+
   defp valid_args(args) when is_map(args), do: {:ok, args}
 
   defp valid_args(args) do
@@ -155,6 +162,15 @@ defmodule Snakepit.Pool.Call do
   defp valid_inputs(inputs) do
     with :error <- Inputs.valid(inputs),
          do: invalid("inputs are an enumerable, not #{inspect(inputs)}")
+  end
+
+  # A binary parameter replaces an argument of its name.
+  defp without(args, binaries) when binaries == [] or not is_map(args), do: args
+
+  defp without(args, binaries) do
+    Map.reject(args, fn {key, _} ->
+      (is_binary(key) or is_atom(key)) and List.keymember?(binaries, to_string(key), 0)
+    end)
   end
 
   defp times(target, kind, command, args, opts) do

@@ -1,13 +1,16 @@
 """What becomes of objects that have no JSON form of their own.
 
-Tried in this order: model_dump, to_dict, _asdict, tolist, isoformat. What has
-none of them becomes a marker that names its type.
+Tried in this order: model_dump, to_dict, _asdict, tolist, isoformat. Of what
+has none of them an enum's member is its value and a UUID its text; the rest
+becomes a marker that names its type.
 """
 
 from __future__ import annotations
 
+import enum
 import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, Optional
 
@@ -50,6 +53,11 @@ def convert(value: Any) -> Any:
     done, result = _call(value, "isoformat")
     if done and isinstance(result, str):
         return result
+    if isinstance(value, enum.Enum):
+        return value.value
+    uuid = sys.modules.get("uuid")  # who has one has imported it
+    if uuid is not None and isinstance(value, uuid.UUID):
+        return str(value)
     return marker(value)
 
 

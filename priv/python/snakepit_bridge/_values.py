@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Mapping, Set
 from typing import Any, Callable, Optional
 
-from . import _graceful
+from . import _graceful, _tags
 from .errors import DecodeError, EncodeError
 from .zero_copy import ZERO_COPY_KEY, ZeroCopyRef
 
@@ -107,12 +107,15 @@ def to_wire(value: Any, depth: int = 0) -> Any:
                 pairs.append([name, to_wire(item, depth)])
             return dict(pairs) if texts else _marked("map", pairs)
         if isinstance(value, Set):
-            value = _ordered(value)
+            return _marked("set", [to_wire(item, depth) for item in ordered(value)])
         if isinstance(value, _SEQUENCES) and not hasattr(value, "_asdict"):
             items = []
             for item in value:
                 items.append(to_wire(item, depth))
             return _marked("tuple", items) if isinstance(value, tuple) else items
+        tag = _tags.tagged(value)
+        if tag is not None and tag.number in _tags.MARKER_OF:
+            return _marked(_tags.MARKER_OF[tag.number], tag.payload)
         own = isinstance(value, ZeroCopyRef)
         value = value.to_payload() if own else _graceful.convert(value)
 
@@ -166,7 +169,8 @@ def _plain_scalar(value: Any) -> Any:
     return to_wire(float.__float__(value))
 
 
-def _ordered(value: Set[Any]) -> list[Any]:
+def ordered(value: Set[Any]) -> list[Any]:
+    """The members, in their order where they have one."""
     try:
         return sorted(value)
     except TypeError:
@@ -197,6 +201,8 @@ def _from_marker(obj: dict[str, Any]) -> Any:
         return tuple(payload)
     if kind == "map" and isinstance(payload, list):
         return _from_pairs(payload)
+    if kind in _tags.MARKERS:
+        return _tags.untag(_tags.MARKERS[kind], payload)
     raise DecodeError(f"unknown or malformed {MARKER} marker: {kind!r}")
 
 
@@ -205,10 +211,14 @@ def _from_pairs(pairs: list[Any]) -> dict[Any, Any]:
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2:
             raise DecodeError("map marker: an entry is not a [key, value] pair")
+        key = _tags.freeze(pair[0])
         try:
-            result[pair[0]] = pair[1]
+            twice = key in result
         except TypeError:
             raise DecodeError(
-                f"a map key of type {type(pair[0]).__name__} cannot be a key in Python"
+                f"a map key of type {type(key).__name__} cannot be a key in Python"
             ) from None
+        if twice:
+            raise DecodeError(f"a map has the key {key!r} twice")
+        result[key] = pair[1]
     return result

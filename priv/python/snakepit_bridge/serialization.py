@@ -56,7 +56,9 @@ class GracefulJSONEncoder(json.JSONEncoder):
     """For ``json.dumps(..., cls=GracefulJSONEncoder)``: objects become data or markers."""
 
     def default(self, o: Any) -> Any:
-        if isinstance(o, (bytes, bytearray, memoryview, set, frozenset, ZeroCopyRef)):
+        if isinstance(o, (set, frozenset)):
+            return _values.ordered(o)
+        if isinstance(o, (bytes, bytearray, memoryview, ZeroCopyRef)):
             return _values.to_wire(o)
         return _graceful.convert(o)
 

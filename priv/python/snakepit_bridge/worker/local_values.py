@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Mapping, Set
 from typing import Any
 
-from .. import _graceful
+from .. import _graceful, _tags
 from ..errors import DecodeError, EncodeError, ToolCancelled
 from ..serialization import BinaryResult
 from ..zero_copy import ZERO_COPY_KEY, ZeroCopyRef
@@ -18,7 +18,16 @@ _SEQUENCES = (list, range, deque)
 def configure(native: Any) -> None:
     """Once per process, before the extension is used."""
     native.configure(
-        EncodeError, DecodeError, ToolCancelled, simplify, handle, BinaryResult, Reply()
+        EncodeError,
+        DecodeError,
+        ToolCancelled,
+        simplify,
+        handle,
+        BinaryResult,
+        Reply(),
+        _tags.Tagged,
+        _tags.untag,
+        _tags.freeze,
     )
 
 
@@ -33,6 +42,9 @@ def simplify(value: Any) -> Any:
             return list(value)
         if isinstance(value, tuple):
             return tuple(value)
+    tag = _tags.tagged(value)
+    if tag is not None:
+        return tag
     return value.to_payload() if isinstance(value, ZeroCopyRef) else _graceful.convert(value)
 
 

@@ -146,6 +146,7 @@ NIF(nif_cbor_decode);
 NIF(nif_build_decimals);
 NIF(nif_channel_open);
 NIF(nif_channel_close);
+NIF(nif_channel_takes_cbor);
 NIF(nif_rpc_unary);
 NIF(nif_rpc_stream);
 NIF(nif_local_start);

@@ -186,6 +186,7 @@ void nif_slot_disconnect(nif_slot *slot);
 extern ErlNifResourceType *nif_channel_type;
 typedef struct nif_channel {
   sp_grpc_channel *ch;
+  atomic_bool cbor; /* the worker takes it besides JSON */
 } nif_channel;
 
 #endif

@@ -89,10 +89,10 @@ grpc_slice nif_input_head(size_t len) {
 
 static bool is_local(const nif_call *call) { return call->slot->link != NULL; }
 
-/* A ToolChunk with the value: CBOR over the local carrier, else JSON. */
+/* A ToolChunk with the value, in the encoding of the arguments. */
 static int encode(nif_encoder *e, const nif_call *call, ERL_NIF_TERM value) {
   size_t mark;
-  bool cbor = is_local(call);
+  bool cbor = atomic_load(&call->pool->encoding) == NIF_CBOR;
   int err = cbor ? sp_bridge_begin_chunk(e->out, &mark)
                  : sp_bridge_begin_data(e->out, &mark);
   if (err == SP_OK)

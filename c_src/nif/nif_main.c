@@ -106,6 +106,7 @@ NIF(nif_channel_open) {
     return enif_raise_exception(env, am_system_limit);
   }
   channel->ch = ch;
+  atomic_init(&channel->cbor, false);
   ERL_NIF_TERM term = enif_make_resource(env, channel);
   enif_release_resource(channel);
   return term;
@@ -117,6 +118,15 @@ NIF(nif_channel_close) {
   if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel))
     return enif_make_badarg(env);
   sp_grpc_channel_close(channel->ch);
+  return am_ok;
+}
+
+NIF(nif_channel_takes_cbor) {
+  nif_channel *channel;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel))
+    return enif_make_badarg(env);
+  atomic_store(&channel->cbor, true);
   return am_ok;
 }
 
@@ -186,6 +196,7 @@ static ErlNifFunc functions[] = {
     {"build_decimals", 1, nif_build_decimals, 0},
     {"channel_open", 1, nif_channel_open, 0},
     {"channel_close", 1, nif_channel_close, 0},
+    {"channel_takes_cbor", 1, nif_channel_takes_cbor, 0},
     {"rpc_unary", 6, nif_rpc_unary, 0},
     {"rpc_stream", 6, nif_rpc_stream, 0},
     {"local_start", 1, nif_local_start, 0},

@@ -189,9 +189,12 @@ static bool get_carrier(ErlNifEnv *env, ERL_NIF_TERM term,
          enif_get_resource(env, term, nif_link_type, (void **)link);
 }
 
-/* False when the pool's other workers take another encoding. */
+/* False when the worker does not take what the pool's others do: arguments are
+ * encoded before a worker is chosen. The first worker decides. */
 static bool set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
-  int encoding = channel != NULL ? NIF_JSON : NIF_CBOR;
+  bool cbor = channel == NULL || atomic_load(&channel->cbor);
+  bool json = channel != NULL;
+  int encoding = cbor ? NIF_CBOR : NIF_JSON;
   int before = NIF_UNDECIDED;
   if (channel != NULL) {
     sp_grpc_channel_keep(channel->ch);
@@ -202,7 +205,7 @@ static bool set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
   }
   return atomic_compare_exchange_strong(&slot->pool->encoding, &before,
                                         encoding) ||
-         before == encoding;
+         (before == NIF_CBOR ? cbor : json);
 }
 
 int nif_slots_load(ErlNifEnv *env) {

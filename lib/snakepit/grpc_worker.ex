@@ -259,7 +259,23 @@ defmodule Snakepit.GRPCWorker do
       else: {:noreply, ping(connect(%{state | phase: :pinging, local: nil}))}
   end
 
-  defp connect(state), do: %{state | channel: Native.channel_open("127.0.0.1:#{state.port}")}
+  defp connect(state) do
+    channel = Native.channel_open("127.0.0.1:#{state.port}")
+    if state.cbor?, do: :ok = Native.channel_takes_cbor(channel)
+    %{state | channel: channel}
+  end
+
+  # Workers that are not ours do not say so, and get JSON.
+  defp learn(state, pong) do
+    case Native.message_decode(:PingResponse, pong) do
+      {:ok, %{accepts_cbor: true}} ->
+        :ok = Native.channel_takes_cbor(state.channel)
+        %{state | cbor?: true}
+
+      _ ->
+        state
+    end
+  end
 
   defp reconnect(%State{local: nil} = state) do
     :ok = Native.channel_close(state.channel)
@@ -312,8 +328,8 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({:poll, os_id}, %State{phase: :pinging, os_id: os_id} = state),
     do: {:noreply, ping(state)}
 
-  def handle_info({ref, {:ok, _pong}}, %State{phase: :pinging, ping: ref} = state),
-    do: come(state)
+  def handle_info({ref, {:ok, pong}}, %State{phase: :pinging, ping: ref} = state),
+    do: state |> learn(pong) |> come()
 
   def handle_info({ref, {:error, why}}, %State{phase: :pinging, ping: ref} = state) do
     if late?(state),

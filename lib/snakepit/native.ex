@@ -77,9 +77,9 @@ defmodule Snakepit.Native do
   Adds a worker: from now on it gets requests. `worker` is its process (the
   slot is removed when that dies), `session` the id sent for calls that have
   none, `metadata` goes into every request. Raises `:pool_closed`, and
-  `:transports_mixed` for a gRPC worker in a pool whose first worker was local,
-  or the other way round: arguments are encoded before a worker is chosen; and
-  `:closed` for a link that has ended.
+  `:transports_mixed` for a worker that does not take the encoding of the pool's
+  first one (CBOR where that takes it, else JSON): arguments are encoded before
+  a worker is chosen; and `:closed` for a link that has ended.
   """
   @spec slot_add(
           handle,
@@ -216,6 +216,10 @@ defmodule Snakepit.Native do
 
   @spec channel_close(handle) :: :ok
   def channel_close(_channel), do: err!()
+
+  @doc "The worker behind it said that it takes CBOR; before the channel's slot_add/7."
+  @spec channel_takes_cbor(handle) :: :ok
+  def channel_takes_cbor(_channel), do: err!()
 
   @doc "One unary call of any method (\"/package.Service/Method\") with message bytes."
   @spec rpc_unary(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::

@@ -52,7 +52,8 @@ defmodule Snakepit.ExecuteTest do
 
   test "structs are sent as what they stand for" do
     assert echo(~D[2024-02-29]) == "2024-02-29"
-    assert echo(%{at: ~U[2024-01-01 00:00:00Z], set: MapSet.new([1])})["set"] == [1]
+    assert echo(%{at: ~U[2024-01-01 00:00:00Z], set: MapSet.new([1])})["set"] == MapSet.new([1])
+    assert echo(%{uri: URI.parse("http://x/y")}) == %{"uri" => "http://x/y"}
   end
 
   test "arguments may be a keyword list, and atoms name commands" do

@@ -95,6 +95,31 @@ defmodule Snakepit.StartTest do
     assert {:ok, _pid} = Snakepit.execute("pid", %{})
   end
 
+  test "workers of one pool that come by different ways and take the same" do
+    start_pools(pool_size: 1, transport: :local)
+    {:ok, target} = Snakepit.Pool.Targets.find(:default)
+    channel = Snakepit.Native.channel_open("127.0.0.1:1")
+    :ok = Snakepit.Native.channel_takes_cbor(channel)
+    slot = Snakepit.Native.slot_add(target.handle, self(), "w", "s", 1, channel, [])
+    :ok = Snakepit.Native.slot_remove(slot, :unused)
+    assert {:ok, _pid} = Snakepit.execute("pid", %{})
+  end
+
+  test "a worker that takes both joins those that take JSON only" do
+    start_pools(
+      pool_size: 1,
+      transport: :grpc,
+      adapter_env: [{"SNAKEPIT_ENCODING", "json"} | test_env()]
+    )
+
+    {:ok, target} = Snakepit.Pool.Targets.find(:default)
+    channel = Snakepit.Native.channel_open("127.0.0.1:1")
+    :ok = Snakepit.Native.channel_takes_cbor(channel)
+    slot = Snakepit.Native.slot_add(target.handle, self(), "w", "s", 1, channel, [])
+    :ok = Snakepit.Native.slot_remove(slot, :unused)
+    assert Snakepit.execute("echo", %{value: {1, ~D[2024-01-01]}}) == {:ok, {1, "2024-01-01"}}
+  end
+
   test "transport: :local with a Python that has no shared memory" do
     # As if the extension had not been built: its folder has the protocol only.
     dir = signal_path() <> ".proto"

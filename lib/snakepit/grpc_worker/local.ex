@@ -60,12 +60,18 @@ defmodule Snakepit.GRPCWorker.Local do
       "Python are there (Debian: python3-dev). With transport: :auto gRPC is used instead"
   end
 
-  @doc "Why a worker cannot join workers that came the other way."
+  @doc "Why a worker cannot join workers that take the other encoding."
   @spec mixed(offer | nil) :: String.t()
-  def mixed(offer) do
-    {came, others} = if offer, do: {"shared memory", "gRPC"}, else: {"gRPC", "shared memory"}
-
-    "it came by #{came}, the pool's other workers by #{others}, and a pool's workers all come " <>
-      "the same way. Ask for one with transport: :grpc or :local, or restart the application"
+  def mixed(nil) do
+    "it came by gRPC and takes arguments as JSON only, the pool's other workers take CBOR, and " <>
+      "a pool's workers all get the same. #{remedy()}"
   end
+
+  def mixed(_offer) do
+    "it came by shared memory, where arguments are CBOR, the pool's other workers by gRPC take " <>
+      "JSON only, and a pool's workers all get the same. #{remedy()}"
+  end
+
+  defp remedy,
+    do: "Ask for one way with transport: :grpc or :local, or restart the application"
 end

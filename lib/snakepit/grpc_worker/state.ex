@@ -30,6 +30,8 @@ defmodule Snakepit.GRPCWorker.State do
     # While the process is being made.
     :spec,
     :prefork,
+    # Of a gRPC worker that takes arguments as CBOR.
+    cbor?: false,
     phase: :launching,
     fork_failed?: false,
     checks: %{},

@@ -12,9 +12,15 @@ from ..inputs import InputSource
 from ..serialization import BinaryResult, wire_type
 
 
+class Cbor(bytes):
+    """Data of a reply or chunk that is CBOR; other data is JSON, text or raw."""
+
+    __slots__ = ()
+
+
 @dataclass
 class Reply:
-    """The answer to a call. ``value`` and ``error`` are JSON; one of them is set."""
+    """The answer to a call: ``value``, which is JSON or Cbor, or ``error``, which is JSON."""
 
     value: Optional[bytes] = None
     kind: str = "null"
@@ -128,6 +134,25 @@ class Call:
     def put(self, value: Any, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
         """Sends a chunk; waits as the sink does."""
         self.sink.put(_chunk_data(value), final, metadata)
+
+
+class CborCall(Call):
+    """A request whose arguments were CBOR: so is what is sent back."""
+
+    __slots__ = ("encode",)
+
+    encode: Callable[[Any], bytes]
+
+    def result(self, value: Any) -> Reply:
+        if isinstance(value, BinaryResult):
+            meta = {} if value.metadata is None else value.metadata
+            return Reply(value=Cbor(self.encode(meta)), binary=value.data)
+        return Reply(value=Cbor(self.encode(value)))
+
+    def put(self, value: Any, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+        raw = value is None or isinstance(value, (str, bytes, bytearray, memoryview))
+        data = _chunk_data(value) if raw else Cbor(self.encode(value))
+        self.sink.put(data, final, metadata)
 
 
 def _chunk_data(value: Any) -> bytes:

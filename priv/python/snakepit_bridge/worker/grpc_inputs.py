@@ -20,8 +20,11 @@ _MOMENT_S = 5.0
 class GrpcInputs:
     """Reads a message when it is wanted, in the thread that wants it."""
 
-    def __init__(self, messages: Iterator[Any], want: Callable[[int], None]) -> None:
+    def __init__(
+        self, messages: Iterator[Any], want: Callable[[int], None], native: Any = None
+    ) -> None:
         self._messages = messages
+        self._native = native
         self._want = want
         # Guards all below and the reading, which may take long.
         self._lock = threading.Lock()
@@ -50,7 +53,7 @@ class GrpcInputs:
                 return none
         finally:
             self._lock.release()
-        return _value(chunk)
+        return _value(chunk, self._native)
 
     def await_input(self) -> None:
         with self._lock:
@@ -83,7 +86,9 @@ class GrpcInputs:
             self._taken = 0
 
 
-def _value(chunk: Any) -> Any:
+def _value(chunk: Any, native: Any) -> Any:
     if chunk.data_cbor:
-        raise DecodeError("an input as CBOR, which this carrier does not read")
+        if native is None:
+            raise DecodeError("an input is CBOR, which this worker did not offer to take")
+        return native.decode(chunk.data_cbor)
     return _values.loads(chunk.data) if chunk.data else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from typing import Any, Callable
 
 import grpc
 
+from .. import _native
 from .._proto import messages
 from ..errors import DecodeError
 from ..serialization import TYPE_PREFIX, TypeSerializer, unpickle
-from .calls import NO_SINK, Call, Reply, Sink
+from . import local_values
+from .calls import NO_SINK, Call, Cbor, CborCall, Reply, Sink
 from .grpc_inputs import GrpcInputs
 from .runner import Runner
 from .sinks import Chunk, StreamSink
@@ -21,6 +24,8 @@ SERVICE = "snakepit.bridge.BridgeService"
 CALL_ID_HEADER = "x-snakepit-call-id"
 AWAIT_HEADER = "x-snakepit-await-call"
 CORRELATION_HEADER = "x-snakepit-correlation-id"
+
+ENCODING_VARIABLE = "SNAKEPIT_ENCODING"
 
 _FORWARD_TIMEOUT_S = 5.0
 _FOREVER_S = 1e8  # gRPC's way to say that there is no deadline
@@ -34,6 +39,7 @@ class BridgeService:
         self._connect = connect
         self._known_beam = known_beam
         self._pb2 = messages()
+        self._native = _find_native()
 
     def handler(self, lanes: Any) -> Any:
         """The generic handler to add to a server; unary tools run on ``lanes``."""
@@ -107,7 +113,7 @@ class BridgeService:
         request = first.request
         sink = StreamSink()
         call = self._call(request, context, sink, stream=request.stream)
-        call.inputs = inputs = GrpcInputs(messages, sink.want)
+        call.inputs = inputs = GrpcInputs(messages, sink.want, self._native)
         # After the callback that cancels the call.
         if not context.add_callback(inputs.close):
             inputs.close()
@@ -128,8 +134,12 @@ class BridgeService:
 
     def _chunk(self, call: Call, number: int, chunk: Chunk) -> Any:
         data, final, metadata = chunk
+        field = "data_cbor" if isinstance(data, Cbor) else "data"
         return self._pb2.ToolChunk(
-            chunk_id=f"{call.tool}-{number}", data=data, is_final=final, metadata=metadata
+            chunk_id=f"{call.tool}-{number}",
+            is_final=final,
+            metadata=metadata,
+            **{field: data},
         )
 
     def _call(self, request: Any, context: Any, sink: Sink, stream: bool) -> Call:
@@ -139,16 +149,19 @@ class BridgeService:
             metadata.setdefault("correlation_id", headers[CORRELATION_HEADER])
         remaining = context.time_remaining()
         bounded = remaining is not None and remaining < _FOREVER_S
-        call = Call(
+        kind = CborCall if request.arguments_cbor else Call
+        call = kind(
             request.tool_name,
             request.session_id,
             metadata,
-            lambda: _parameters(request),
+            lambda: _parameters(request, self._native),
             sink,
             stream=stream,
             key=headers.get(CALL_ID_HEADER, ""),
             deadline=time.monotonic() + remaining if bounded else None,
         )
+        if isinstance(call, CborCall) and self._native is not None:
+            call.encode = self._native.encode
         # Called at the end of every RPC; for calls that are over it does nothing.
         if not context.add_callback(lambda: self._runner.cancel(call)):
             call.cancelled = True
@@ -165,7 +178,9 @@ class BridgeService:
             response.error_message = reply.error
             return response
         response.success = True
-        if reply.value is not None:
+        if isinstance(reply.value, Cbor):
+            response.result_cbor = reply.value
+        elif reply.value is not None:
             response.result.type_url = TYPE_PREFIX + reply.kind
             response.result.value = reply.value
         if reply.binary:
@@ -182,7 +197,9 @@ class BridgeService:
                 if context.add_callback(over.set):
                     self._runner.when_over(value, over.set)
                     over.wait()
-        response = self._pb2.PingResponse(message=request.message)
+        response = self._pb2.PingResponse(
+            message=request.message, accepts_cbor=self._native is not None
+        )
         response.server_time.GetCurrentTime()
         return response
 
@@ -216,9 +233,30 @@ class BridgeService:
             return context.abort(error.code(), error.details() or "")
 
 
-def _parameters(request: Any) -> dict[str, Any]:
+def _find_native() -> Any:
+    """The extension, where CBOR is to be offered: it is what reads and writes it."""
+    if os.environ.get(ENCODING_VARIABLE, "").strip().lower() == "json":
+        return None
+    native = _native.load()
+    if native is not None:
+        local_values.configure(native)
+    return native
+
+
+def _arguments(data: bytes, native: Any) -> dict[str, Any]:
+    if native is None:
+        raise DecodeError("the arguments are CBOR, which this worker did not offer to take")
+    arguments = native.decode(data)
+    if not isinstance(arguments, dict):
+        raise DecodeError("the arguments are not a map")
+    return arguments
+
+
+def _parameters(request: Any, native: Any) -> dict[str, Any]:
     """All parameters; binary ones replace others of the same name."""
     decoded: dict[str, Any] = {}
+    if request.arguments_cbor:
+        decoded = _arguments(request.arguments_cbor, native)
     for name, value in request.parameters.items():
         try:
             decoded[name] = TypeSerializer.decode_any(value)

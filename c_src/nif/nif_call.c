@@ -13,7 +13,8 @@ enum {
   CLAIMED = 1, /* somebody ends the call: no more messages begin */
   SENDING = 2, /* a chunk is being sent (reactor thread) */
   READY = 4,   /* the end message is made; the last of the two sends it */
-  HELD = 8     /* submit/9 waits for the end itself: it is not sent */
+  HELD = 8,    /* submit/9 waits for the end itself: it is not sent */
+  GONE = 16    /* the caller has died */
 };
 
 /* Bits of nif_call.run. */
@@ -63,10 +64,13 @@ static void abandon(nif_call *call, ErlNifEnv *env) {
 
 static void call_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
                       ErlNifMonitor *monitor) {
+  nif_call *call = obj;
   (void)pid;
   (void)monitor;
-  if (nif_call_claim(obj))
-    abandon(obj, env);
+  /* A process may die while its submit/9 is on a dirty scheduler: that sees
+   * GONE when it is done, and abandons what this could not know of yet. */
+  if ((atomic_fetch_or(&call->state, CLAIMED | GONE) & CLAIMED) == 0)
+    abandon(call, env);
 }
 
 int nif_call_load(ErlNifEnv *env) {
@@ -76,7 +80,8 @@ int nif_call_load(ErlNifEnv *env) {
   return call_type == NULL ? -1 : 0;
 }
 
-nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream) {
+nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
+                       bool stream) {
   nif_call *call = enif_alloc_resource(call_type, sizeof *call);
   if (call == NULL)
     return NULL;
@@ -92,6 +97,9 @@ nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream) {
   call->stream = stream;
   call->body = grpc_empty_slice();
   call->correlation = grpc_empty_slice();
+  if (pool != NULL)
+    enif_keep_resource(pool);
+  call->pool = pool;
   call->env = enif_alloc_env();
   if (call->env == NULL || enif_self(env, &call->caller) == NULL)
     goto fail;
@@ -192,7 +200,11 @@ void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n) {
   send_chunk(call, caller_env, env, am_want, enif_make_uint(env, n));
 }
 
-void nif_call_hold(nif_call *call) { atomic_store(&call->state, HELD); }
+void nif_call_hold(nif_call *call) { atomic_fetch_or(&call->state, HELD); }
+
+bool nif_call_orphaned(nif_call *call) {
+  return (atomic_load(&call->state) & GONE) != 0;
+}
 
 bool nif_call_held(void *call) {
   return (atomic_load(&((nif_call *)call)->state) & READY) != 0;
@@ -202,11 +214,13 @@ bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out) {
   unsigned state = HELD;
   if (atomic_compare_exchange_strong(&call->state, &state, 0))
     return false; /* nobody has claimed the end: it will be a message */
-  /* Whoever has is about to be ready. */
-  while ((atomic_load(&call->state) & READY) == 0)
+  /* Whoever has is about to be ready, or was the caller's own death. */
+  while (((state = atomic_load(&call->state)) & (READY | GONE)) == 0)
     sp_local_relax();
   enif_demonitor_process(env, call, &call->monitor);
-  if (call->decoded != 0)
+  if ((state & READY) == 0)
+    *out = am_ended; /* nobody will see it */
+  else if (call->decoded != 0)
     *out = enif_make_tuple2(env, am_done, call->decoded);
   else
     *out = enif_make_tuple2(env, am_ended, enif_make_copy(env, call->end));
@@ -444,9 +458,7 @@ void nif_call_stop(nif_call *call) {
     cancel(call);
 }
 
-bool nif_call_over(nif_call *call) {
-  return (atomic_fetch_or(&call->run, OVER) & STOPPED) != 0;
-}
+void nif_call_over(nif_call *call) { atomic_fetch_or(&call->run, OVER); }
 
 bool nif_call_awaitable(nif_call *call) {
   return (atomic_load(&call->run) & (STARTED | OFFERED)) == STARTED &&
@@ -506,7 +518,7 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[],
     result = enif_make_badarg(env);
     goto done;
   }
-  nif_call *call = nif_call_new(env, argv[1], stream);
+  nif_call *call = nif_call_new(env, NULL, argv[1], stream);
   if (call == NULL) {
     result = enif_raise_exception(env, am_system_limit);
     goto done;

@@ -46,12 +46,9 @@ struct nif_slot {
   grpc_slice session;  /* as a field of the request, for calls without one */
   grpc_slice metadata; /* the same for what goes into every request */
   atomic_bool suspect;
-  /* For a local worker, cancelled calls that have not ended, since when none
-   * of them did, and the timer that looks at it (and keeps the slot). */
-  atomic_int stopping;
-  atomic_llong stopping_since;
+  /* For a local worker: looks whether cancelled calls have ended. While it is
+   * set it keeps the slot. */
   sp_reactor_timer timer;
-  atomic_bool watched; /* the timer is set */
   /* Whether it pays to wait for an answer in submit: goes up when it came in
    * time, down when not. */
   atomic_int quick;
@@ -98,6 +95,7 @@ typedef struct nif_call {
   struct nif_call *link_next; /* ... guarded by the link's lock, ... */
   bool listed;                /* ... as are these */
   bool offered;               /* it can be taken back */
+  int64_t stopped_at;         /* when it was cancelled; 0: not */
   grpc_slice body;
   grpc_slice correlation;
   int64_t deadline;
@@ -110,8 +108,10 @@ typedef struct nif_call {
 /* The bytes as a binary; the buffer is freed. */
 ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes);
 /* A call that will answer |ref| to the calling process, whose death abandons
- * it. NULL when out of memory or when the process is gone. */
-nif_call *nif_call_new(ErlNifEnv *env, ERL_NIF_TERM ref, bool stream);
+ * it; |pool| may be NULL. NULL when out of memory or when the process is
+ * gone. */
+nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
+                       bool stream);
 /* True for the one who may end the call with nif_call_finish. */
 bool nif_call_claim(nif_call *call);
 /* Sends {ref, |payload|}, made in call->env. |env| is NULL on the reactor. */
@@ -125,6 +125,8 @@ void nif_call_answer(nif_call *call, ErlNifEnv *env, int status,
                      const char *text, size_t len);
 /* Until nif_call_settle the end is not sent. */
 void nif_call_hold(nif_call *call);
+/* Whether the caller has died. */
+bool nif_call_orphaned(nif_call *call);
 /* Whether there is an end. */
 bool nif_call_held(void *call);
 /* The end if there is one: true and *out is what submit returns. Otherwise it
@@ -146,8 +148,8 @@ void nif_call_sent(nif_call *call, bool offered);
 void nif_call_unsent(nif_call *call);
 /* Tells the worker that nobody waits any more. */
 void nif_call_stop(nif_call *call);
-/* A local worker has answered; whether nif_call_stop came before. */
-bool nif_call_over(nif_call *call);
+/* A local worker has answered: nif_call_stop has nothing to do any more. */
+void nif_call_over(nif_call *call);
 /* Whether it was handed to a local worker, for good. */
 bool nif_call_awaitable(nif_call *call);
 

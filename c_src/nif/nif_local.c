@@ -218,6 +218,25 @@ nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last) {
   return call;
 }
 
+bool nif_link_stop(nif_link *link, nif_call *call, int64_t now) {
+  enif_mutex_lock(link->lock);
+  bool runs = call->listed;
+  if (runs)
+    call->stopped_at = now;
+  enif_mutex_unlock(link->lock);
+  return runs;
+}
+
+int64_t nif_link_stopped(nif_link *link, const nif_slot *slot) {
+  int64_t first = INT64_MAX;
+  enif_mutex_lock(link->lock);
+  for (nif_call *call = link->calls; call != NULL; call = call->link_next)
+    if (call->slot == slot && call->stopped_at != 0 && call->stopped_at < first)
+      first = call->stopped_at;
+  enif_mutex_unlock(link->lock);
+  return first;
+}
+
 /* ---- the life of links ------------------------------------------------- */
 
 static void close_link(nif_link *link) {

@@ -59,6 +59,12 @@ bool nif_link_leave(nif_link *link, nif_call *call, bool offered);
  * off the list. */
 nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last);
 
+/* Notes when a call was cancelled. False when it has ended. */
+bool nif_link_stop(nif_link *link, nif_call *call, int64_t now);
+/* When the call of |slot| was cancelled that has been running on for longest;
+ * INT64_MAX when there is none. */
+int64_t nif_link_stopped(nif_link *link, const nif_slot *slot);
+
 /* With the pool's lock held: */
 /* Sends a call to call->slot. False when that is left to
  * nif_local_start_call, without the lock. */
@@ -74,10 +80,14 @@ nif_slot *nif_local_speaking(nif_pool *pool);
 nif_slot *nif_local_take_bells(nif_pool *pool);
 
 void nif_local_ring(nif_slot *slots);
+
 /* Hands the call to its worker. */
 void nif_local_start_call(nif_call *call);
 /* Tells its worker that nobody waits any more. */
 void nif_local_cancel_call(nif_call *call);
+/* A slot's timer: its worker is suspect when a cancelled call has not ended
+ * within the grace time. */
+void nif_local_grace(sp_reactor_timer *timer, int64_t now);
 void nif_local_credit(nif_call *call, uint32_t more);
 /* Sends an input: a ToolChunk, which is taken over. */
 void nif_local_input(nif_call *call, sp_buf *chunk);

@@ -44,18 +44,24 @@ void nif_local_start_call(nif_call *call) {
   atomic_fetch_sub(&slot->unsent, 1);
 }
 
-static void on_grace(sp_reactor_timer *timer, int64_t now) {
+/* A timer that is set keeps the slot; whether it was only the reactor knows. */
+static void watch(nif_slot *slot, int64_t since) {
+  enif_keep_resource(slot);
+  if (!sp_reactor_set_timer(nif_reactor, &slot->timer,
+                            since + atomic_load(&slot->pool->grace_ns)))
+    enif_release_resource(slot);
+}
+
+void nif_local_grace(sp_reactor_timer *timer, int64_t now) {
   nif_slot *slot =
       (nif_slot *)(void *)((char *)timer - offsetof(nif_slot, timer));
-  int64_t due =
-      atomic_load(&slot->stopping_since) + atomic_load(&slot->pool->grace_ns);
-  if (atomic_load(&slot->stopping) > 0 && now < due) {
-    sp_reactor_set_timer(nif_reactor, timer, due);
-    return;
+  int64_t since = nif_link_stopped(slot->link, slot);
+  if (since != INT64_MAX) {
+    if (since + atomic_load(&slot->pool->grace_ns) > now)
+      watch(slot, since);
+    else
+      nif_slot_suspect(slot, NULL, "a cancelled call does not end");
   }
-  if (atomic_load(&slot->stopping) > 0)
-    nif_slot_suspect(slot, NULL, "a cancelled call does not end");
-  atomic_store(&slot->watched, false);
   enif_release_resource(slot);
 }
 
@@ -64,16 +70,11 @@ static void nothing(void *arg) { (void)arg; }
 void nif_local_cancel_call(nif_call *call) {
   nif_slot *slot = call->slot;
   int64_t now = sp_reactor_now();
+  if (!nif_link_stop(slot->link, call, now))
+    return;
   sp_local_send(slot->link->peer, SP_FRAME_CANCEL, call->wire, NULL, 0, nothing,
                 NULL);
-  if (atomic_fetch_add(&slot->stopping, 1) == 0)
-    atomic_store(&slot->stopping_since, now);
-  if (atomic_exchange(&slot->watched, true))
-    return;
-  enif_keep_resource(slot); /* the timer's */
-  slot->timer.fn = on_grace;
-  sp_reactor_set_timer(nif_reactor, &slot->timer,
-                       now + atomic_load(&slot->pool->grace_ns));
+  watch(slot, now);
 }
 
 void nif_local_credit(nif_call *call, uint32_t more) {
@@ -135,11 +136,7 @@ ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len) {
 }
 
 static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
-  nif_slot *slot = call->slot;
-  if (nif_call_over(call)) {
-    atomic_store(&slot->stopping_since, sp_reactor_now());
-    atomic_fetch_sub(&slot->stopping, 1);
-  }
+  nif_call_over(call);
   if (await_call == NULL)
     nif_local_leave(); /* its caller is woken */
   /* The worker gets its next request before the caller is woken. */

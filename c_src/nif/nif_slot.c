@@ -221,17 +221,22 @@ static nif_slot *slot_new(nif_pool *pool, ErlNifPid worker) {
     return NULL;
   memset(slot, 0, sizeof *slot);
   atomic_init(&slot->suspect, false);
-  atomic_init(&slot->stopping, 0);
-  atomic_init(&slot->stopping_since, 0);
-  atomic_init(&slot->watched, false);
   atomic_init(&slot->quick, 0);
   atomic_init(&slot->unsent, 0);
   slot->session = grpc_empty_slice();
   slot->metadata = grpc_empty_slice();
+  slot->timer.fn = nif_local_grace;
   slot->worker = worker;
   enif_keep_resource(pool);
   slot->pool = pool;
   return slot;
+}
+
+static bool is_removed(nif_slot *slot) {
+  enif_mutex_lock(slot->pool->lock);
+  bool removed = slot->removed;
+  enif_mutex_unlock(slot->pool->lock);
+  return removed;
 }
 
 /* A slot that is filled gets its place; what slot_add/7 returns. */
@@ -246,6 +251,8 @@ static ERL_NIF_TERM add_slot(ErlNifEnv *env, nif_slot *slot,
     remove_slot(slot, env, NULL, am_noproc);
     return enif_make_badarg(env);
   }
+  if (slot->link != NULL && is_removed(slot)) /* its pool was just closed */
+    nif_link_detach(slot->link, slot);
   if (enif_monitor_process(env, slot, &slot->worker, &slot->monitor) != 0)
     remove_slot(slot, env, NULL, am_noproc);
   return enif_make_resource(env, slot);

@@ -297,6 +297,9 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   if (speaking != NULL)
     nif_local_listen(speaking, hold ? call : NULL, env);
   if (err == SP_OK) {
+    /* Its death may have come before there was anything to cancel. */
+    if (nif_call_orphaned(call))
+      nif_pool_cancel(call, env);
     if (hold && !crowded && nif_call_awaitable(call))
       nif_local_await(call, env);
     if (hold && nif_call_settle(call, env, &result))
@@ -316,8 +319,6 @@ static int keep(const submission *s, nif_call *call, sp_buf *body) {
   }
   call->body = nif_take_slice(body);
   call->deadline = s->deadline;
-  enif_keep_resource(s->pool);
-  call->pool = s->pool;
   return SP_OK;
 }
 
@@ -331,7 +332,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   int64_t now = sp_reactor_now();
   if (!get_submission(env, argv, now, &s))
     return enif_make_badarg(env);
-  nif_call *call = nif_call_new(env, s.ref, s.stream);
+  nif_call *call = nif_call_new(env, s.pool, s.ref, s.stream);
   if (call == NULL)
     return enif_raise_exception(env, am_system_limit);
   call->inputs = s.inputs;

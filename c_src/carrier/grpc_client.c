@@ -171,7 +171,7 @@ static void settle(sp_grpc_call *call, int batches) {
   call->pending -= batches;
   bool end = !call->over && call->pending == 0 && call->status_known;
   /* A good end waits for the messages before it; a bad one does not. */
-  if (!call->unary && call->status == GRPC_STATUS_OK && !call->no_more)
+  if (end && !call->unary && call->status == GRPC_STATUS_OK && !call->no_more)
     end = false;
   outgoing *left = NULL;
   if (end) {
@@ -283,6 +283,10 @@ static void on_finished(sp_reactor_tag *tag, bool ok) {
   sp_grpc_call *call = CALL_OF(tag, finished);
   (void)ok;
   note_status(call);
+  /* A good status comes when all messages have been read, and only asking for
+   * one more shows that: not the consumer's credit, who may want no more. */
+  if (call->status == GRPC_STATUS_OK)
+    sp_grpc_call_credit(call, 1);
   settle(call, 1);
 }
 

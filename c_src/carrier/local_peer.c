@@ -201,7 +201,8 @@ static int queue(sp_local_peer *peer, const sp_frame_writer *writer,
   if (out == NULL)
     return SP_ERR_NOMEM;
   out->writer = *writer;
-  memcpy(out->parts, parts, count * sizeof *parts);
+  for (size_t i = 0; i < count; i++)
+    out->parts[i] = parts[i];
   out->count = count;
   out->release = release;
   out->arg = arg;

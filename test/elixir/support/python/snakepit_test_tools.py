@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -94,6 +96,21 @@ class TestTools(BaseAdapter):
         os.rename(path + ".tmp", path + ".started")
         _wait_for(path + ".go")
         return os.getpid()
+
+    @tool("Makes <path>.started, and stops for nothing but <path>.go")
+    def stubborn(self, path: str) -> int:
+        _touch(path + ".started")
+        while not os.path.exists(path + ".go"):
+            try:
+                time.sleep(0.005)
+            except BaseException:
+                pass
+        return os.getpid()
+
+    @tool("Makes <path>.started, then keeps the interpreter to itself for ever")
+    def seize(self, path: str) -> None:
+        _touch(path + ".started")
+        collections.deque(itertools.repeat(None), maxlen=0)
 
     @tool("Appends to a file that it ran")
     def note(self, path: str, text: str) -> None:

@@ -15,7 +15,7 @@ export LC_ALL := C.UTF-8
 endif
 
 .PHONY: help run test check bench build setup clean system system-test \
-  setup-test test-c test-elixir test-python check-format check-elixir check-build \
+  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-python check-format check-elixir check-build \
   check-c check-dialyzer check-python
 
 help:
@@ -23,6 +23,8 @@ help:
 	@echo "make test    install what is missing, then run every test"
 	@echo "make check   formats, warnings, lint, Dialyzer, types"
 	@echo "make bench   the measurements"
+	@echo "make fuzz    parsers on made-up input, SECONDS=60 each"
+	@echo "make test-nif-asan  the Elixir tests under AddressSanitizer"
 	@echo "make build   compile"
 	@echo "make setup   make the Python environment, .venv"
 	@echo "make clean   remove what was built (.venv stays)"
@@ -51,11 +53,24 @@ setup-test: system-test
 # ---- tests ------------------------------------------------------------------
 
 test: setup-test
-	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-elixir test-elixir-grpc \
-	  test-python
+	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-stress test-elixir \
+	  test-elixir-grpc test-python
 
 test-c:
 	@$(NATIVE) test-c MIX_APP_PATH=../$(TEST_APP)
+
+# The native part without a BEAM, under ThreadSanitizer and AddressSanitizer.
+test-stress:
+	@$(NATIVE) stress MIX_APP_PATH=../$(TEST_APP)
+
+# The native part in a BEAM whose memory is all malloc's, under
+# AddressSanitizer: the suite, and callers, workers and pools in disorder.
+test-nif-asan: setup-test
+	@scripts/asan.sh
+
+fuzz: SECONDS := 60
+fuzz: system-test
+	@$(NATIVE) fuzz FUZZ_SECONDS=$(SECONDS) MIX_APP_PATH=../$(TEST_APP)
 
 test-elixir:
 	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test

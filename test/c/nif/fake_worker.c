@@ -1,0 +1,271 @@
+#include "fake_worker.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "carrier/local.h"
+#include "core/sp_error.h"
+
+#define CALLS 64
+#define WELCOME 24
+
+typedef struct running {
+  uint64_t call;
+  uint32_t turns; /* until it is answered */
+  uint32_t chunks;
+  uint32_t credit;
+  bool used;
+  bool cancelled;
+  bool stubborn; /* does not care */
+} running;
+
+typedef struct worker {
+  uint32_t random;
+  bool honest;
+  int socket;
+  int fds[3]; /* memory, own bell, the BEAM's */
+  uint8_t *memory;
+  size_t capacity;
+  sp_ring in;
+  sp_ring out;
+  sp_frame_reader reader;
+  running calls[CALLS];
+} worker;
+
+uint32_t fake_random(uint32_t *state, uint32_t n) {
+  uint32_t x = *state += 0x9e3779b9u;
+  x = (x ^ x >> 16) * 0x85ebca6bu;
+  x = (x ^ x >> 13) * 0xc2b2ae35u;
+  return (x ^ x >> 16) % n;
+}
+
+static uint32_t any(worker *w, uint32_t n) {
+  return fake_random(&w->random, n);
+}
+
+/* ---- the connection ----------------------------------------------------- */
+
+static bool take_fds(worker *w, struct msghdr *message) {
+  struct cmsghdr *header = CMSG_FIRSTHDR(message);
+  if (header == NULL || header->cmsg_len != CMSG_LEN(sizeof w->fds))
+    return false;
+  memcpy(w->fds, CMSG_DATA(header), sizeof w->fds);
+  return true;
+}
+
+static bool hear(worker *w) {
+  uint8_t text[WELCOME];
+  union {
+    struct cmsghdr align;
+    uint8_t bytes[CMSG_SPACE(sizeof w->fds)];
+  } control;
+  struct iovec iov = {.iov_base = text, .iov_len = sizeof text};
+  struct msghdr message = {.msg_iov = &iov,
+                           .msg_iovlen = 1,
+                           .msg_control = control.bytes,
+                           .msg_controllen = sizeof control.bytes};
+  if (recvmsg(w->socket, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL) !=
+          (ssize_t)sizeof text ||
+      !take_fds(w, &message))
+    return false;
+  for (size_t i = 8; i > 0; i--)
+    w->capacity = w->capacity << 8 | text[15 + i];
+  size_t ring = SP_RING_BYTES(w->capacity);
+  void *at =
+      mmap(NULL, 2 * ring, PROT_READ | PROT_WRITE, MAP_SHARED, w->fds[0], 0);
+  if (at == MAP_FAILED)
+    return false;
+  w->memory = at;
+  return sp_ring_attach(&w->in, w->memory, w->capacity) == SP_OK &&
+         sp_ring_attach(&w->out, w->memory + ring, w->capacity) == SP_OK;
+}
+
+static bool shake_hands(worker *w, const char *path, const uint8_t *token) {
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  uint8_t hello[16 + SP_LOCAL_TOKEN] = "snakpit1\1";
+  strncpy(address.sun_path, path, sizeof address.sun_path - 1);
+  memcpy(hello + 16, token, SP_LOCAL_TOKEN);
+  w->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  if (w->socket < 0 ||
+      connect(w->socket, (struct sockaddr *)&address, sizeof address) != 0)
+    return false;
+  if (!w->honest && any(w, 8) == 0)
+    hello[any(w, sizeof hello)] ^= 1;
+  size_t len = sizeof hello;
+  if (!w->honest && any(w, 8) == 0)
+    len = any(w, (uint32_t)len); /* and no more */
+  size_t cut = any(w, (uint32_t)len + 1);
+  if (send(w->socket, hello, cut, MSG_NOSIGNAL) < 0 ||
+      send(w->socket, hello + cut, len - cut, MSG_NOSIGNAL) < 0)
+    return false;
+  return len == sizeof hello && hear(w);
+}
+
+/* ---- calls -------------------------------------------------------------- */
+
+static void ring_bell(int fd) {
+  uint64_t one = 1;
+  if (write(fd, &one, sizeof one) < 0)
+    return;
+}
+
+/* False when the BEAM does not read any more. */
+static bool say(worker *w, uint8_t kind, uint64_t call, const void *bytes,
+                size_t len) {
+  sp_frame_part part = {bytes, len};
+  sp_frame_writer writer;
+  int wrote = sp_frame_begin(&writer, kind, call, &part, 1);
+  for (int turn = 0; wrote == 0 && turn < 1000; turn++) {
+    bool bell = false;
+    wrote = sp_frame_write(&writer, &w->out, &part, 1, &bell);
+    if (bell)
+      ring_bell(w->fds[2]);
+    if (wrote == 0)
+      usleep(100);
+  }
+  return wrote == 1;
+}
+
+static void begin(worker *w, uint64_t call) {
+  static const uint32_t turns[] = {0, 0, 0, 1, 5, 50, 1000000};
+  for (size_t i = 0; i < CALLS; i++) {
+    if (w->calls[i].used)
+      continue;
+    w->calls[i] = (running){.used = true,
+                            .call = call,
+                            .credit = 16,
+                            .turns = turns[any(w, 7)],
+                            .chunks = any(w, 3) == 0 ? any(w, 40) : 0,
+                            .stubborn = any(w, 16) == 0};
+    return;
+  }
+}
+
+static running *find(worker *w, uint64_t call) {
+  for (size_t i = 0; i < CALLS; i++)
+    if (w->calls[i].used && w->calls[i].call == call)
+      return &w->calls[i];
+  return NULL;
+}
+
+static bool hear_frame(worker *w, const sp_frame *frame) {
+  running *r = find(w, frame->call);
+  switch (frame->kind) {
+  case SP_FRAME_CALL:
+    begin(w, frame->call);
+    return true;
+  case SP_FRAME_CANCEL:
+    if (r != NULL)
+      r->cancelled = true;
+    return true;
+  case SP_FRAME_CREDIT:
+    if (r != NULL && frame->len == 4)
+      r->credit += frame->payload[0];
+    return true;
+  case SP_FRAME_PING:
+    return say(w, SP_FRAME_PONG, frame->call, frame->payload, frame->len);
+  default:
+    return false;
+  }
+}
+
+/* One step of a call; false when all is over. */
+static bool go_on(worker *w, running *r) {
+  static const uint8_t yes[] = {8, 1};
+  bool stop = r->cancelled && !r->stubborn;
+  if (r->turns > 0)
+    r->turns--;
+  if (!stop && r->turns > 0)
+    return true;
+  if (!stop && r->chunks > 0) {
+    if (r->credit == 0)
+      return true;
+    r->credit--;
+    r->chunks--;
+    return say(w, SP_FRAME_CHUNK, r->call, yes, sizeof yes);
+  }
+  r->used = false;
+  bool good = say(w, SP_FRAME_ANSWER, r->call, yes, sizeof yes);
+  if (!w->honest && any(w, 4) == 0) /* twice, or what was not asked */
+    good = say(w, any(w, 2) == 0 ? SP_FRAME_ANSWER : SP_FRAME_CHUNK,
+               r->call + any(w, 2), yes, sizeof yes);
+  return good;
+}
+
+/* ---- life --------------------------------------------------------------- */
+
+/* Writes where it must not. */
+static void scribble(worker *w) {
+  size_t ring = SP_RING_BYTES(w->capacity);
+  size_t at = any(w, 2) == 0 ? 64 * any(w, 4) : any(w, 2 * (uint32_t)ring - 8);
+  uint64_t value = any(w, 2) == 0 ? (uint64_t)1 << any(w, 64) : any(w, 1 << 20);
+  memcpy(w->memory + (any(w, 2) == 0 ? at % ring : ring + at % 512), &value,
+         sizeof value);
+  ring_bell(w->fds[2]);
+}
+
+static bool look(worker *w) {
+  sp_frame frame;
+  for (;;) {
+    bool bell = false;
+    int got = sp_frame_next(&w->reader, &w->in, &frame, &bell);
+    if (bell)
+      ring_bell(w->fds[2]);
+    if (got != 1)
+      return got == 0;
+    if (!hear_frame(w, &frame))
+      return false;
+  }
+}
+
+static void work(worker *w) {
+  uint32_t life = 200 + any(w, 2000);
+  for (uint32_t turn = 0; turn < life; turn++) {
+    struct pollfd fds[2] = {{.fd = w->fds[1], .events = POLLIN},
+                            {.fd = w->socket, .events = POLLIN}};
+    uint64_t count;
+    bool asleep = sp_ring_wait_data(&w->in);
+    if (poll(fds, 2, asleep ? 1 : 0) > 0) {
+      if (fds[1].revents != 0)
+        return;
+      if (read(w->fds[1], &count, sizeof count) < 0)
+        return;
+    }
+    sp_ring_awake(&w->in);
+    if (!look(w))
+      return;
+    for (size_t i = 0; i < CALLS; i++)
+      if (w->calls[i].used && !go_on(w, &w->calls[i]))
+        return;
+    if (!w->honest && any(w, 200) == 0)
+      scribble(w);
+  }
+}
+
+void fake_worker_run(const char *path, const uint8_t *token, uint32_t seed,
+                     bool honest) {
+  worker *w = calloc(1, sizeof *w);
+  if (w == NULL)
+    abort();
+  w->random = seed;
+  w->honest = honest;
+  w->fds[0] = w->fds[1] = w->fds[2] = -1;
+  sp_frame_reader_init(&w->reader, sp_mem_default());
+  if (shake_hands(w, path, token))
+    work(w);
+  if (w->socket >= 0)
+    close(w->socket);
+  for (int i = 0; i < 3; i++)
+    if (w->fds[i] >= 0)
+      close(w->fds[i]);
+  if (w->memory != NULL)
+    munmap(w->memory, 2 * SP_RING_BYTES(w->capacity));
+  sp_frame_reader_free(&w->reader);
+  free(w);
+}

@@ -1,0 +1,456 @@
+/* The native part without a BEAM, in all disorder at once: callers that wait,
+ * cancel or are killed, workers that answer, dawdle, cheat and die, pools that
+ * are closed under them. For sanitizers; by itself it checks that every call
+ * ends once, that nothing comes after the end, and that nothing is left.
+ *
+ *   stress_nif [seconds [seed]] */
+#include <dirent.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "carrier/local.h"
+#include "fake_enif.h"
+#include "fake_grpc.h"
+#include "fake_worker.h"
+
+enum { POOLS = 4, GRPC_POOLS = 1, CALLERS = 6, WORKERS = 6 };
+/* Whatever waits so long waits for ever. */
+#define HANG_MS 60000
+#define LARGE ((size_t)70000) /* is encoded on a dirty scheduler */
+
+static atomic_bool stopping;
+static atomic_ullong numbers = 1;
+static atomic_ulong calls, killed, cancelled;
+static char path[64];
+
+typedef struct place {
+  pthread_mutex_t lock; /* guards |pool| */
+  void *pool;           /* counted */
+} place;
+static place pools[POOLS];
+
+static _Noreturn void fail(const char *what) {
+  fprintf(stderr, "stress: %s\n", what);
+  abort();
+}
+
+static void nap(uint32_t us) {
+  struct timespec time = {.tv_sec = us / 1000000,
+                          .tv_nsec = us % 1000000 * 1000};
+  nanosleep(&time, NULL);
+}
+
+static ERL_NIF_TERM atom(const char *name) {
+  return enif_make_atom(NULL, name);
+}
+
+/* A pool's handle in |env|; 0 while there is none. */
+static ERL_NIF_TERM pool_term(ErlNifEnv *env, place *at) {
+  pthread_mutex_lock(&at->lock);
+  ERL_NIF_TERM term = at->pool == NULL ? 0 : enif_make_resource(env, at->pool);
+  pthread_mutex_unlock(&at->lock);
+  return term;
+}
+
+static place *any_pool(uint32_t *random) {
+  return &pools[fake_random(random, POOLS)];
+}
+
+/* ---- pools -------------------------------------------------------------- */
+
+typedef struct closing {
+  void *pool;
+  fake_process *owner;
+} closing;
+
+static void *close_pool(void *arg) {
+  closing *c = arg;
+  ErlNifEnv *env = fake_env(c->owner);
+  ERL_NIF_TERM pool = enif_make_resource(env, c->pool);
+  fake_call(env, "pool_close", 1, &pool);
+  enif_free_env(env);
+  return NULL;
+}
+
+static void *kill_owner(void *arg) {
+  fake_kill(((closing *)arg)->owner);
+  return NULL;
+}
+
+static void end_pool(closing *c, uint32_t *random) {
+  pthread_t threads[2];
+  switch (fake_random(random, 3)) {
+  case 0:
+    close_pool(c);
+    break;
+  case 1:
+    kill_owner(c);
+    break;
+  default: /* at once */
+    pthread_create(&threads[0], NULL, close_pool, c);
+    pthread_create(&threads[1], NULL, kill_owner, c);
+    pthread_join(threads[0], NULL);
+    pthread_join(threads[1], NULL);
+  }
+  fake_kill(c->owner);
+}
+
+static void *keep_pool(void *arg) {
+  place *at = arg;
+  uint32_t random = (uint32_t)(uintptr_t)at;
+  while (!atomic_load(&stopping)) {
+    closing c = {.owner = fake_spawn()};
+    ErlNifEnv *env = fake_env(c.owner);
+    ERL_NIF_TERM of_new[] = {
+        atom("stress"), enif_make_int(env, 1 + (int)fake_random(&random, 8)),
+        enif_make_int(env, (int)fake_random(&random, 20))};
+    ERL_NIF_TERM pool = fake_call(env, "pool_new", 3, of_new);
+    if (pool == 0)
+      fail("no pool");
+    c.pool = fake_resource_of(pool);
+    enif_keep_resource(c.pool);
+    ERL_NIF_TERM of_grace[] = {
+        pool, enif_make_int(env, (int)fake_random(&random, 30))};
+    fake_call(env, "pool_set_cancel_grace", 2, of_grace);
+    enif_free_env(env);
+    pthread_mutex_lock(&at->lock);
+    at->pool = c.pool;
+    pthread_mutex_unlock(&at->lock);
+    nap(1000 * (5 + fake_random(&random, 300)));
+    pthread_mutex_lock(&at->lock);
+    at->pool = NULL;
+    pthread_mutex_unlock(&at->lock);
+    end_pool(&c, &random);
+    enif_release_resource(c.pool);
+  }
+  return NULL;
+}
+
+/* ---- callers ------------------------------------------------------------ */
+
+typedef struct caller {
+  fake_process *self;
+  uint64_t ref;
+  bool stream;
+  uint32_t *random;
+  ERL_NIF_TERM call;
+  ErlNifEnv *env;
+} caller;
+
+static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
+  static const char *const modes[] = {"hint", "strict_queue",
+                                      "strict_fail_fast"};
+  static const char *const names[] = {"a", "b", "c"};
+  static char large[LARGE];
+  ErlNifEnv *env = c->env;
+  uint32_t *random = c->random;
+  ERL_NIF_TERM args = enif_make_new_map(env);
+  if (fake_random(random, 8) == 0)
+    enif_make_map_put(env, args, atom("x"), fake_binary(env, large, LARGE),
+                      &args);
+  ERL_NIF_TERM session = fake_random(random, 3) > 0
+                             ? atom("nil")
+                             : fake_text(env, names[fake_random(random, 3)]);
+  int ms = (int)fake_random(random, fake_random(random, 4) == 0 ? 200 : 10);
+  ERL_NIF_TERM none = enif_make_list(env, 0);
+  ERL_NIF_TERM argv[] = {
+      pool,
+      fake_ref(env, c->ref),
+      atom(c->stream ? "stream" : "unary"),
+      fake_text(env, "tool"),
+      args,
+      session,
+      atom(modes[fake_random(random, 3)]),
+      enif_make_tuple2(env, enif_make_int(env, (int)fake_random(random, 20)),
+                       enif_make_int(env, ms)),
+      enif_make_tuple2(env, none, none)};
+  return fake_call(env, "submit", 9, argv);
+}
+
+static void credit(caller *c) {
+  ERL_NIF_TERM argv[] = {c->call, enif_make_int(c->env, 4)};
+  fake_call(c->env, "call_credit", 2, argv);
+}
+
+/* True for the end of the call. */
+static bool heard(caller *c, ERL_NIF_TERM message) {
+  if (fake_ref_number(fake_element(message, 0)) != c->ref)
+    fail("a message of another call");
+  ERL_NIF_TERM what = fake_element(message, 1);
+  ERL_NIF_TERM kind = fake_element(what, 0);
+  if (kind == 0 || !fake_is(kind, "chunk"))
+    return true;
+  if (!c->stream)
+    fail("a chunk that nobody asked for");
+  return false;
+}
+
+static void await_end(caller *c) {
+  for (bool over = false; !over;) {
+    ERL_NIF_TERM message;
+    ErlNifEnv *env = fake_receive(c->self, HANG_MS, &message);
+    if (env == NULL)
+      fail("a call does not end");
+    over = heard(c, message);
+    enif_free_env(env);
+    if (!over && fake_random(c->random, 2) == 0)
+      credit(c);
+  }
+}
+
+/* Takes |chunks| messages that may be there and are no end. */
+static void take_chunks(caller *c, bool one_more) {
+  ERL_NIF_TERM message;
+  ErlNifEnv *env;
+  while ((env = fake_receive(c->self, 0, &message)) != NULL) {
+    if (heard(c, message))
+      fail("an end after a cancel that was in time");
+    enif_free_env(env);
+  }
+  if (one_more && (env = fake_receive(c->self, 100, &message)) != NULL) {
+    if (heard(c, message))
+      fail("an end after a cancel that was in time");
+    enif_free_env(env);
+  }
+}
+
+static void cancel(caller *c) {
+  ERL_NIF_TERM said = fake_call(c->env, "call_cancel", 1, &c->call);
+  atomic_fetch_add(&cancelled, 1);
+  if (fake_is(said, "ended"))
+    await_end(c);
+  else
+    take_chunks(c, fake_is(said, "one"));
+}
+
+static void *kill_soon(void *arg) {
+  caller *c = arg;
+  nap(fake_random(c->random, 2000));
+  fake_kill(c->self);
+  return NULL;
+}
+
+/* What comes after the end, or after death, is nothing. */
+static void assert_quiet(caller *c) {
+  ERL_NIF_TERM message;
+  ErlNifEnv *env = fake_receive(c->self, 0, &message);
+  if (env != NULL)
+    fail("a message after the end");
+}
+
+static void wait_somehow(caller *c) {
+  switch (fake_random(c->random, 4)) {
+  case 0:
+    nap(fake_random(c->random, 3000));
+    fake_kill(c->self);
+    atomic_fetch_add(&killed, 1);
+    break;
+  case 1:
+    nap(fake_random(c->random, 3000));
+    cancel(c);
+    break;
+  default:
+    await_end(c);
+  }
+}
+
+static void one_call(uint32_t *random) {
+  caller c = {.self = fake_spawn(),
+              .ref = atomic_fetch_add(&numbers, 1),
+              .stream = fake_random(random, 2) == 0,
+              .random = random};
+  uint32_t other = fake_random(random, UINT32_MAX);
+  caller victim = {.self = c.self, .random = &other};
+  pthread_t killer;
+  c.env = fake_env(c.self);
+  ERL_NIF_TERM pool = pool_term(c.env, any_pool(random));
+  if (pool == 0) {
+    nap(500);
+  } else {
+    bool shot = fake_random(random, 16) == 0;
+    if (shot)
+      pthread_create(&killer, NULL, kill_soon, &victim);
+    ERL_NIF_TERM said = submit(&c, pool);
+    ERL_NIF_TERM kind = said == 0 ? 0 : fake_element(said, 0);
+    if (shot)
+      pthread_join(killer, NULL);
+    if (!shot && kind != 0 && fake_is(kind, "ok")) {
+      c.call = fake_element(said, 1);
+      wait_somehow(&c);
+    }
+    assert_quiet(&c);
+    atomic_fetch_add(&calls, 1);
+  }
+  fake_kill(c.self);
+  enif_free_env(c.env);
+}
+
+static void *call_on(void *arg) {
+  uint32_t random = (uint32_t)(uintptr_t)arg;
+  while (!atomic_load(&stopping))
+    one_call(&random);
+  return NULL;
+}
+
+/* ---- workers ------------------------------------------------------------ */
+
+typedef struct job {
+  uint8_t token[SP_LOCAL_TOKEN];
+  uint32_t seed;
+  bool honest;
+} job;
+
+static void *run_worker(void *arg) {
+  job *j = arg;
+  fake_worker_run(path, j->token, j->seed, j->honest);
+  return NULL;
+}
+
+/* Lets it serve until it is suspect, or for a while; then takes it away. */
+static void serve(fake_process *self, ErlNifEnv *env, place *at,
+                  ERL_NIF_TERM carrier, uint32_t *random) {
+  ERL_NIF_TERM pool = pool_term(env, at), message;
+  if (pool == 0)
+    return;
+  ERL_NIF_TERM argv[] = {pool,
+                         fake_pid(env, self),
+                         fake_text(env, "worker"),
+                         fake_text(env, "session"),
+                         enif_make_int(env, 1 + (int)fake_random(random, 4)),
+                         carrier,
+                         enif_make_list(env, 0)};
+  ERL_NIF_TERM slot = fake_call(env, "slot_add", 7, argv);
+  if (slot == 0)
+    return;
+  int ms = (int)fake_random(random, 200);
+  ErlNifEnv *came = fake_receive(self, ms, &message);
+  if (came != NULL)
+    enif_free_env(came);
+  static const char *const states[] = {"tainted", "ready", "draining"};
+  for (uint32_t n = fake_random(random, 3); n > 0; n--) {
+    ERL_NIF_TERM of_state[] = {slot, atom(states[fake_random(random, 3)])};
+    fake_call(env, "slot_set_state", 2, of_state);
+    nap(fake_random(random, 1000));
+  }
+  if (fake_random(random, 3) == 0)
+    return; /* its process dies */
+  ERL_NIF_TERM of_remove[] = {slot, atom("because")};
+  fake_call(env, "slot_remove", 2, of_remove);
+}
+
+static void one_local(uint32_t *random) {
+  fake_process *self = fake_spawn();
+  ErlNifEnv *env = fake_env(self);
+  job j = {.seed = fake_random(random, UINT32_MAX),
+           .honest = fake_random(random, 3) > 0};
+  for (size_t i = 0; i < sizeof j.token; i++)
+    j.token[i] = (uint8_t)fake_random(random, 256);
+  ERL_NIF_TERM expect[] = {fake_binary(env, j.token, sizeof j.token),
+                           fake_ref(env, atomic_fetch_add(&numbers, 1))};
+  ERL_NIF_TERM link = fake_call(env, "local_expect", 2, expect), message;
+  if (link == 0)
+    fail("no link");
+  pthread_t thread;
+  pthread_create(&thread, NULL, run_worker, &j);
+  ErlNifEnv *came =
+      fake_receive(self, (int)fake_random(random, 2) * 200, &message);
+  if (came != NULL) {
+    enif_free_env(came);
+    ERL_NIF_TERM ping[] = {link, enif_make_int(env, 7)};
+    fake_call(env, "local_ping", 2, ping);
+    serve(self, env, &pools[fake_random(random, POOLS - GRPC_POOLS)], link,
+          random);
+  }
+  if (fake_random(random, 2) == 0)
+    fake_call(env, "local_close", 1, &link);
+  fake_kill(self); /* which closes it as well */
+  enif_free_env(env);
+  pthread_join(thread, NULL);
+}
+
+static void one_grpc(uint32_t *random) {
+  fake_process *self = fake_spawn();
+  ErlNifEnv *env = fake_env(self);
+  ERL_NIF_TERM target = fake_text(env, "fake");
+  ERL_NIF_TERM channel = fake_call(env, "channel_open", 1, &target);
+  serve(self, env, &pools[POOLS - 1], channel, random);
+  if (fake_random(random, 2) == 0)
+    fake_call(env, "channel_close", 1, &channel);
+  fake_kill(self);
+  enif_free_env(env);
+}
+
+static void *work_on(void *arg) {
+  uint32_t random = (uint32_t)(uintptr_t)arg;
+  bool local = (uintptr_t)arg % WORKERS >= 2;
+  while (!atomic_load(&stopping)) {
+    if (local)
+      one_local(&random);
+    else
+      one_grpc(&random);
+  }
+  return NULL;
+}
+
+/* ---- all ---------------------------------------------------------------- */
+
+static int open_files(void) {
+  int n = 0;
+  DIR *dir = opendir("/proc/self/fd");
+  while (dir != NULL && readdir(dir) != NULL)
+    n++;
+  if (dir != NULL)
+    closedir(dir);
+  return n;
+}
+
+static void start_carrier(void) {
+  fake_process *self = fake_spawn();
+  ErlNifEnv *env = fake_env(self);
+  snprintf(path, sizeof path, "/tmp/snakepit-stress-%d", (int)getpid());
+  ERL_NIF_TERM at = fake_text(env, path);
+  if (!fake_is(fake_call(env, "local_start", 1, &at), "ok"))
+    fail("cannot listen");
+  enif_free_env(env);
+}
+
+int main(int argc, char **argv) {
+  unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 5;
+  uintptr_t seed = argc > 2 ? (uintptr_t)atol(argv[2]) : 1;
+  pthread_t threads[POOLS + CALLERS + WORKERS];
+  size_t n = 0;
+  fake_load();
+  fake_grpc_start();
+  start_carrier();
+  int files = open_files();
+  for (size_t i = 0; i < POOLS; i++) {
+    pthread_mutex_init(&pools[i].lock, NULL);
+    pthread_create(&threads[n++], NULL, keep_pool, &pools[i]);
+  }
+  for (uintptr_t i = 0; i < CALLERS; i++)
+    pthread_create(&threads[n++], NULL, call_on, (void *)(seed * 1000 + i));
+  for (uintptr_t i = 0; i < WORKERS; i++)
+    pthread_create(&threads[n++], NULL, work_on,
+                   (void *)(seed * 1000 * WORKERS + i));
+  sleep(seconds);
+  atomic_store(&stopping, true);
+  while (n > 0)
+    pthread_join(threads[--n], NULL);
+  for (int ms = 0; fake_live_resources(false) > 0 || open_files() > files; ms++) {
+    if (ms > HANG_MS) {
+      fake_live_resources(true);
+      fprintf(stderr, "%d files more than before\n", open_files() - files);
+      fail("something is left");
+    }
+    nap(1000);
+  }
+  fake_grpc_stop();
+  printf("%lu calls, %lu callers killed, %lu cancelled\n", atomic_load(&calls),
+         atomic_load(&killed), atomic_load(&cancelled));
+  fake_free_processes();
+  return 0;
+}

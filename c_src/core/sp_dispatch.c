@@ -94,11 +94,12 @@ static int place(const sp_dispatch *d, const sp_session *s,
   if (s != NULL && s->slot_id != 0) {
     if (own == NULL || own->state != SP_SLOT_READY)
       return SP_ERR_GONE;
-    if (!own->open)
-      *out = NULL;
+    if (own->open)
+      return SP_OK;
+    *out = NULL;
+    if (request->affinity == SP_AFFINITY_STRICT_FAIL)
+      return SP_ERR_BUSY;
   }
-  if (*out == NULL && request->affinity == SP_AFFINITY_STRICT_FAIL)
-    return SP_ERR_BUSY;
   return SP_OK;
 }
 

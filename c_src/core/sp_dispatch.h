@@ -28,8 +28,8 @@ typedef uint32_t sp_slot_id;
 enum sp_affinity {
   SP_AFFINITY_HINT,         /* the session's slot if free, else any */
   SP_AFFINITY_STRICT_QUEUE, /* wait for the session's slot */
-  SP_AFFINITY_STRICT_FAIL   /* the session's slot now (any free one while it
-                               has none), or SP_ERR_BUSY */
+  SP_AFFINITY_STRICT_FAIL   /* the session's slot now, or SP_ERR_BUSY; while
+                               it has none, as any other request */
 };
 
 enum sp_slot_state {

@@ -461,9 +461,9 @@ static int place(const request *r, slot **out) {
     if (own == NULL || own->state != SP_SLOT_READY)
       return SP_ERR_GONE;
     *out = is_open(own) ? own : NULL;
+    if (*out == NULL && r->affinity == SP_AFFINITY_STRICT_FAIL)
+      return SP_ERR_BUSY;
   }
-  if (strict && *out == NULL && r->affinity == SP_AFFINITY_STRICT_FAIL)
-    return SP_ERR_BUSY;
   return SP_OK;
 }
 

@@ -84,12 +84,17 @@ static void test_strict_fail(void **state) {
   id = submit(d, request, 0);
   started(d, id, slots[0]);
   started(d, submit_plain(d), slots[1]);
-  refused(d, of("new", SP_AFFINITY_STRICT_FAIL), 0, SP_ERR_BUSY);
-  /* Without a session it waits like any other. */
+  /* Without a session, or in one that has no slot, it waits like any other. */
+  sp_req_id waits = submit(d, of("new", SP_AFFINITY_STRICT_FAIL), 0);
   request = plain();
   request.affinity = SP_AFFINITY_STRICT_FAIL;
   submit(d, request, 0);
   no_event(d);
+  complete(d, id, 0);
+  started(d, waits, slots[0]);
+  assigned(d, waits, slots[0]);
+  released(d, id, slots[0]);
+  refused(d, of("new", SP_AFFINITY_STRICT_FAIL), 0, SP_ERR_BUSY);
   sp_dispatch_del(d);
 }
 

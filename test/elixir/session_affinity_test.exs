@@ -70,6 +70,18 @@ defmodule Snakepit.SessionAffinityTest do
     assert pid_in(id, affinity: :strict_fail_fast) == {:ok, pid}
   end
 
+  test ":strict_fail_fast of a session that has no worker yet waits for any" do
+    held = for _ <- 1..2, do: signal_path()
+    tasks = Enum.map(held, &occupy/1)
+    id = session()
+    waiting = Task.async(fn -> pid_in(id, affinity: :strict_fail_fast) end)
+    eventually(fn -> match?(%{queued: 1}, Snakepit.get_stats()) end)
+    Enum.each(held, &go/1)
+    assert {:ok, pid} = Task.await(waiting, 60_000)
+    Task.await_many(tasks, 60_000)
+    assert pid_in(id, affinity: :strict_fail_fast) == {:ok, pid}
+  end
+
   test "streams keep to the session's worker" do
     id = session()
     {:ok, pid} = pid_in(id)

@@ -2,6 +2,8 @@
 #ifdef __linux__
 #include "local_impl.h"
 
+#include "../core/sp_hello.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -21,11 +23,6 @@
 /* They have so long for it. */
 #define GUEST_NS 5000000000
 
-static const char MAGIC[8] = "snakpit1";
-#define VERSION 1
-#define HELLO_BYTES 48
-#define WELCOME_BYTES 24
-
 typedef struct expected {
   uint8_t token[SP_LOCAL_TOKEN];
   void *user;
@@ -37,8 +34,7 @@ typedef struct guest {
   enum sp_local_source source;
   int fd;
   int64_t until;
-  size_t have;
-  uint8_t hello[HELLO_BYTES];
+  sp_hello hello;
 } guest;
 
 struct sp_local {
@@ -87,21 +83,13 @@ int sp_local_expect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN],
   return 0;
 }
 
-/* In constant time: which byte differs is nobody's business. */
-static bool same_token(const uint8_t *a, const uint8_t *b) {
-  unsigned differ = 0;
-  for (size_t i = 0; i < SP_LOCAL_TOKEN; i++)
-    differ |= a[i] ^ b[i];
-  return differ == 0;
-}
-
 /* Takes the expected worker with |token| out; false when there is none. */
 static bool take_expected(sp_local *local, const uint8_t *token, void **user) {
   expected *found = NULL;
   pthread_mutex_lock(&local->lock);
   for (expected **link = &local->expected; *link != NULL;
        link = &(*link)->next) {
-    if (same_token((*link)->token, token)) {
+    if (sp_hello_same_token((*link)->token, token)) {
       found = *link;
       *link = found->next;
       break;
@@ -179,7 +167,7 @@ static void admit(sp_local *local) {
 
 /* Hands the worker its memory and bells. */
 static int welcome(int fd, const sp_local_peer *peer) {
-  uint8_t text[WELCOME_BYTES] = {0};
+  uint8_t text[SP_WELCOME_BYTES];
   int fds[3] = {peer->memory_fd, peer->handed[0], peer->handed[1]};
   union {
     struct cmsghdr align;
@@ -195,23 +183,9 @@ static int welcome(int fd, const sp_local_peer *peer) {
   header->cmsg_type = SCM_RIGHTS;
   header->cmsg_len = CMSG_LEN(sizeof fds);
   memcpy(CMSG_DATA(header), fds, sizeof fds);
-  memcpy(text, MAGIC, sizeof MAGIC);
-  text[8] = VERSION;
-  for (size_t i = 0; i < 8; i++)
-    text[16 + i] = (uint8_t)((uint64_t)SP_LOCAL_CAPACITY >> (8 * i));
+  sp_welcome_put(text, SP_LOCAL_CAPACITY);
   ssize_t sent = sendmsg(fd, &message, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof text ? 0 : -EPIPE;
-}
-
-#define TAKES_OFFERS 1
-
-static bool hello_is_good(const uint8_t *hello) {
-  static const uint8_t version[4] = {VERSION};
-  static const uint8_t none[3] = {0};
-  return memcmp(hello, MAGIC, sizeof MAGIC) == 0 &&
-         memcmp(hello + 8, version, sizeof version) == 0 &&
-         (hello[12] & ~TAKES_OFFERS) == 0 &&
-         memcmp(hello + 13, none, sizeof none) == 0;
 }
 
 /* Makes a peer of a guest that has shown a good token. */
@@ -222,7 +196,7 @@ static void let_in(sp_local *local, guest *g, void *user) {
     return;
   }
   g->fd = -1; /* the peer's now */
-  peer->takes_offers = (g->hello[12] & TAKES_OFFERS) != 0;
+  peer->takes_offers = (sp_hello_flags(&g->hello) & SP_HELLO_OFFERS) != 0;
   bool welcomed = welcome(peer->socket, peer) == 0;
   sp_local_hand_over(peer);
   if (!welcomed || watch(local, peer->own_bell, &peer->bell_source) != 0 ||
@@ -241,15 +215,15 @@ static void let_in(sp_local *local, guest *g, void *user) {
 
 static void greet(sp_local *local, guest *g) {
   void *user;
-  ssize_t n = read(g->fd, g->hello + g->have, sizeof g->hello - g->have);
+  size_t room;
+  uint8_t *to = sp_hello_room(&g->hello, &room);
+  ssize_t n = read(g->fd, to, room);
   if (n < 0 && (errno == EAGAIN || errno == EINTR))
     return;
-  if (n > 0)
-    g->have += (size_t)n;
-  if (n > 0 && g->have < sizeof g->hello)
+  int got = n > 0 ? sp_hello_added(&g->hello, (size_t)n) : -1;
+  if (got == 0)
     return;
-  if (n > 0 && hello_is_good(g->hello) &&
-      take_expected(local, g->hello + 16, &user))
+  if (got == 1 && take_expected(local, sp_hello_token(&g->hello), &user))
     let_in(local, g, user);
   drop_guest(local, g);
 }

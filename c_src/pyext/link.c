@@ -17,12 +17,8 @@
 #include <unistd.h>
 
 #include "../core/sp_error.h"
+#include "../core/sp_hello.h"
 
-static const char MAGIC[8] = "snakpit1";
-#define VERSION 1
-#define HELLO_BYTES (16 + SP_LINK_TOKEN)
-#define WELCOME_BYTES 24
-#define TAKES_OFFERS 1
 #define FDS 3
 /* The BEAM answers the handshake within this, or is not there. */
 #define HANDSHAKE_S 10
@@ -71,11 +67,8 @@ static int connect_to(sp_link *link, const char *path) {
 }
 
 static bool say_hello(sp_link *link, const uint8_t *token) {
-  uint8_t hello[HELLO_BYTES] = {0};
-  memcpy(hello, MAGIC, sizeof MAGIC);
-  hello[8] = VERSION;
-  hello[12] = link->config.threaded ? 0 : TAKES_OFFERS;
-  memcpy(hello + 16, token, SP_LINK_TOKEN);
+  uint8_t hello[SP_HELLO_BYTES];
+  sp_hello_put(hello, token, link->config.threaded ? 0 : SP_HELLO_OFFERS);
   ssize_t sent = send(link->socket, hello, sizeof hello, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof hello;
 }
@@ -100,7 +93,8 @@ static int take_fds(sp_link *link, struct msghdr *message) {
 
 /* The capacity of each ring, or 0; *|memory| is the descriptor. */
 static uint64_t hear_welcome(sp_link *link, int *memory) {
-  uint8_t text[WELCOME_BYTES];
+  uint8_t text[SP_WELCOME_BYTES];
+  uint64_t capacity;
   union {
     struct cmsghdr align;
     uint8_t bytes[CMSG_SPACE(FDS * sizeof(int))];
@@ -116,20 +110,15 @@ static uint64_t hear_welcome(sp_link *link, int *memory) {
   while (got < 0 && errno == EINTR);
   if (got > 0)
     *memory = take_fds(link, &message);
-  static const uint8_t tail[8] = {VERSION};
   if (got != (ssize_t)sizeof text || *memory < 0 ||
-      memcmp(text, MAGIC, sizeof MAGIC) != 0 ||
-      memcmp(text + 8, tail, sizeof tail) != 0)
+      sp_welcome_get(text, &capacity) != SP_OK)
     return 0;
-  uint64_t capacity = 0;
-  for (size_t i = 8; i > 0; i--)
-    capacity = capacity << 8 | text[15 + i];
   return capacity;
 }
 
 static int map_rings(sp_link *link, int memory, uint64_t capacity) {
   struct stat st;
-  if (capacity > (uint64_t)1 << 31 || fstat(memory, &st) != 0)
+  if (fstat(memory, &st) != 0)
     return -1;
   size_t ring = SP_RING_BYTES(capacity);
   if (st.st_size < 0 || (uint64_t)st.st_size < 2 * ring)

@@ -440,7 +440,8 @@ int main(int argc, char **argv) {
   atomic_store(&stopping, true);
   while (n > 0)
     pthread_join(threads[--n], NULL);
-  for (int ms = 0; fake_live_resources(false) > 0 || open_files() > files; ms++) {
+  for (int ms = 0; fake_live_resources(false) > 0 || open_files() > files;
+       ms++) {
     if (ms > HANG_MS) {
       fake_live_resources(true);
       fprintf(stderr, "%d files more than before\n", open_files() - files);

@@ -72,6 +72,7 @@ defmodule Bench.Targets do
         peer: {"pythonx", 16_000}
       },
       %{id: "floats", floor: 20_000, target: 6_000, published: 180_000},
+      %{id: "deadline", floor: 50_000, target: 5_000},
       %{id: "start_rate", floor: 100 / 3, target: 125, published: 100 / 24.7},
       %{id: "replacement", floor: 250_000, target: 30_000, published: 600_000},
       %{id: "memory", floor: 12.0e6, target: 4.0e6, published: 27.0e6},

@@ -12,13 +12,17 @@ reports=$build/report
 mkdir -p "$build"
 rm -f "$reports".*
 
-export MIX_ENV=test MIX_BUILD_PATH="$build" VARIANT=asan CC=gcc
-export ERL_FLAGS="+Mea min"
+export VARIANT=asan CC=gcc
+export MIX_ENV=test MIX_BUILD_PATH="$build"
 export SNAKEPIT_PYTHON="$PWD/.venv/bin/python3"
+# Beforehand, for the compiler is slow under what follows.
+${MAKE:-make} --no-print-directory -C c_src -j2 all \
+  MIX_APP_PATH="$build/lib/snakepit"
+
+export ERL_FLAGS="+Mea min"
 # What the BEAM and Python leave at their end is no concern of ours.
 export ASAN_OPTIONS="detect_leaks=0:abort_on_error=1:log_path=$reports"
 export UBSAN_OPTIONS=print_stacktrace=1
-
 LD_PRELOAD=$(gcc -print-file-name=libasan.so)
 export LD_PRELOAD
 # build_test.exs builds with compilers and flags of its own.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -26,6 +28,17 @@ class BenchTools(ShowcaseAdapter):
     @tool("Gives each input back")
     def echo_inputs(self, inputs: Any) -> Iterator[Any]:
         yield from inputs
+
+    @tool("Waits")
+    def wait_ms(self, ms: int) -> None:
+        time.sleep(ms / 1000)
+
+    @tool("Lets no other bytecode run for about so long")
+    def keep_interpreter(self, ms: int) -> None:
+        until = time.perf_counter() + ms / 1000
+        while time.perf_counter() < until:
+            # One call in C, in which nobody can interrupt.
+            collections.deque(itertools.repeat(None, 20_000_000), maxlen=0)
 
     @tool("Calls an Elixir tool many times; the nanoseconds that each call took")
     def time_elixir_tool(self, ctx: Any, name: str, warm_up: int, budget_ms: int) -> list[int]:

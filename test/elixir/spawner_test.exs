@@ -134,6 +134,7 @@ defmodule Snakepit.SpawnerTest do
     assert Spawner.info(spawner).children == []
   end
 
+  @tag :not_under_asan
   test "a child that a signal ends", %{spawner: spawner} do
     assert run!(spawner, "kill -KILL $$").exit == {:signal, 9}
     assert run!(spawner, "kill -SEGV $$").exit == {:signal, 11}
@@ -507,6 +508,7 @@ defmodule Snakepit.SpawnerTest do
     receive_bytes(id, count, sum + byte_size(bytes))
   end
 
+  @tag :not_under_asan
   test "a flood of 100 MB passes with bounded memory", %{spawner: spawner} do
     {:ok, id, _} =
       Spawner.spawn(spawner, %{program: "head", args: ["-c", "100000000", "/dev/zero"]})

@@ -166,6 +166,7 @@ defmodule Snakepit.StartTest do
     assert error.details.stderr == "the reason"
   end
 
+  @tag :not_under_asan
   test "a worker that is killed before it is ready" do
     error = failure(shell("kill -SEGV $$"))
     assert error.message =~ "SIGSEGV"

@@ -278,6 +278,13 @@ defmodule Snakepit.HostileTest do
     end
   end
 
+  test "a key that stands twice in a map has its last value" do
+    start_hostile("cbor_duplicate")
+    assert call() == {:ok, %{"a" => 2}}
+    assert Native.json_decode(~s({"a":1,"a":2})) == {:ok, %{"a" => 2}}
+    assert_no_message()
+  end
+
   # ---- the handshake ------------------------------------------------------
 
   for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once) do

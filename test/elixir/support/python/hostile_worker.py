@@ -492,6 +492,7 @@ UNREADABLE: dict[str, bytes] = {
     "cbor_map": response(b"\xbb" + struct.pack(">Q", 2**64 - 1)),
     "cbor_text": response(b"\x62\xff\xfe"),
     "cbor_two": response(b"\x01\x02"),
+    "cbor_duplicate": response(b"\xa2\x61a\x01\x61a\x02"),
 }
 
 

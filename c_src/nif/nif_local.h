@@ -76,10 +76,11 @@ bool nif_local_take_back(void *user);
 void nif_local_take_ahead(nif_slot *slot);
 /* A slot whose worker has said something that nobody reads, kept; or NULL. */
 nif_slot *nif_local_speaking(nif_pool *pool);
-/* The slots that nif_local_ring is to have, without the lock. */
-nif_slot *nif_local_take_bells(nif_pool *pool);
+/* The slots that nif_local_ring is to have, without the lock; |max| at most.
+ */
+size_t nif_local_take_bells(nif_pool *pool, nif_slot **slots, size_t max);
 
-void nif_local_ring(nif_slot *slots);
+void nif_local_ring(nif_slot **slots, size_t count);
 
 /* Hands the call to its worker. */
 void nif_local_start_call(nif_call *call);

@@ -56,21 +56,23 @@ static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
   return done;
 }
 
-void nif_local_ring(nif_slot *slots) {
-  while (slots != NULL) {
-    nif_slot *next = slots->ring_next;
-    sp_local_ring(slots->link->peer);
-    enif_release_resource(slots);
-    slots = next;
+void nif_local_ring(nif_slot **slots, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    sp_local_ring(slots[i]->link->peer);
+    enif_release_resource(slots[i]);
   }
 }
 
-nif_slot *nif_local_take_bells(nif_pool *pool) {
-  nif_slot *slots = pool->to_ring;
-  pool->to_ring = NULL;
-  for (nif_slot *slot = slots; slot != NULL; slot = slot->ring_next)
+/* Copied out: without the lock a slot may enter the list again. */
+size_t nif_local_take_bells(nif_pool *pool, nif_slot **slots, size_t max) {
+  size_t n = 0;
+  while (n < max && pool->to_ring != NULL) {
+    nif_slot *slot = pool->to_ring;
+    pool->to_ring = slot->ring_next;
     slot->to_ring = false;
-  return slots;
+    slots[n++] = slot;
+  }
+  return n;
 }
 
 bool nif_local_post(nif_call *call) {

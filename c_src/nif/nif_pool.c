@@ -14,7 +14,9 @@ ErlNifResourceType *nif_pool_type;
 
 /* A call waits no longer than this behind others of a worker while another
  * worker may be free. */
+#ifndef AHEAD_NS
 #define AHEAD_NS 1000000
+#endif
 
 /* Sessions remembered by one pool. */
 #define MAX_SESSIONS ((size_t)1 << 20)
@@ -140,21 +142,23 @@ static void set_timer(nif_pool *pool, int64_t at) {
 
 void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
   job jobs[BATCH];
-  size_t n;
+  nif_slot *to_ring[BATCH];
+  bool more;
   do {
-    n = collect(pool, jobs);
+    size_t n = collect(pool, jobs);
     bool arm = rearm(pool);
     int64_t at = pool->armed;
-    nif_slot *to_ring = nif_local_take_bells(pool);
+    size_t bells = nif_local_take_bells(pool, to_ring, BATCH);
+    more = n == BATCH || bells == BATCH;
     enif_mutex_unlock(pool->lock);
-    nif_local_ring(to_ring);
+    nif_local_ring(to_ring, bells);
     if (arm)
       set_timer(pool, at);
     for (size_t i = 0; i < n; i++)
       run(&jobs[i], env);
-    if (n == BATCH)
+    if (more)
       enif_mutex_lock(pool->lock);
-  } while (n == BATCH);
+  } while (more);
 }
 
 static void pool_tick(sp_reactor_timer *timer, int64_t now) {

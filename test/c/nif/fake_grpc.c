@@ -140,6 +140,10 @@ int grpc_byte_buffer_reader_peek(grpc_byte_buffer_reader *reader,
   return 1;
 }
 
+grpc_slice grpc_byte_buffer_reader_readall(grpc_byte_buffer_reader *reader) {
+  return grpc_slice_ref(((bytes *)reader->buffer_in)->all);
+}
+
 void grpc_byte_buffer_reader_destroy(grpc_byte_buffer_reader *reader) {
   (void)reader;
 }

@@ -11,9 +11,9 @@
 
 #include "carrier/local.h"
 #include "core/sp_error.h"
+#include "core/sp_hello.h"
 
 #define CALLS 64
-#define WELCOME 24
 
 typedef struct running {
   uint64_t call;
@@ -36,7 +36,13 @@ typedef struct worker {
   sp_ring out;
   sp_frame_reader reader;
   running calls[CALLS];
+  bool takes_offers;
+  uint64_t offers[CALLS]; /* in turn; 0 for none */
+  size_t next_offer;
+  size_t last_offer;
 } worker;
+
+atomic_ulong fake_worker_offers;
 
 uint32_t fake_random(uint32_t *state, uint32_t n) {
   uint32_t x = *state += 0x9e3779b9u;
@@ -60,7 +66,8 @@ static bool take_fds(worker *w, struct msghdr *message) {
 }
 
 static bool hear(worker *w) {
-  uint8_t text[WELCOME];
+  uint8_t text[SP_WELCOME_BYTES];
+  uint64_t capacity;
   union {
     struct cmsghdr align;
     uint8_t bytes[CMSG_SPACE(sizeof w->fds)];
@@ -72,10 +79,9 @@ static bool hear(worker *w) {
                            .msg_controllen = sizeof control.bytes};
   if (recvmsg(w->socket, &message, MSG_CMSG_CLOEXEC | MSG_WAITALL) !=
           (ssize_t)sizeof text ||
-      !take_fds(w, &message))
+      !take_fds(w, &message) || sp_welcome_get(text, &capacity) != SP_OK)
     return false;
-  for (size_t i = 8; i > 0; i--)
-    w->capacity = w->capacity << 8 | text[15 + i];
+  w->capacity = (size_t)capacity;
   size_t ring = SP_RING_BYTES(w->capacity);
   void *at =
       mmap(NULL, 2 * ring, PROT_READ | PROT_WRITE, MAP_SHARED, w->fds[0], 0);
@@ -88,9 +94,10 @@ static bool hear(worker *w) {
 
 static bool shake_hands(worker *w, const char *path, const uint8_t *token) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
-  uint8_t hello[16 + SP_LOCAL_TOKEN] = "snakpit1\1";
+  uint8_t hello[SP_HELLO_BYTES];
+  w->takes_offers = any(w, 4) > 0;
+  sp_hello_put(hello, token, w->takes_offers ? SP_HELLO_OFFERS : 0);
   strncpy(address.sun_path, path, sizeof address.sun_path - 1);
-  memcpy(hello + 16, token, SP_LOCAL_TOKEN);
   w->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (w->socket < 0 ||
       connect(w->socket, (struct sockaddr *)&address, sizeof address) != 0)
@@ -133,14 +140,17 @@ static bool say(worker *w, uint8_t kind, uint64_t call, const void *bytes,
 }
 
 static void begin(worker *w, uint64_t call) {
-  static const uint32_t turns[] = {0, 0, 0, 1, 5, 50, 1000000};
+  /* Most at once, some later, a few never by themselves. */
+  uint32_t turns = any(w, 8) == 0 ? any(w, 50) : 0;
+  if (any(w, 60) == 0)
+    turns = UINT32_MAX;
   for (size_t i = 0; i < CALLS; i++) {
     if (w->calls[i].used)
       continue;
     w->calls[i] = (running){.used = true,
                             .call = call,
                             .credit = 16,
-                            .turns = turns[any(w, 7)],
+                            .turns = turns,
                             .chunks = any(w, 3) == 0 ? any(w, 40) : 0,
                             .stubborn = any(w, 16) == 0};
     return;
@@ -159,6 +169,10 @@ static bool hear_frame(worker *w, const sp_frame *frame) {
   switch (frame->kind) {
   case SP_FRAME_CALL:
     begin(w, frame->call);
+    return true;
+  case SP_FRAME_OFFER:
+    atomic_fetch_add(&fake_worker_offers, 1);
+    w->offers[w->last_offer++ % CALLS] = frame->call;
     return true;
   case SP_FRAME_CANCEL:
     if (r != NULL)
@@ -196,6 +210,20 @@ static bool go_on(worker *w, running *r) {
     good = say(w, any(w, 2) == 0 ? SP_FRAME_ANSWER : SP_FRAME_CHUNK,
                r->call + any(w, 2), yes, sizeof yes);
   return good;
+}
+
+/* Begins a call on offer when none runs; or, if it cheats, at any time. */
+static void take_offer(worker *w) {
+  sp_claims *claims = (sp_claims *)(void *)(w->memory + SP_CLAIM_OFFSET);
+  bool busy = false;
+  for (size_t i = 0; i < CALLS; i++)
+    busy = busy || w->calls[i].used;
+  bool cheats = !w->honest && any(w, 4) == 0;
+  if (w->next_offer == w->last_offer || (busy && !cheats))
+    return;
+  uint64_t call = w->offers[w->next_offer++ % CALLS];
+  if (cheats || sp_claim_take(claims, call))
+    begin(w, call);
 }
 
 /* ---- life --------------------------------------------------------------- */
@@ -240,6 +268,7 @@ static void work(worker *w) {
     sp_ring_awake(&w->in);
     if (!look(w))
       return;
+    take_offer(w);
     for (size_t i = 0; i < CALLS; i++)
       if (w->calls[i].used && !go_on(w, &w->calls[i]))
         return;

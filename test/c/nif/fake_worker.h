@@ -2,8 +2,12 @@
 #ifndef FAKE_WORKER_H
 #define FAKE_WORKER_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+/* Calls that workers were sent ahead. */
+extern atomic_ulong fake_worker_offers;
 
 /* Connects to the socket at |path|, shows |token|, and works until it is told
  * to end by the connection's end or has had enough. |seed| decides how it

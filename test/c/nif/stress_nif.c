@@ -6,6 +6,7 @@
  *   stress_nif [seconds [seed]] */
 #include <dirent.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,7 +18,7 @@
 #include "fake_grpc.h"
 #include "fake_worker.h"
 
-enum { POOLS = 4, GRPC_POOLS = 1, CALLERS = 6, WORKERS = 6 };
+enum { POOLS = 3, GRPC_POOLS = 1, CALLERS = 24, WORKERS = 8 };
 /* Whatever waits so long waits for ever. */
 #define HANG_MS 60000
 #define LARGE ((size_t)70000) /* is encoded on a dirty scheduler */
@@ -106,7 +107,7 @@ static void *keep_pool(void *arg) {
     closing c = {.owner = fake_spawn()};
     ErlNifEnv *env = fake_env(c.owner);
     ERL_NIF_TERM of_new[] = {
-        atom("stress"), enif_make_int(env, 1 + (int)fake_random(&random, 8)),
+        atom("stress"), enif_make_int(env, 1 + (int)fake_random(&random, 30)),
         enif_make_int(env, (int)fake_random(&random, 20))};
     ERL_NIF_TERM pool = fake_call(env, "pool_new", 3, of_new);
     if (pool == 0)
@@ -120,7 +121,7 @@ static void *keep_pool(void *arg) {
     pthread_mutex_lock(&at->lock);
     at->pool = c.pool;
     pthread_mutex_unlock(&at->lock);
-    nap(1000 * (5 + fake_random(&random, 300)));
+    nap(1000 * (5 + fake_random(&random, 1000)));
     pthread_mutex_lock(&at->lock);
     at->pool = NULL;
     pthread_mutex_unlock(&at->lock);
@@ -155,7 +156,7 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
   ERL_NIF_TERM session = fake_random(random, 3) > 0
                              ? atom("nil")
                              : fake_text(env, names[fake_random(random, 3)]);
-  int ms = (int)fake_random(random, fake_random(random, 4) == 0 ? 200 : 10);
+  int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 1000 : 20);
   ERL_NIF_TERM none = enif_make_list(env, 0);
   ERL_NIF_TERM argv[] = {
       pool,
@@ -165,7 +166,7 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
       args,
       session,
       atom(modes[fake_random(random, 3)]),
-      enif_make_tuple2(env, enif_make_int(env, (int)fake_random(random, 20)),
+      enif_make_tuple2(env, enif_make_int(env, (int)fake_random(random, 200)),
                        enif_make_int(env, ms)),
       enif_make_tuple2(env, none, none)};
   return fake_call(env, "submit", 9, argv);
@@ -243,7 +244,7 @@ static void assert_quiet(caller *c) {
 }
 
 static void wait_somehow(caller *c) {
-  switch (fake_random(c->random, 4)) {
+  switch (fake_random(c->random, 8)) {
   case 0:
     nap(fake_random(c->random, 3000));
     fake_kill(c->self);
@@ -283,7 +284,10 @@ static void one_call(uint32_t *random) {
       wait_somehow(&c);
     }
     assert_quiet(&c);
-    atomic_fetch_add(&calls, 1);
+    if (kind != 0 && fake_is(kind, "error")) /* nobody takes it */
+      nap(fake_random(random, 300));
+    else
+      atomic_fetch_add(&calls, 1);
   }
   fake_kill(c.self);
   enif_free_env(c.env);
@@ -310,26 +314,40 @@ static void *run_worker(void *arg) {
   return NULL;
 }
 
+/* Until the slot is suspect or its link closed; pongs are nothing special. */
+static void await_trouble(fake_process *self, int ms) {
+  for (bool trouble = false; !trouble;) {
+    ERL_NIF_TERM message;
+    ErlNifEnv *env = fake_receive(self, ms, &message);
+    if (env == NULL)
+      return;
+    ERL_NIF_TERM what = fake_element(message, 2);
+    ERL_NIF_TERM kind = what != 0 ? fake_element(what, 0) : 0;
+    trouble = kind == 0 || !fake_is(kind, "pong");
+    enif_free_env(env);
+  }
+}
+
 /* Lets it serve until it is suspect, or for a while; then takes it away. */
 static void serve(fake_process *self, ErlNifEnv *env, place *at,
                   ERL_NIF_TERM carrier, uint32_t *random) {
-  ERL_NIF_TERM pool = pool_term(env, at), message;
+  ERL_NIF_TERM pool = pool_term(env, at);
   if (pool == 0)
     return;
+  int capacity =
+      fake_random(random, 3) == 0 ? 1 + (int)fake_random(random, 4) : 1;
   ERL_NIF_TERM argv[] = {pool,
                          fake_pid(env, self),
                          fake_text(env, "worker"),
                          fake_text(env, "session"),
-                         enif_make_int(env, 1 + (int)fake_random(random, 4)),
+                         enif_make_int(env, capacity),
                          carrier,
                          enif_make_list(env, 0)};
   ERL_NIF_TERM slot = fake_call(env, "slot_add", 7, argv);
   if (slot == 0)
     return;
-  int ms = (int)fake_random(random, 200);
-  ErlNifEnv *came = fake_receive(self, ms, &message);
-  if (came != NULL)
-    enif_free_env(came);
+  int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 200 : 2000);
+  await_trouble(self, ms);
   static const char *const states[] = {"tainted", "ready", "draining"};
   for (uint32_t n = fake_random(random, 3); n > 0; n--) {
     ERL_NIF_TERM of_state[] = {slot, atom(states[fake_random(random, 3)])};
@@ -357,7 +375,7 @@ static void one_local(uint32_t *random) {
   pthread_t thread;
   pthread_create(&thread, NULL, run_worker, &j);
   ErlNifEnv *came =
-      fake_receive(self, (int)fake_random(random, 2) * 200, &message);
+      fake_receive(self, fake_random(random, 8) == 0 ? 0 : 500, &message);
   if (came != NULL) {
     enif_free_env(came);
     ERL_NIF_TERM ping[] = {link, enif_make_int(env, 7)};
@@ -423,6 +441,7 @@ int main(int argc, char **argv) {
   uintptr_t seed = argc > 2 ? (uintptr_t)atol(argv[2]) : 1;
   pthread_t threads[POOLS + CALLERS + WORKERS];
   size_t n = 0;
+  signal(SIGPIPE, SIG_IGN); /* as the BEAM does */
   fake_load();
   fake_grpc_start();
   start_carrier();
@@ -450,8 +469,10 @@ int main(int argc, char **argv) {
     nap(1000);
   }
   fake_grpc_stop();
-  printf("%lu calls, %lu callers killed, %lu cancelled\n", atomic_load(&calls),
-         atomic_load(&killed), atomic_load(&cancelled));
+  printf(
+      "%lu calls, %lu of them sent ahead, %lu cancelled, %lu callers killed\n",
+      atomic_load(&calls), atomic_load(&fake_worker_offers),
+      atomic_load(&cancelled), atomic_load(&killed));
   fake_free_processes();
   return 0;
 }

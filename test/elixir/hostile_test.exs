@@ -278,9 +278,12 @@ defmodule Snakepit.HostileTest do
     end
   end
 
-  test "a key that stands twice in a map has its last value" do
+  test "a key that stands twice in a map is an error in CBOR, in plain JSON the last counts" do
     start_hostile("cbor_duplicate")
-    assert call() == {:ok, %{"a" => 2}}
+    [{first, _}] = os_processes()
+    assert {:error, %Error{category: :worker, details: %{reason: {:decode, text}}}} = call()
+    assert text =~ "twice"
+    assert call() == {:ok, first}
     assert Native.json_decode(~s({"a":1,"a":2})) == {:ok, %{"a" => 2}}
     assert_no_message()
   end

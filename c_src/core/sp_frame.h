@@ -22,20 +22,24 @@ enum sp_frame_kind {
   SP_FRAME_CALL = 1,   /* an ExecuteToolRequest; `stream` says which method */
   SP_FRAME_CANCEL = 2, /* nobody waits for this call any more; empty */
   SP_FRAME_CREDIT = 3, /* so many more chunks may come; 4 bytes */
-  SP_FRAME_PING = 4,   /* answered by PONG with the same id and payload */
+  SP_FRAME_PING = 4,   /* answered by PONG with the same id; empty */
   SP_FRAME_INPUT = 5,  /* a ToolChunk with an input of the call; is_final and
                           no value after the last. Only what was asked for. */
   SP_FRAME_OFFER = 7,  /* a CALL that is run only by who takes its claim
                           (sp_claim.h), and gets no answer otherwise. Only for
                           workers that run one call at a time. */
   /* worker to BEAM */
-  SP_FRAME_ANSWER = 16, /* an ExecuteToolResponse: the end of a call, after
-                           its last chunk; the tool has let go of the worker.
-                           Every CALL gets exactly one. */
-  SP_FRAME_CHUNK = 17,  /* a ToolChunk of a stream */
-  SP_FRAME_PONG = 18,
+  SP_FRAME_ANSWER = 16,      /* an ExecuteToolResponse: the end of a call, after
+                                its last chunk; the tool has let go of the worker.
+                                Every CALL gets exactly one. */
+  SP_FRAME_CHUNK = 17,       /* a ToolChunk of a stream */
+  SP_FRAME_PONG = 18,        /* empty, or SP_FRAME_PONG_BYTES: for how many
+                                milliseconds the worker's interpreter has been asked in
+                                vain to let another thread in; little endian */
   SP_FRAME_INPUT_CREDIT = 19 /* so many more inputs may come; 4 bytes */
 };
+
+#define SP_FRAME_PONG_BYTES 8
 
 typedef struct sp_frame {
   uint64_t call;

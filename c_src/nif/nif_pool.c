@@ -24,7 +24,11 @@ ErlNifResourceType *nif_pool_type;
 typedef struct job {
   sp_dispatch_event event;
   nif_slot *slot; /* kept, for SP_DISPATCH_START */
+<<<<<<< HEAD
   bool posted;    /* it is with its worker already */
+=======
+  bool full;      /* with it the slot has no room left, and wants to know */
+>>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
 } job;
 
 #define BATCH 32
@@ -35,6 +39,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
   while (n < BATCH && sp_dispatch_next_event(pool->dispatch, &jobs[n].event)) {
     sp_dispatch_event *event = &jobs[n].event;
     jobs[n].slot = NULL;
+    jobs[n].full = false;
     if (event->kind != SP_DISPATCH_RELEASE) /* that brings its own */
       enif_keep_resource(event->user);
     if (event->kind == SP_DISPATCH_START ||
@@ -48,7 +53,11 @@ static size_t collect(nif_pool *pool, job *jobs) {
       nif_call *call = event->user;
       call->slot = jobs[n].slot;
       enif_keep_resource(call->slot);
+<<<<<<< HEAD
       jobs[n].posted = nif_local_post(call);
+=======
+      jobs[n].full = nif_slot_is_full(call->slot);
+>>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
     }
     n++;
   }
@@ -100,7 +109,13 @@ static void run(job *j, ErlNifEnv *env) {
   switch (j->event.kind) {
   case SP_DISPATCH_START:
     if (j->slot != NULL)
+<<<<<<< HEAD
       nif_call_start(call, env, j->posted);
+=======
+      nif_call_start(call, env);
+    if (j->full)
+      nif_slot_tell_full(j->slot, env);
+>>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
     break;
   case SP_DISPATCH_ANSWER:
     answer(call, &j->event, env);
@@ -175,7 +190,17 @@ void nif_pool_complete(nif_call *call, ErlNifEnv *env) {
    * slot went. */
   (void)sp_dispatch_complete(pool->dispatch, call->req, sp_reactor_now(),
                              &owed);
+  /* The call may be gone when the lock is. */
+  nif_slot *slot = call->slot;
+  if (slot != NULL && nif_slot_has_served(slot))
+    enif_keep_resource(slot);
+  else
+    slot = NULL;
   nif_pool_leave(pool, env);
+  if (slot != NULL) {
+    nif_slot_tell_served(slot, env);
+    enif_release_resource(slot);
+  }
 }
 
 void nif_pool_cancel(nif_call *call, ErlNifEnv *env) {

@@ -236,8 +236,8 @@ static void take_credit(sp_link *link, const sp_frame *frame) {
   sp_link_notify(link, SP_WAIT_CREDIT, job);
 }
 
-static void owe(sp_link *link, uint8_t kind, uint64_t call,
-                const uint8_t *bytes, size_t len) {
+void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
+                 const uint8_t *bytes, size_t len) {
   sp_owed *owed = malloc(sizeof *owed + len);
   if (owed == NULL) {
     sp_link_abandon_locked(link, 1, NO_MEMORY);
@@ -269,7 +269,7 @@ void sp_link_refuse(sp_link *link, uint64_t call, const char *message) {
   if (err == SP_OK)
     err = sp_bridge_put_error(&response, (sp_slice){json.data, json.len});
   if (err == SP_OK)
-    owe(link, SP_FRAME_ANSWER, call, response.data, response.len);
+    sp_link_owe(link, SP_FRAME_ANSWER, call, response.data, response.len);
   else
     sp_link_abandon_locked(link, 1, NO_MEMORY);
   sp_buf_free(&json);
@@ -305,7 +305,7 @@ bool sp_link_read(sp_link *link) {
     sp_link_take_input(link, &frame);
     break;
   case SP_FRAME_PING:
-    owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
+    sp_link_pinged(link, frame.call);
     break;
   default:
     sp_link_abandon_locked(link, 1, BAD_FRAME);

@@ -113,7 +113,7 @@ typedef struct sp_dispatch_stats {
 } sp_dispatch_stats;
 
 typedef struct sp_dispatch_slot_state {
-  uint32_t load;
+  uint32_t load; /* what lies ahead included */
   uint32_t capacity;
   uint64_t served;    /* requests that it is done with */
   size_t sessions;    /* that are remembered to have it */

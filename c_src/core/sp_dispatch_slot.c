@@ -135,15 +135,11 @@ int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
     d->free_slots = slot->next;
   else if ((slot = sp_mem_alloc(d->mem, sizeof *slot)) == NULL)
     return SP_ERR_NOMEM;
-<<<<<<< HEAD
   /* Not known to be quick. */
   *slot = (sp_slot){.id = ++d->last_slot,
                     .capacity = capacity,
+                    .idle_since = d->now,
                     .pace = 16 * d->config.ahead_ns};
-=======
-  *slot = (sp_slot){
-      .id = ++d->last_slot, .capacity = capacity, .idle_since = d->now};
->>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
   sp_map_put(&d->slots, &slot->node, (const uint8_t *)&slot->id,
              sizeof slot->id);
   *out = slot->id;
@@ -213,7 +209,7 @@ int sp_dispatch_slot_info(sp_dispatch *d, sp_slot_id slot, int64_t now,
     return SP_ERR_NOTFOUND;
   /* A pool without calls forgets no sessions otherwise. */
   sp_session_expire(d, 64);
-  *out = (sp_dispatch_slot_state){.load = found->load,
+  *out = (sp_dispatch_slot_state){.load = found->load + found->ahead_count,
                                   .capacity = found->capacity,
                                   .served = found->served,
                                   .sessions = found->sessions,

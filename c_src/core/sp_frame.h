@@ -33,12 +33,12 @@ enum sp_frame_kind {
                                 its last chunk; the tool has let go of the worker.
                                 Every CALL gets exactly one. */
   SP_FRAME_CHUNK = 17,       /* a ToolChunk of a stream */
-  SP_FRAME_PONG = 18,        /* empty, or SP_FRAME_PONG_BYTES: for how many
-                                milliseconds the worker's interpreter has been asked in
-                                vain to let another thread in; little endian */
+  SP_FRAME_PONG = 18,        /* empty, or SP_FRAME_PONG_BYTES */
   SP_FRAME_INPUT_CREDIT = 19 /* so many more inputs may come; 4 bytes */
 };
 
+/* For how many milliseconds the worker's interpreter has been asked in vain to
+ * let another thread in; little endian. */
 #define SP_FRAME_PONG_BYTES 8
 
 typedef struct sp_frame {

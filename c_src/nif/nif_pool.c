@@ -24,11 +24,8 @@ ErlNifResourceType *nif_pool_type;
 typedef struct job {
   sp_dispatch_event event;
   nif_slot *slot; /* kept, for SP_DISPATCH_START */
-<<<<<<< HEAD
   bool posted;    /* it is with its worker already */
-=======
   bool full;      /* with it the slot has no room left, and wants to know */
->>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
 } job;
 
 #define BATCH 32
@@ -53,11 +50,8 @@ static size_t collect(nif_pool *pool, job *jobs) {
       nif_call *call = event->user;
       call->slot = jobs[n].slot;
       enif_keep_resource(call->slot);
-<<<<<<< HEAD
       jobs[n].posted = nif_local_post(call);
-=======
       jobs[n].full = nif_slot_is_full(call->slot);
->>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
     }
     n++;
   }
@@ -109,13 +103,9 @@ static void run(job *j, ErlNifEnv *env) {
   switch (j->event.kind) {
   case SP_DISPATCH_START:
     if (j->slot != NULL)
-<<<<<<< HEAD
       nif_call_start(call, env, j->posted);
-=======
-      nif_call_start(call, env);
     if (j->full)
       nif_slot_tell_full(j->slot, env);
->>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
     break;
   case SP_DISPATCH_ANSWER:
     answer(call, &j->event, env);

@@ -285,23 +285,18 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   enif_keep_resource(call); /* the dispatcher's */
   enif_mutex_lock(pool->lock);
   bool closed = pool->closed;
-<<<<<<< HEAD
-  nif_slot *speaking = nif_local_speaking(pool);
-  int err = sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  bool crowded = sp_dispatch_under_way(pool->dispatch) > CROWD;
-  nif_pool_leave(pool, env);
-  if (speaking != NULL)
-    nif_local_listen(speaking, hold ? call : NULL, env);
-=======
   bool draining = pool->draining;
+  nif_slot *speaking = nif_local_speaking(pool);
   int err = draining
                 ? SP_ERR_NOTREADY
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
+  bool crowded = sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
   nif_pool_leave(pool, env);
   if (is_short)
     nif_pool_tell_short(pool, env);
->>>>>>> 6d27e80 (Pings say whether the interpreter lets others in, slots and pools say what they are asked)
+  if (speaking != NULL)
+    nif_local_listen(speaking, hold ? call : NULL, env);
   if (err == SP_OK) {
     if (hold && !crowded && nif_call_awaitable(call))
       nif_local_await(call, env);

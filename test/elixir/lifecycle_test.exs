@@ -183,7 +183,8 @@ defmodule Snakepit.LifecycleTest do
       assert %{reason: :memory_threshold, memory_mb: mb, memory_threshold_mb: 150} =
                found = event(events, @recycled)
 
-      assert mb >= 200 and found.measurements.memory_mb == mb
+      # It is looked at while it grows.
+      assert mb >= 150 and found.measurements.memory_mb == mb
       assert worker_pid() != pid
       assert %{default: 1} = LifecycleManager.memory_recycle_counts()
       assert %{memory_recycles_by_pool: %{default: 1}} = LifecycleManager.get_stats()

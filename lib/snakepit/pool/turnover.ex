@@ -7,8 +7,9 @@ defmodule Snakepit.Pool.Turnover do
   # nothing new, finishes, ends. In one pool one replacement starts at a time, and
   # few workers retire at a time, so that it hardly grows meanwhile.
 
-  alias Snakepit.{Config, GRPCWorker}
+  alias Snakepit.{Config, GRPCWorker, Native}
   alias Snakepit.Pool.{Roster, WorkerSupervisor}
+  alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.LifecycleConfig
 
   # One in so many workers of a pool may be on its way out for others to follow.
@@ -172,6 +173,7 @@ defmodule Snakepit.Pool.Turnover do
     Enum.reduce(ids, state, fn id, state ->
       case state.pools[name].workers[id] do
         {:ready, pid} ->
+          close(id)
           :ok = GRPCWorker.retire(pid, reason)
           update_in(state.pools[name], &Roster.retire(&1, id))
 
@@ -188,6 +190,12 @@ defmodule Snakepit.Pool.Turnover do
           state
       end
     end)
+  end
+
+  # At once: who hears that it has retired relies on it.
+  defp close(id) do
+    with {:ok, %{slot: slot}} when slot != nil <- Workers.get_worker_metadata(id),
+         do: Native.slot_set_state(slot, :draining)
   end
 
   # Stopping takes as long as the process has to end.

@@ -51,6 +51,16 @@ defmodule Snakepit.Telemetry do
   @spec execute(event_name, map, map) :: :ok
   def execute(event, measurements, metadata \\ %{})
       when is_list(event) and is_map(measurements) and is_map(metadata) do
+    case :persistent_term.get(Dispatcher, nil) do
+      %{^event => _} -> Dispatcher.execute(event, measurements, metadata)
+      table when is_map(table) -> :ok
+      nil -> first(event, measurements, metadata)
+      telemetry -> telemetry.execute(event, measurements, metadata)
+    end
+  end
+
+  # Which of the two it is has to be found out.
+  defp first(event, measurements, metadata) do
     case Dispatcher.backend() do
       nil -> Dispatcher.execute(event, measurements, metadata)
       telemetry -> telemetry.execute(event, measurements, metadata)

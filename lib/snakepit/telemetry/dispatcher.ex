@@ -4,16 +4,17 @@ defmodule Snakepit.Telemetry.Dispatcher do
   # that every process reads without asking another one, %{event => handlers}.
   # Handlers come and go rarely; whoever changes the term holds a lock.
 
-  @table {__MODULE__, :handlers}
-  @backend {__MODULE__, :backend}
+  # Under this key: the module telemetry where it is there, else that map.
+  @key __MODULE__
   @failure [:telemetry, :handler, :failure]
 
-  @doc "The module `:telemetry` where it is there, found once; else nil."
+  @doc "The module `:telemetry` where it is there, else nil."
   @spec backend() :: module | nil
   def backend do
-    case :persistent_term.get(@backend, :unknown) do
-      :unknown -> find_backend()
-      backend -> backend
+    case :persistent_term.get(@key, nil) do
+      table when is_map(table) -> nil
+      nil -> find_backend()
+      module -> module
     end
   end
 
@@ -23,16 +24,29 @@ defmodule Snakepit.Telemetry.Dispatcher do
       Code.ensure_loaded?(:telemetry) and
         match?({:ok, _}, Application.ensure_all_started(:telemetry))
 
-    backend = if there?, do: :telemetry
-    :persistent_term.put(@backend, backend)
-    backend
+    :global.trans({@key, self()}, fn -> settle(there?) end, [node()])
+  end
+
+  # Whoever comes second finds what the first has put there.
+  defp settle(there?) do
+    case :persistent_term.get(@key, nil) do
+      nil ->
+        :persistent_term.put(@key, if(there?, do: :telemetry, else: %{}))
+        if there?, do: :telemetry
+
+      table when is_map(table) ->
+        nil
+
+      module ->
+        module
+    end
   end
 
   @spec handlers(list) :: [map]
   def handlers(event) do
-    case :persistent_term.get(@table, nil) do
-      nil -> []
-      table -> Map.get(table, event, [])
+    case :persistent_term.get(@key, nil) do
+      %{^event => handlers} -> handlers
+      _ -> []
     end
   end
 
@@ -108,10 +122,17 @@ defmodule Snakepit.Telemetry.Dispatcher do
 
   @spec list_handlers([atom]) :: [map]
   def list_handlers(prefix) do
-    for {event, handlers} <- :persistent_term.get(@table, %{}),
+    for {event, handlers} <- table(),
         List.starts_with?(event, prefix),
         handler <- handlers,
         do: handler
+  end
+
+  defp table do
+    case :persistent_term.get(@key, nil) do
+      table when is_map(table) -> table
+      _ -> %{}
+    end
   end
 
   defp known?(table, id) do
@@ -120,11 +141,11 @@ defmodule Snakepit.Telemetry.Dispatcher do
 
   defp update(fun) do
     :global.trans(
-      {__MODULE__, self()},
+      {@key, self()},
       fn ->
-        before = :persistent_term.get(@table, %{})
+        before = table()
         {result, table} = fun.(before)
-        if table != before, do: :persistent_term.put(@table, table)
+        if table != before, do: :persistent_term.put(@key, table)
         result
       end,
       [node()]

@@ -472,7 +472,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_cast({:retire, reason}, %State{phase: :ready} = state) do
-    for slot <- List.wrap(state.slot), do: Native.slot_set_state(slot, :draining)
+    _ = state.slot && Native.slot_set_state(state.slot, :draining)
     until = System.monotonic_time(:millisecond) + Defaults.lifecycle_drain_timeout_ms()
     state = %{state | phase: :retiring, retiring: %{reason: reason, until: until}}
     {:noreply, look_again(state)}

@@ -158,14 +158,15 @@ defmodule Snakepit.HeartbeatMonitor do
 
   def handle_info({:overdue, ping}, %{ping: ping} = state), do: overdue(state)
 
-  # The sender of a ping ends with what came of it.
-  def handle_info({:DOWN, ref, :process, _pid, reason}, %{sender: {_, ref}} = state) do
-    case reason do
-      {:sent, :ok} -> {:noreply, %{state | sender: nil}}
-      {:sent, {:error, why}} -> {:noreply, %{state | sender: nil, reason: why}}
-      other -> {:noreply, %{state | sender: nil, reason: other}}
-    end
-  end
+  # What came of a ping is told by its sender, unless that was killed.
+  def handle_info({:sent, pid, {:error, why}}, %{sender: {pid, _}} = state),
+    do: {:noreply, %{state | reason: why}}
+
+  def handle_info({:DOWN, ref, :process, _pid, :normal}, %{sender: {_, ref}} = state),
+    do: {:noreply, %{state | sender: nil}}
+
+  def handle_info({:DOWN, ref, :process, _pid, reason}, %{sender: {_, ref}} = state),
+    do: {:noreply, %{state | sender: nil, reason: reason}}
 
   def handle_info({:DOWN, _ref, :process, pid, reason}, %{worker_pid: pid} = state),
     do: {:stop, if(planned?(reason), do: :normal, else: {:shutdown, :worker_down}), state}
@@ -234,12 +235,11 @@ defmodule Snakepit.HeartbeatMonitor do
     fun = state.ping_fun
     state = stop_sender(state)
 
-    # The exit reason is the result: nothing else of it reaches the mailbox.
     sender =
       spawn_monitor(fn ->
         result = attempt(fun, timestamp)
         forward_pongs(monitor)
-        exit({:sent, result})
+        send(monitor, {:sent, self(), result})
       end)
 
     %{state | sender: sender}

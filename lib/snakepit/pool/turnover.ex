@@ -173,7 +173,7 @@ defmodule Snakepit.Pool.Turnover do
     Enum.reduce(ids, state, fn id, state ->
       case state.pools[name].workers[id] do
         {:ready, pid} ->
-          close(id)
+          _ = close(id)
           :ok = GRPCWorker.retire(pid, reason)
           update_in(state.pools[name], &Roster.retire(&1, id))
 

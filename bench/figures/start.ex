@@ -1,8 +1,10 @@
 defmodule Bench.Figures.Start do
   @moduledoc false
-  # Many workers at a time, and one in place of a killed one.
+  # Many workers at a time, one in place of a killed one, and one after the other
+  # in place of those that serve.
 
   alias Bench.{Load, Pools, Raw, Recorder, Stats}
+  alias Snakepit.Worker.LifecycleManager
 
   @spec run(:local | :grpc, map) :: :ok
   def run(carrier, ctx) do
@@ -11,6 +13,7 @@ defmodule Bench.Figures.Start do
     many(carrier, false, if(ctx.quick, do: 8, else: 20))
     replacement(carrier, true, times)
     replacement(carrier, false, times)
+    recycling(carrier, if(ctx.quick, do: 2, else: 10))
   end
 
   # Workers are forked unless they cannot be, or `prefork: false` is asked for.
@@ -114,6 +117,45 @@ defmodule Bench.Figures.Start do
         Process.sleep(1)
         until_other(old, start, until, failed + 1)
     end
+  end
+
+  @callers 16
+
+  defp recycling(carrier, times) do
+    Pools.ensure(carrier, 2)
+    over = :atomics.new(1, [])
+    tasks = for _ <- 1..@callers, do: Task.async(fn -> call_on(over, 0, 0) end)
+
+    {durations, conditions} = Recorder.measure(fn -> for _ <- 1..times, do: recycled() end)
+
+    :atomics.put(over, 1, 1)
+    {calls, failed} = tasks |> Task.await_many(180_000) |> Enum.unzip()
+
+    Recorder.figure(
+      %{
+        id: "recycling",
+        group: :start,
+        label: "one of 2 recycled under load: until another has its place",
+        carrier: carrier,
+        at: %{callers: @callers},
+        value: Stats.median(durations),
+        unit: :us,
+        note: "#{Enum.sum(failed)} failed calls of #{Enum.sum(calls)}"
+      },
+      conditions
+    )
+  end
+
+  defp recycled do
+    start = now()
+    [id | _] = Snakepit.list_workers()
+    :ok = LifecycleManager.recycle_worker(:default, id)
+    (now() - start) / 1000
+  end
+
+  defp call_on(over, calls, failed) do
+    failed = if match?({:ok, _}, Load.ping()), do: failed, else: failed + 1
+    if :atomics.get(over, 1) == 0, do: call_on(over, calls + 1, failed), else: {calls + 1, failed}
   end
 
   defp worker do

@@ -176,6 +176,7 @@ int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
     d->stats.completed++;
   sp_slot *slot = r->slot;
   sp_ahead_pace(d, slot);
+  slot->served++;
   sp_slot_finish(d, r);
   sp_ahead_since(d, slot);
   sp_slot_fill(d, slot);
@@ -252,6 +253,7 @@ void sp_dispatch_close(sp_dispatch *d) {
 size_t sp_dispatch_under_way(const sp_dispatch *d) {
   return d->stats.queued + d->stats.running;
 }
+bool sp_dispatch_is_short(const sp_dispatch *d) { return d->round != NULL; }
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out) {
   *out = d->stats;

@@ -112,6 +112,14 @@ typedef struct sp_dispatch_stats {
   size_t slots_available; /* ready and with room */
 } sp_dispatch_stats;
 
+typedef struct sp_dispatch_slot_state {
+  uint32_t load; /* what lies ahead included */
+  uint32_t capacity;
+  uint64_t served;    /* requests that it is done with */
+  size_t sessions;    /* that are remembered to have it */
+  int64_t idle_since; /* when its load became 0, or it was added */
+} sp_dispatch_slot_state;
+
 /* SP_ERR_NOMEM. */
 int sp_dispatch_new(const sp_mem *mem, const sp_dispatch_config *config,
                     sp_dispatch **out);
@@ -175,6 +183,9 @@ int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
                                enum sp_slot_state state, int64_t now);
 /* Requests booked on it, or SP_ERR_NOTFOUND. */
 int sp_dispatch_slot_load(const sp_dispatch *d, sp_slot_id slot);
+/* SP_ERR_NOTFOUND. */
+int sp_dispatch_slot_info(sp_dispatch *d, sp_slot_id slot, int64_t now,
+                          sp_dispatch_slot_state *out);
 
 /* Ties a pointer of the owner's to a slot. SP_ERR_NOTFOUND. */
 int sp_dispatch_slot_tie(sp_dispatch *d, sp_slot_id slot, void *user);
@@ -200,6 +211,8 @@ int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event);
 
 /* Requests that wait or run. */
 size_t sp_dispatch_under_way(const sp_dispatch *d);
+/* Whether a request waits that one more slot could run. */
+bool sp_dispatch_is_short(const sp_dispatch *d);
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out);
 

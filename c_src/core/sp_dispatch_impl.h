@@ -93,6 +93,9 @@ struct sp_slot {
   sp_slot *next; /* in |by_load|, or in the list of free ones */
   sp_request_list running;
   sp_heap pinned; /* sessions with requests that wait for this slot */
+  uint64_t served;
+  size_t sessions;    /* whose |slot| it is, and was not lost since */
+  int64_t idle_since; /* of use while |load| is 0 */
   void *user;
 
   sp_request_list ahead;

@@ -28,6 +28,9 @@ static void unused_unlink(sp_dispatch *d, sp_session *s) {
 
 /* |s| has no requests and is not in the list of unused ones. */
 static void destroy(sp_dispatch *d, sp_session *s) {
+  sp_slot *slot = sp_session_slot(s);
+  if (slot != NULL)
+    slot->sessions--;
   sp_map_take(&d->sessions, &s->node);
   sp_mem_release(d->mem, s);
 }
@@ -103,8 +106,13 @@ void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot) {
     (void)sp_ahead_recall(d, before, s);
   if (s->turn.inside)
     sp_heap_remove(&s->slot->pinned, &s->turn);
+  sp_slot *before = sp_session_slot(s);
+  if (before != NULL)
+    before->sessions--;
   s->slot = slot;
   s->slot_id = slot != NULL ? slot->id : 0;
+  if (slot != NULL)
+    slot->sessions++;
   if (slot != NULL)
     sp_queue_pin(d, s);
   else

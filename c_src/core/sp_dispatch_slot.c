@@ -94,6 +94,8 @@ void sp_slot_finish(sp_dispatch *d, sp_request *r) {
   d->promoted -= r->promoted;
   r->promoted = false;
   set_load(d, slot, slot->load - 1);
+  if (slot->load == 0)
+    slot->idle_since = d->now;
   d->stats.running--;
 }
 
@@ -136,6 +138,7 @@ int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
   /* Not known to be quick. */
   *slot = (sp_slot){.id = ++d->last_slot,
                     .capacity = capacity,
+                    .idle_since = d->now,
                     .pace = 16 * d->config.ahead_ns};
   sp_map_put(&d->slots, &slot->node, (const uint8_t *)&slot->id,
              sizeof slot->id);
@@ -196,6 +199,22 @@ int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
 int sp_dispatch_slot_load(const sp_dispatch *d, sp_slot_id slot) {
   const sp_slot *found = sp_slot_find(d, slot);
   return found != NULL ? (int)found->load : SP_ERR_NOTFOUND;
+}
+
+int sp_dispatch_slot_info(sp_dispatch *d, sp_slot_id slot, int64_t now,
+                          sp_dispatch_slot_state *out) {
+  sp_dispatch_set_now(d, now);
+  const sp_slot *found = sp_slot_find(d, slot);
+  if (found == NULL)
+    return SP_ERR_NOTFOUND;
+  /* A pool without calls forgets no sessions otherwise. */
+  sp_session_expire(d, 64);
+  *out = (sp_dispatch_slot_state){.load = found->load + found->ahead_count,
+                                  .capacity = found->capacity,
+                                  .served = found->served,
+                                  .sessions = found->sessions,
+                                  .idle_since = found->idle_since};
+  return SP_OK;
 }
 
 int sp_dispatch_slot_tie(sp_dispatch *d, sp_slot_id slot, void *user) {

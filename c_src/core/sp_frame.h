@@ -22,7 +22,7 @@ enum sp_frame_kind {
   SP_FRAME_CALL = 1,   /* an ExecuteToolRequest; `stream` says which method */
   SP_FRAME_CANCEL = 2, /* nobody waits for this call any more; empty */
   SP_FRAME_CREDIT = 3, /* so many more chunks may come; 4 bytes */
-  SP_FRAME_PING = 4,   /* answered by PONG with the same id and payload */
+  SP_FRAME_PING = 4,   /* answered by PONG with the same id; empty */
   SP_FRAME_INPUT = 5,  /* a ToolChunk with an input of the call; is_final and
                           no value after the last. Only what was asked for. */
   SP_FRAME_REPLY = 6,  /* to a REQUEST, with its id: a byte, 0 and the method's
@@ -35,13 +35,17 @@ enum sp_frame_kind {
                            its last chunk; the tool has let go of the worker.
                            Every CALL gets exactly one. */
   SP_FRAME_CHUNK = 17,  /* a ToolChunk of a stream */
-  SP_FRAME_PONG = 18,
+  SP_FRAME_PONG = 18,   /* empty, or SP_FRAME_PONG_BYTES */
   SP_FRAME_INPUT_CREDIT = 19,  /* so many more inputs may come; 4 bytes */
   SP_FRAME_REQUEST = 20,       /* the worker calls a method of the BEAM's, under
                                   an id of its own: a byte, the method's place
                                   in the service from 1, and its request */
   SP_FRAME_REQUEST_CANCEL = 21 /* nobody waits for its reply any more; empty */
 };
+
+/* For how many milliseconds the worker's interpreter has been asked in vain to
+ * let another thread in; little endian. */
+#define SP_FRAME_PONG_BYTES 8
 
 typedef struct sp_frame {
   uint64_t call;

@@ -17,6 +17,7 @@
   X(__struct__)                                                                \
   X(binary)                                                                    \
   X(cancelled)                                                                 \
+  X(capacity)                                                                  \
   X(chunk)                                                                     \
   X(closed)                                                                    \
   X(completed)                                                                 \
@@ -32,9 +33,11 @@
   X(full)                                                                      \
   X(grpc)                                                                      \
   X(hint)                                                                      \
+  X(idle_ms)                                                                   \
   X(infinity)                                                                  \
   X(inputs)                                                                    \
   X(listen)                                                                    \
+  X(load)                                                                      \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(nan)                                                                       \
@@ -46,6 +49,7 @@
   X(one)                                                                       \
   X(pong)                                                                      \
   X(pool_closed)                                                               \
+  X(pool_draining)                                                             \
   X(pool_not_initialized)                                                      \
   X(pool_saturated)                                                            \
   X(queue_timeout)                                                             \
@@ -55,12 +59,16 @@
   X(requests)                                                                  \
   X(running)                                                                   \
   X(saturated)                                                                 \
+  X(served)                                                                    \
   X(session_worker_unavailable)                                                \
+  X(sessions)                                                                  \
+  X(short)                                                                     \
   X(slots)                                                                     \
   X(slots_available)                                                           \
   X(slots_busy)                                                                \
   X(slots_lost)                                                                \
   X(snakepit_local)                                                            \
+  X(snakepit_pool)                                                             \
   X(snakepit_request)                                                          \
   X(snakepit_request_cancelled)                                                \
   X(snakepit_requests_closed)                                                  \
@@ -132,6 +140,10 @@ NIF(nif_slot_remove);
 NIF(nif_slot_set_state);
 NIF(nif_slot_load);
 NIF(nif_session_assign);
+NIF(nif_slot_stats);
+NIF(nif_slot_watch);
+NIF(nif_pool_watch);
+NIF(nif_pool_set_draining);
 NIF(nif_submit);
 NIF(nif_call_cancel);
 NIF(nif_call_credit);

@@ -22,6 +22,8 @@ typedef struct nif_pool {
   nif_slot *to_ring; /* local ones whose worker is to hear its bell; kept */
   int64_t armed;     /* when the timer fires; the armed timer keeps the pool */
   bool closed;
+  bool draining;   /* nothing more is taken */
+  bool tell_short; /* the owner wants to know when a request waits */
   sp_reactor_timer timer;
   /* Fixed: */
   ErlNifPid owner;
@@ -57,7 +59,9 @@ struct nif_slot {
   ErlNifEnv *reason_env;
   ERL_NIF_TERM reason; /* why it was removed */
   bool removed;
-  nif_slot *prev; /* in its pool */
+  uint64_t tell_served; /* the worker wants to know of so many; 0: not */
+  bool tell_full;       /* and of the next time that it has no room left */
+  nif_slot *prev;       /* in its pool */
   nif_slot *next;
   bool to_ring;
   nif_slot *ring_next;
@@ -184,6 +188,17 @@ void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why);
 
 /* No more requests go there over its carrier. */
 void nif_slot_disconnect(nif_slot *slot);
+
+/* nif_watch.c ------------------------------------------------------------ */
+
+/* Under the pool's lock: whether somebody is to be told, without it, by the
+ * function that follows. True once for each time that it was asked for. */
+bool nif_pool_is_short(nif_pool *pool);
+void nif_pool_tell_short(nif_pool *pool, ErlNifEnv *env);
+bool nif_slot_is_full(nif_slot *slot);
+void nif_slot_tell_full(nif_slot *slot, ErlNifEnv *env);
+bool nif_slot_has_served(nif_slot *slot);
+void nif_slot_tell_served(nif_slot *slot, ErlNifEnv *env);
 
 extern ErlNifResourceType *nif_channel_type;
 typedef struct nif_channel {

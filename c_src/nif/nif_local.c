@@ -101,13 +101,25 @@ static bool take_ping(nif_link *link) {
   return due;
 }
 
+/* What a pong says: for how long the interpreter has let no other thread in.
+ * Workers without an interpreter say nothing. */
+static uint64_t stuck_ms(const sp_frame *frame) {
+  uint64_t ms = 0;
+  if (frame->len != SP_FRAME_PONG_BYTES)
+    return 0;
+  for (size_t i = SP_FRAME_PONG_BYTES; i > 0; i--)
+    ms = ms << 8 | frame->payload[i - 1];
+  return ms;
+}
+
 static void on_frame(void *user, const sp_frame *frame) {
   if (frame->kind == SP_FRAME_PONG) {
     if (!take_ping(user))
       return; /* the owner's mailbox is not the worker's to fill */
     ErlNifEnv *env = enif_alloc_env();
     tell(user, env,
-         enif_make_tuple2(env, am_pong, enif_make_uint64(env, frame->call)));
+         enif_make_tuple3(env, am_pong, enif_make_uint64(env, frame->call),
+                          enif_make_uint64(env, stuck_ms(frame))));
     return;
   }
   if (frame->kind == SP_FRAME_REQUEST || frame->kind == SP_FRAME_REQUEST_CANCEL)

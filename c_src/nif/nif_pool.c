@@ -27,6 +27,7 @@ typedef struct job {
   sp_dispatch_event event;
   nif_slot *slot; /* kept, for SP_DISPATCH_START */
   bool posted;    /* it is with its worker already */
+  bool full;      /* with it the slot has no room left, and wants to know */
 } job;
 
 #define BATCH 32
@@ -37,6 +38,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
   while (n < BATCH && sp_dispatch_next_event(pool->dispatch, &jobs[n].event)) {
     sp_dispatch_event *event = &jobs[n].event;
     jobs[n].slot = NULL;
+    jobs[n].full = false;
     if (event->kind != SP_DISPATCH_RELEASE) /* that brings its own */
       enif_keep_resource(event->user);
     if (event->kind == SP_DISPATCH_START ||
@@ -51,6 +53,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
       call->slot = jobs[n].slot;
       enif_keep_resource(call->slot);
       jobs[n].posted = nif_local_post(call);
+      jobs[n].full = nif_slot_is_full(call->slot);
     }
     n++;
   }
@@ -103,6 +106,8 @@ static void run(job *j, ErlNifEnv *env) {
   case SP_DISPATCH_START:
     if (j->slot != NULL)
       nif_call_start(call, env, j->posted);
+    if (j->full)
+      nif_slot_tell_full(j->slot, env);
     break;
   case SP_DISPATCH_ANSWER:
     answer(call, &j->event, env);
@@ -179,7 +184,17 @@ void nif_pool_complete(nif_call *call, ErlNifEnv *env) {
    * slot went. */
   (void)sp_dispatch_complete(pool->dispatch, call->req, sp_reactor_now(),
                              &owed);
+  /* The call may be gone when the lock is. */
+  nif_slot *slot = call->slot;
+  if (slot != NULL && nif_slot_has_served(slot))
+    enif_keep_resource(slot);
+  else
+    slot = NULL;
   nif_pool_leave(pool, env);
+  if (slot != NULL) {
+    nif_slot_tell_served(slot, env);
+    enif_release_resource(slot);
+  }
 }
 
 void nif_pool_cancel(nif_call *call, ErlNifEnv *env) {

@@ -290,10 +290,16 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   enif_keep_resource(call); /* the dispatcher's */
   enif_mutex_lock(pool->lock);
   bool closed = pool->closed;
+  bool draining = pool->draining;
   nif_slot *speaking = nif_local_speaking(pool);
-  int err = sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
+  int err = draining
+                ? SP_ERR_NOTREADY
+                : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
   bool crowded = sp_dispatch_under_way(pool->dispatch) > CROWD;
+  bool is_short = nif_pool_is_short(pool);
   nif_pool_leave(pool, env);
+  if (is_short)
+    nif_pool_tell_short(pool, env);
   if (speaking != NULL)
     nif_local_listen(speaking, hold ? call : NULL, env);
   if (err == SP_OK) {
@@ -307,7 +313,9 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
     return enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
   }
   enif_release_resource(call);
-  return nif_make_error(env, closed ? am_pool_closed : refusal(err));
+  if (closed || draining)
+    return nif_make_error(env, closed ? am_pool_closed : am_pool_draining);
+  return nif_make_error(env, refusal(err));
 }
 
 /* Fills in what the call keeps of the submission. */

@@ -27,6 +27,12 @@ static void tell_cancelled(void *user, uint64_t number) {
   PyGILState_Release(state);
 }
 
+/* The same. It comes back when the thread that runs Python lets others in. */
+static void get_in(void *user) {
+  (void)user;
+  PyGILState_Release(PyGILState_Ensure());
+}
+
 static int hex_digit(char c) {
   if (c >= '0' && c <= '9')
     return c - '0';
@@ -56,7 +62,8 @@ static int link_init(PyObject *object, PyObject *args, PyObject *kwargs) {
   uint8_t token[SP_LINK_TOKEN];
   char why[SP_LINK_WHY];
   int threaded, result;
-  sp_link_config config = {.cancelled = tell_cancelled, .user = self};
+  sp_link_config config = {
+      .cancelled = tell_cancelled, .probe = get_in, .user = self};
   PyObject *on_cancel;
   if (kwargs != NULL && PyDict_Size(kwargs) != 0) {
     PyErr_SetString(PyExc_TypeError, "Link takes no keyword arguments");
@@ -172,6 +179,20 @@ static PyObject *link_stop(PyObject *object, PyObject *args) {
   Py_RETURN_NONE;
 }
 
+/* expect_pings(timeout_ms, max_missed): see sp_link_expect_pings. */
+static PyObject *link_expect_pings(PyObject *object, PyObject *args) {
+  ext_link *self = (ext_link *)object;
+  int timeout, missed;
+  if (!PyArg_ParseTuple(args, "ii", &timeout, &missed) || !check_open(self))
+    return NULL;
+  if (timeout < 0) {
+    PyErr_SetString(PyExc_ValueError, "timeout_ms is negative");
+    return NULL;
+  }
+  sp_link_expect_pings(self->connection, timeout, missed);
+  Py_RETURN_NONE;
+}
+
 /* ended(): the exit status and, for a broken BEAM, why. */
 static PyObject *link_ended(PyObject *object, PyObject *unused) {
   (void)unused;
@@ -193,6 +214,7 @@ static PyObject *get_signal_fd(PyObject *object, void *unused) {
 static PyMethodDef methods[] = {
     {"take", link_take, METH_O, NULL},
     {"stop", link_stop, METH_VARARGS, NULL},
+    {"expect_pings", link_expect_pings, METH_VARARGS, NULL},
     {"ended", link_ended, METH_NOARGS, NULL},
     {"close", link_close, METH_NOARGS, NULL},
     {"request", ext_link_request, METH_VARARGS, NULL},

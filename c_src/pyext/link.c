@@ -181,6 +181,7 @@ static void forget_in_child(void) {
   link->closing = true;
   link->messenger = false;
   link->kept = 0;
+  link->probe_since = 0;
   atomic_store(&link->gone, true);
 }
 
@@ -302,7 +303,7 @@ void sp_link_close(sp_link *link) {
     pthread_cond_wait(&link->messenger_gone, &link->lock);
   link->closing = true;
   link->released = true;
-  while (link->messenger)
+  while (link->messenger || link->probe_since != 0)
     pthread_cond_wait(&link->messenger_gone, &link->lock);
   pthread_mutex_unlock(&link->lock);
   if (link->socket >= 0) { /* else we are the child of a fork */

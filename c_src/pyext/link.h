@@ -35,6 +35,9 @@ typedef struct sp_link_config {
   /* As interrupt_signal for calls that other threads run. Called on a thread
    * that may wait; no two at a time. */
   void (*cancelled)(void *user, uint64_t call);
+  /* Returns when the interpreter has let this thread in. Called, on a thread
+   * that may wait, for a ping that comes while calls run. */
+  void (*probe)(void *user);
   void *user;
 } sp_link_config;
 
@@ -62,6 +65,9 @@ void sp_link_stop(sp_link *link, int status, int grace_ms);
 /* The same for a BEAM that is gone or breaks the protocol: nothing is sent
  * any more. |why| is static. */
 void sp_link_abandon(sp_link *link, int status, const char *why);
+/* From the first ping on the BEAM has to send one in every |timeout_ms|: after
+ * |max_missed| times without one it is taken to be gone. 0: never. */
+void sp_link_expect_pings(sp_link *link, int timeout_ms, int max_missed);
 /* Why and with which status it was ended; NULL for a plain stop. */
 const char *sp_link_ended(sp_link *link, int *status);
 

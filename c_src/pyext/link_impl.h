@@ -121,8 +121,14 @@ struct sp_link {
   uint64_t *cancels; /* for config.cancelled */
   size_t cancel_count;
   size_t cancel_cap;
-  pthread_cond_t messenger_gone; /* or |kept| is 0 */
+  pthread_cond_t messenger_gone; /* or |kept| is 0, or the probe is gone */
   size_t kept;                   /* sp_job_keep without its release */
+  int64_t probe_since;           /* the thread that calls config.probe exists */
+  int64_t ping_window;           /* a ping is due in each; 0: none is */
+  int64_t ping_look;             /* the end of this one; 0 before the first */
+  int pings_missed;              /* windows without one, in a row */
+  int pings_max;
+  bool pinged; /* in this window */
   const char *why;
   int64_t deadline; /* then the process is ended */
   int status;
@@ -130,7 +136,7 @@ struct sp_link {
   bool one_cpu;
   bool asleep;        /* the BEAM is to ring */
   bool main_poked;    /* signal handlers wait for the main thread */
-  bool watcher_waits; /* without an end */
+  bool watcher_waits; /* for long */
   bool messenger;     /* the thread that calls config.cancelled exists */
   bool closing;
   bool released;    /* sp_link_close has been called */
@@ -156,6 +162,13 @@ void sp_link_cancel_job(sp_link *link, sp_job *job);
 /* A signal that comes just before a system call does not end it: more are
  * sent. When the next is due; 0 for never. */
 int64_t sp_link_insist(sp_link *link);
+/* A ping has come: answers it. */
+void sp_link_pinged(sp_link *link, uint64_t id);
+/* Looks whether pings come. When it looks again; 0 for never. */
+int64_t sp_link_listen(sp_link *link);
+/* Owes the BEAM a frame. */
+void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
+                 const uint8_t *bytes, size_t len);
 /* Puts a job without references away. */
 void sp_link_recycle(sp_link *link, sp_job *job);
 /* A frame to be sent by whoever reads next. */

@@ -311,7 +311,7 @@ bool sp_link_read(sp_link *link) {
     sp_link_take_input(link, &frame);
     break;
   case SP_FRAME_PING:
-    sp_link_owe(link, SP_FRAME_PONG, frame.call, frame.payload, frame.len);
+    sp_link_pinged(link, frame.call);
     break;
   case SP_FRAME_REPLY:
     sp_link_take_reply(link, &frame);

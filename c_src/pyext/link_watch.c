@@ -141,16 +141,23 @@ static plan plan_of(sp_link *link, uint64_t *seen, int64_t *tick) {
   return (plan){*tick, false};
 }
 
-/* The same, but awake in time for the next signal to the main thread. */
-static plan make_plan(sp_link *link, uint64_t *seen, int64_t *tick) {
-  plan next = plan_of(link, seen, tick);
-  int64_t due = sp_link_insist(link);
-  if (due == 0 || next.wait == 0)
-    return next;
+/* Not later than |due|; 0 for never. */
+static void bring_forward(plan *next, int64_t due) {
+  if (due == 0 || next->wait == 0)
+    return;
   int64_t wait = due - sp_link_now();
   wait = wait > 1 ? wait : 1;
-  if (next.wait == FOREVER || wait < next.wait)
-    next.wait = wait;
+  if (next->wait == FOREVER || wait < next->wait)
+    next->wait = wait;
+}
+
+/* The same, but awake in time for the next signal to the main thread, and to
+ * see whether pings come. */
+static plan make_plan(sp_link *link, uint64_t *seen, int64_t *tick) {
+  int64_t listen = sp_link_listen(link);
+  plan next = plan_of(link, seen, tick);
+  bring_forward(&next, sp_link_insist(link));
+  bring_forward(&next, listen);
   return next;
 }
 
@@ -197,7 +204,7 @@ static void wait_for(sp_link *link, plan next) {
       [BELL] = {.fd = next.bell ? link->own_bell : -1, .events = POLLIN}};
   struct timespec time = {.tv_sec = next.wait / 1000000000,
                           .tv_nsec = next.wait % 1000000000};
-  link->watcher_waits = next.wait == FOREVER;
+  link->watcher_waits = next.wait == FOREVER || next.wait > TICK_LAST_NS;
   pthread_mutex_unlock(&link->lock);
   int n = ppoll(fds, FD_COUNT, next.wait == FOREVER ? NULL : &time, NULL);
   pthread_mutex_lock(&link->lock);

@@ -57,6 +57,7 @@ defmodule Snakepit.Config do
   def normalize_pool_config(config) do
     config = config |> Map.new() |> rename(:env, :adapter_env)
     explicit = Map.has_key?(config, :startup_batch_size)
+    sized? = Map.get(config, :pool_size) != nil
 
     %{
       worker_profile: Defaults.default_worker_profile(),
@@ -83,8 +84,33 @@ defmodule Snakepit.Config do
     |> Map.update!(:worker_profile, &known_atom(&1, @profiles))
     |> Map.update!(:transport, &known_atom(&1, @transports))
     |> Map.update!(:adapter_env, &env_list/1)
+    |> sizes(sized?)
     |> Map.put(:heartbeat, Map.merge(heartbeat_defaults(), heartbeat(config[:heartbeat])))
   end
+
+  # A pool whose size is not fixed starts with as few workers as it may have,
+  # unless it says with how many.
+  defp sizes(config, sized?) do
+    size = config.pool_size
+
+    case {config[:min_size], config[:max_size]} do
+      {nil, nil} -> Map.merge(config, %{min_size: size, max_size: size})
+      {nil, _max} -> Map.put(config, :min_size, if(sized?, do: size, else: 1))
+      {min, nil} -> Map.put(config, :max_size, max_of(size, min))
+      {_min, _max} -> config
+    end
+    |> start_size(sized?)
+    |> Map.put_new(:idle_timeout, Defaults.pool_idle_timeout_ms())
+  end
+
+  defp start_size(%{min_size: min} = config, false) when is_integer(min) and min > 0,
+    do: %{config | pool_size: min}
+
+  defp start_size(config, _sized?), do: config
+
+  # What is no number is for the check to say.
+  defp max_of(size, min) when is_integer(size) and is_integer(min), do: max(size, min)
+  defp max_of(size, _min), do: size
 
   @doc "One pool, complete, or what is wrong with it."
   @spec validate_pool_config(map | keyword) :: {:ok, pool_config} | {:error, term}
@@ -101,9 +127,20 @@ defmodule Snakepit.Config do
     end
   end
 
+  @doc "The module of the pool's worker profile; a module of the user's is itself."
+  @spec get_profile_module(map) :: module
+  def get_profile_module(config) do
+    case config[:worker_profile] do
+      profile when profile in [nil, :process, "process"] -> Snakepit.WorkerProfile.Process
+      profile when profile in [:thread, "thread"] -> Snakepit.WorkerProfile.Thread
+      module -> module
+    end
+  end
+
   @doc "Whether the pool's workers serve several requests at a time, in threads."
   @spec thread_profile?(map) :: boolean
-  def thread_profile?(config), do: config[:worker_profile] in [:thread, "thread"]
+  def thread_profile?(config),
+    do: config[:worker_profile] in [:thread, "thread", Snakepit.WorkerProfile.Thread]
 
   @doc "The heartbeat settings; a pool's `:heartbeat` is merged over them."
   @spec heartbeat_defaults() :: map
@@ -166,6 +203,9 @@ defmodule Snakepit.Config do
       &check_name/1,
       &check_profile/1,
       &check_size/1,
+      &check_bounds/1,
+      &check_idle/1,
+      &check_heartbeat/1,
       &check_adapter/1,
       &check_args/1,
       &check_env/1,
@@ -187,13 +227,76 @@ defmodule Snakepit.Config do
 
   defp check_profile(%{worker_profile: profile}) when profile in @profiles, do: nil
 
-  defp check_profile(%{worker_profile: profile}),
-    do: {:invalid_profile, profile, "worker_profile is one of #{inspect(@profiles)}"}
+  defp check_profile(%{worker_profile: profile}) do
+    cond do
+      not (is_atom(profile) and Code.ensure_loaded?(profile)) ->
+        {:invalid_profile, profile, "worker_profile is one of #{inspect(@profiles)}, or a module"}
+
+      not function_exported?(profile, :start_worker, 1) ->
+        {:invalid_profile, profile,
+         "a module as worker_profile has the functions of Snakepit.WorkerProfile"}
+
+      true ->
+        nil
+    end
+  end
 
   defp check_size(%{pool_size: size}) when is_integer(size) and size > 0, do: nil
 
   defp check_size(%{pool_size: size}),
     do: {:invalid_pool_size, size, "pool_size is a positive number of workers"}
+
+  defp check_bounds(config) do
+    %{min_size: min, max_size: max, pool_size: size} = config
+
+    cond do
+      not (is_integer(min) and min > 0) ->
+        {:invalid_pool_option, :min_size, min, "min_size is a positive number of workers"}
+
+      not (is_integer(max) and max >= min) ->
+        {:invalid_pool_option, :max_size, max, "max_size is not less than min_size (#{min})"}
+
+      size < min or size > max ->
+        {:invalid_pool_size, size, "pool_size lies between min_size and max_size, #{min}..#{max}"}
+
+      true ->
+        nil
+    end
+  end
+
+  defp check_idle(%{idle_timeout: :infinity}), do: nil
+  defp check_idle(%{idle_timeout: ms}) when is_integer(ms) and ms > 0, do: nil
+
+  defp check_idle(%{idle_timeout: other}) do
+    {:invalid_pool_option, :idle_timeout, other,
+     "idle_timeout is a positive number of milliseconds or :infinity"}
+  end
+
+  @heartbeat_numbers [
+    ping_interval_ms: 1,
+    timeout_ms: 1,
+    max_missed_heartbeats: 1,
+    initial_delay_ms: 0
+  ]
+
+  defp check_heartbeat(%{heartbeat: heartbeat}) do
+    wrong =
+      Enum.find(@heartbeat_numbers, fn {key, least} ->
+        value = heartbeat[key]
+        not (is_integer(value) and value >= least)
+      end)
+
+    case wrong do
+      {key, least} ->
+        {:invalid_heartbeat, key, heartbeat[key], "#{key} is an integer of at least #{least}"}
+
+      nil ->
+        Enum.find_value([:enabled, :dependent], fn key ->
+          if not is_boolean(heartbeat[key]),
+            do: {:invalid_heartbeat, key, heartbeat[key], "#{key} is true or false"}
+        end)
+    end
+  end
 
   defp check_adapter(%{adapter_module: module}) when is_atom(module) do
     if Code.ensure_loaded?(module),

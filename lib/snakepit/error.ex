@@ -109,6 +109,7 @@ defmodule Snakepit.Error do
     pool_not_initialized: "the pool has no worker yet",
     pool_saturated: "the pool's queue is full",
     pool_closed: "the pool was stopped",
+    pool_draining: "the pool takes no calls until Snakepit.Pool.resume/1",
     worker_busy: "the session's worker is busy",
     session_worker_unavailable: "the session's worker is gone",
     no_workers_available: "no worker is free"

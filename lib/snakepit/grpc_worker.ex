@@ -12,10 +12,11 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :transient
 
   alias Snakepit.Bridge.WorkerRequests
-  alias Snakepit.{Config, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Launch, Local, Prefork, State}
+  alias Snakepit.{Defaults, Error, Native, Spawner}
+  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Prefork, State}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
+  alias Snakepit.Worker.LifecycleManager
 
   @type worker_state :: map
   @type worker :: pid | String.t()
@@ -27,6 +28,12 @@ defmodule Snakepit.GRPCWorker do
   # A broken connection is most often a process that just ended: then how it
   # ended is worth a moment's wait.
   @suspect_wait_ms 500
+  # How often one that is to be replaced looks whether it has finished.
+  @drain_poll_ms 20
+  # A killed process is gone within this, or cannot be waited for.
+  @kill_wait_ms 2_000
+  # A worker without room says so at most this often.
+  @full_pause_ms 1_000
 
   # ---- for users ----------------------------------------------------------
 
@@ -85,6 +92,16 @@ defmodule Snakepit.GRPCWorker do
   @doc "What is known of it: id, pool, port, OS process, session."
   @spec get_info(worker) :: {:ok, map} | {:error, term}
   def get_info(worker), do: call(worker, :get_info)
+
+  @doc false
+  # Gets nothing new, finishes what it runs, and ends for good.
+  @spec retire(pid, term) :: :ok
+  def retire(worker, reason), do: GenServer.cast(worker, {:retire, reason})
+
+  @doc false
+  # Is not there any more as far as can be told: ends, and is started again.
+  @spec lost(pid, String.t()) :: :ok
+  def lost(worker, text), do: GenServer.cast(worker, {:lost, text})
 
   @doc "Its gRPC channel."
   @spec get_channel(worker) :: {:ok, reference} | {:error, :not_connected | :not_found}
@@ -318,11 +335,16 @@ defmodule Snakepit.GRPCWorker do
     come(%{state | channel: state.local.link})
   end
 
-  def handle_info({:snakepit_local, ref, {:pong, n}}, %State{local: %{ref: ref}} = state)
+  def handle_info({:snakepit_local, ref, {:pong, n, _ms}}, %State{local: %{ref: ref}} = state)
       when is_map_key(state.checks, n) do
     {from, checks} = Map.pop(state.checks, n)
     GenServer.reply(from, health({:ok, :pong}, state))
     {:noreply, %{state | checks: checks}}
+  end
+
+  def handle_info({:snakepit_local, ref, {:pong, n, ms}}, %State{local: %{ref: ref}} = state) do
+    :ok = Heart.pong(state, n, ms)
+    {:noreply, state}
   end
 
   def handle_info({:poll, os_id}, %State{phase: :pinging, os_id: os_id} = state),
@@ -351,7 +373,8 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({:snakepit_os, id, {:exit, how, _usage}}, %State{os_id: id} = state),
     do: exited(%{state | os_id: nil}, how)
 
-  def handle_info({:snakepit_slot, :suspect, why}, %State{phase: :ready} = state) do
+  def handle_info({:snakepit_slot, :suspect, why}, %State{phase: phase} = state)
+      when phase in [:ready, :retiring] do
     Snakepit.Logger.warning(:worker, fn -> "worker #{state.id} is replaced: #{why}" end)
     _ = Process.send_after(self(), {:give_up, state.os_id}, @suspect_wait_ms)
     {:noreply, %{state | suspect: why}}
@@ -361,6 +384,40 @@ defmodule Snakepit.GRPCWorker do
     :ok = Spawner.stop(Spawner, os_id, 0)
     {:noreply, state}
   end
+
+  def handle_info({:snakepit_slot, :served, _n}, state) do
+    :ok = LifecycleManager.served(state.id)
+    {:noreply, state}
+  end
+
+  def handle_info({:snakepit_slot, :full, capacity}, state) do
+    Events.full(state, capacity)
+    _ = Process.send_after(self(), :watch_full, @full_pause_ms)
+    {:noreply, state}
+  end
+
+  def handle_info(:watch_full, state) do
+    watch(state)
+    {:noreply, state}
+  end
+
+  # The monitor has given it up.
+  def handle_info({:EXIT, heart, {:shutdown, {:heartbeat_failed, text}}}, state)
+      when heart == state.heart,
+      do: {:noreply, give_up(%{state | heart: nil}, text)}
+
+  # A monitor that failed itself is no reason to end.
+  def handle_info({:EXIT, heart, _reason}, %State{heart: heart, phase: :ready} = state),
+    do: {:noreply, Heart.start(state)}
+
+  def handle_info(:drained?, %State{phase: :retiring} = state) do
+    if load(state) == 0 or System.monotonic_time(:millisecond) >= state.retiring.until,
+      do: retired(state),
+      else: {:noreply, look_again(state)}
+  end
+
+  def handle_info({:not_gone, os_id}, %State{os_id: os_id, phase: :lost} = state),
+    do: {:stop, {:not_responding, state.suspect}, state}
 
   # Supervisors do not send this; a linked helper that ended means nothing.
   def handle_info(_message, state), do: {:noreply, state}
@@ -421,13 +478,36 @@ defmodule Snakepit.GRPCWorker do
     state = state |> leave(:stopped) |> reconnect()
 
     try do
-      {:noreply, join(state)}
+      {:noreply, state |> join() |> Heart.restart()}
     catch
       :error, :closed -> handle_info({:snakepit_slot, :suspect, "the connection ended"}, state)
     end
   end
 
   def handle_cast(:attach, state), do: {:noreply, state}
+
+  def handle_cast(:track, state) do
+    if state.phase == :ready, do: track(state)
+    {:noreply, state}
+  end
+
+  def handle_cast({:retire, reason}, %State{phase: :ready} = state) do
+    _ = state.slot && Native.slot_set_state(state.slot, :draining)
+    until = System.monotonic_time(:millisecond) + Defaults.lifecycle_drain_timeout_ms()
+    state = %{state | phase: :retiring, retiring: %{reason: reason, until: until}}
+    {:noreply, look_again(state)}
+  end
+
+  def handle_cast({:retire, _reason}, %State{phase: :retiring} = state), do: {:noreply, state}
+
+  # It runs nothing for anybody.
+  def handle_cast({:retire, reason}, state),
+    do: {:stop, {:shutdown, {:retired, reason}}, state}
+
+  def handle_cast({:lost, text}, %State{phase: phase} = state) when phase in [:ready, :retiring],
+    do: {:noreply, give_up(state, text)}
+
+  def handle_cast({:lost, _text}, state), do: {:noreply, state}
 
   # ---- ready --------------------------------------------------------------
 
@@ -449,7 +529,9 @@ defmodule Snakepit.GRPCWorker do
 
   defp ready(state) do
     state = join(%{state | phase: :ready, ping: nil})
+    state = Heart.start(state)
     took = System.monotonic_time(:millisecond) - state.started_at
+    Events.spawned(state, took)
 
     Snakepit.Logger.info(:worker, fn ->
       "worker #{state.id} is ready (OS process #{state.os_pid}, #{took} ms)"
@@ -460,7 +542,9 @@ defmodule Snakepit.GRPCWorker do
 
   defp join(state) do
     state = %{state | slot: add_slot(state)}
-    :ok = Workers.put_metadata(state.id, %{ready: true})
+    :ok = Workers.put_metadata(state.id, %{ready: true, slot: state.slot})
+    watch(state)
+    track(state)
     tell_pool(state, {:worker_ready, state.pool, state.id, self()})
     state
   end
@@ -478,14 +562,24 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp slot(state, handle) do
-    capacity = capacity(state.config)
+    capacity = State.capacity(state.config)
     Native.slot_add(handle, self(), state.id, state.session_id, capacity, state.channel, [])
   end
 
-  defp capacity(config) do
-    if Config.thread_profile?(config) and config[:capacity_strategy] != :profile,
-      do: config[:threads_per_worker] || 1,
-      else: 1
+  defp track(%State{slot: nil}), do: :ok
+
+  defp track(state) do
+    config = Map.put(state.config, :started_at, state.started_at)
+    LifecycleManager.track_worker(state.pool, state.id, self(), config)
+  end
+
+  # Of what the scheduler is to tell this process.
+  defp watch(%State{slot: nil}), do: :ok
+
+  defp watch(state) do
+    most = state.config[:worker_max_requests]
+    full? = state.config[:capacity_strategy] == :hybrid
+    Native.slot_watch(state.slot, if(is_integer(most), do: most, else: 0), full?)
   end
 
   # A pool of this worker alone, for calls that name it.
@@ -540,6 +634,8 @@ defmodule Snakepit.GRPCWorker do
 
     reason =
       case how do
+        # Its place is taken.
+        _ when state.retiring != nil -> {:shutdown, {:retired, state.retiring.reason}}
         {:status, 0} -> {:grpc_server_exited_unexpectedly, 0}
         {:status, status} -> {:grpc_server_exited, status}
         other -> {:external_process_died, other}
@@ -551,7 +647,8 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def terminate(reason, state) do
-    state = release(state, if(planned?(reason), do: :stopped, else: {:crashed, reason}))
+    Events.terminated(state, served(state), reason, planned?(reason))
+    state = release(state, ended_how(reason))
 
     grace = if planned?(reason) and state.phase != :failed, do: grace(), else: 0
     ended = if state.os_id, do: stop_process(state, grace), else: :ok
@@ -560,12 +657,51 @@ defmodule Snakepit.GRPCWorker do
     if ended == :ok, do: ProcessRegistry.unregister_worker(state.id)
   end
 
+  defp ended_how({:shutdown, {:retired, why}}), do: {:retired, why}
+  defp ended_how(reason), do: if(planned?(reason), do: :stopped, else: {:crashed, reason})
+
+  # ---- being replaced -----------------------------------------------------
+
+  defp look_again(state) do
+    _ = Process.send_after(self(), :drained?, @drain_poll_ms)
+    state
+  end
+
+  defp retired(%State{retiring: %{reason: reason}} = state) do
+    LifecycleManager.retired(state.id, self(), reason, served(state))
+    {:stop, {:shutdown, {:retired, reason}}, state}
+  end
+
+  defp load(state), do: sum(state, :load)
+  defp served(state), do: state.served + sum(state, :served)
+
+  defp sum(state, key) do
+    for slot <- [state.slot, state.direct_slot],
+        slot != nil,
+        {:ok, stats} <- [Native.slot_stats(slot)],
+        reduce: 0 do
+      sum -> sum + Map.fetch!(stats, key)
+    end
+  end
+
+  # ---- being given up -----------------------------------------------------
+
+  # Its callers need not wait for the end of a process that may not even take
+  # a signal; that is waited for before another one is started.
+  defp give_up(state, text) do
+    state = leave(%{state | phase: :lost, suspect: text}, {:lost, text})
+    _ = state.os_id && Spawner.stop(Spawner, state.os_id, 0)
+    _ = Process.send_after(self(), {:not_gone, state.os_id}, @kill_wait_ms)
+    state
+  end
+
   # What runs there is answered with what is known.
   defp leave(state, how) do
     info = State.exit_info(state, how)
+    served = served(state)
     for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
     for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
-    %{state | slot: nil, direct: nil, direct_slot: nil}
+    %{state | slot: nil, direct: nil, direct_slot: nil, served: served}
   end
 
   defp release(state, how) do

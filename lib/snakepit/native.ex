@@ -27,9 +27,12 @@ defmodule Snakepit.Native do
   #                                    did not end within the grace time: the
   #                                    slot takes nothing more and wants to be
   #                                    replaced
+  #   {:snakepit_slot, :served, n}     see slot_watch/3
+  #   {:snakepit_slot, :full, n}       see slot_watch/3
   # To the process that made the pool:
   #
   #   {:snakepit_session, pool_name, session_id, worker_id}  a session was assigned
+  #   {:snakepit_pool, pool_name, :short}                    see pool_watch/1
 
   @on_load :load
 
@@ -103,6 +106,32 @@ defmodule Snakepit.Native do
   @spec slot_load(handle) :: {:ok, non_neg_integer} | {:error, :not_found}
   def slot_load(_slot), do: err!()
 
+  @doc """
+  Keys: load, capacity, served (requests that it is done with), sessions (that
+  are remembered to have it), idle_ms (since it runs nothing; 0 when it does).
+  """
+  @spec slot_stats(handle) ::
+          {:ok, %{atom => non_neg_integer}} | {:error, :not_found}
+  def slot_stats(_slot), do: err!()
+
+  @doc """
+  Tells the worker's process once that `served` requests are done (0: does not),
+  and, with `full?`, of the next time that its capacity is used up.
+  """
+  @spec slot_watch(handle, served :: non_neg_integer, full? :: boolean) :: :ok
+  def slot_watch(_slot, _served, _full?), do: err!()
+
+  @doc """
+  Tells the process that made the pool once, now or later, that a request waits
+  for whatever worker comes free.
+  """
+  @spec pool_watch(handle) :: :ok
+  def pool_watch(_pool), do: err!()
+
+  @doc "While it is set, submit/9 is refused with :pool_draining."
+  @spec pool_set_draining(handle, boolean) :: :ok
+  def pool_set_draining(_pool, _draining?), do: err!()
+
   @doc "How long a cancelled call may take to end before its worker is suspect; default 5000."
   @spec pool_set_cancel_grace(handle, ms :: non_neg_integer) :: :ok
   def pool_set_cancel_grace(_pool, _ms), do: err!()
@@ -122,7 +151,7 @@ defmodule Snakepit.Native do
   worker, `timeout_ms` the whole call.
 
   Errors: `:pool_saturated`, `:worker_busy`, `:session_worker_unavailable`,
-  `:pool_not_initialized`, `:pool_closed`, and
+  `:pool_not_initialized`, `:pool_closed`, `:pool_draining`, and
   `{:encode, path, text}` for arguments that cannot be encoded: `path` is the
   way to the value, `text` says what it is. `{:encode_struct, path}` for a
   struct: Snakepit.Encoder can turn it into plain data first.
@@ -244,7 +273,9 @@ defmodule Snakepit.Native do
 
       {:snakepit_local, ref, :ready}            it has come: slot_add/7 takes the
                                                 link in place of a channel
-      {:snakepit_local, ref, {:pong, n}}        it answered local_ping/2
+      {:snakepit_local, ref, {:pong, n, ms}}    it answered local_ping/2; for `ms`
+                                                its interpreter has let no other
+                                                thread in
       {:snakepit_local, ref, {:closed, why}}    it has gone, or could not be let in
 
   The process's death closes the link.

@@ -25,12 +25,21 @@ defmodule Snakepit.OSProcess do
     end
   end
 
-  # The name in the second field may contain anything, so count from its end.
   defp stat(pid) do
-    with {:ok, text} <- File.read("/proc/#{pid}/stat"),
+    case fields("/proc/#{pid}/stat") do
+      [state | fields] -> {state, fields |> Enum.at(18) |> String.to_integer()}
+      nil -> nil
+    end
+  end
+
+  @doc "What a stat file says from the state on; nil when it cannot be read."
+  @spec fields(Path.t()) :: [String.t(), ...] | nil
+  # The name in the second field may contain anything, so count from its end.
+  def fields(path) do
+    with {:ok, text} <- File.read(path),
          [_, rest] <- Regex.run(~r/^.*\) (.*)$/s, text),
-         [state | fields] <- String.split(rest) do
-      {state, fields |> Enum.at(18) |> String.to_integer()}
+         [_ | _] = fields <- String.split(rest) do
+      fields
     else
       _ -> nil
     end

@@ -14,7 +14,8 @@ defmodule Snakepit.Pool do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Async, Call, Roster, Targets, WorkerSupervisor}
+  alias Snakepit.Pool.{Async, Call, Drain, Elastic, Events, Roster, Targets, Turnover, Waiters}
+  alias Snakepit.Pool.WorkerSupervisor
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
 
@@ -177,6 +178,59 @@ defmodule Snakepit.Pool do
   def await_init_complete(pool \\ __MODULE__, timeout \\ nil),
     do: await(:init_complete, pool, timeout)
 
+  @doc """
+  Changes how many workers a pool has, while it works.
+
+  A number is that many from now on; in a pool with `min_size` and `max_size`
+  it lies between them. A range, `2..8`, sets those two. More workers are started
+  at once. Of too many, those that run nothing and hold no session go first; those
+  that run something finish it.
+
+      Snakepit.Pool.resize(:default, 4)
+      Snakepit.Pool.resize(:default, 2..16)
+  """
+  @spec resize(pool, pos_integer | Range.t()) :: :ok | {:error, Error.t()}
+  def resize(pool \\ __MODULE__, size) do
+    case Targets.find(pool) do
+      {:ok, target} -> GenServer.call(__MODULE__, {:resize, target.name, size})
+      {:error, reason, name} -> {:error, refused(name, nil, reason)}
+    end
+  catch
+    :exit, _ -> {:error, not_running()}
+  end
+
+  @doc """
+  Stops taking calls, and returns when those that were taken, the waiting ones
+  included, are done. New ones are refused with the reason `:pool_draining` until
+  `resume/1`. The workers stay.
+
+  With calls left after `timeout` (milliseconds or `:infinity`) it returns an
+  error of the category `:timeout`; the pool still takes none then.
+  """
+  @spec drain(pool, timeout) :: :ok | {:error, Error.t()}
+  def drain(pool \\ __MODULE__, timeout \\ :infinity) do
+    case Targets.find(pool) do
+      {:ok, target} -> Drain.run(target, timeout)
+      {:error, reason, name} -> {:error, refused(name, nil, reason)}
+    end
+  end
+
+  @doc "Takes calls again after `drain/2`."
+  @spec resume(pool) :: :ok | {:error, Error.t()}
+  def resume(pool \\ __MODULE__) do
+    case Targets.find(pool) do
+      {:ok, target} -> Native.pool_set_draining(target.handle, false)
+      {:error, reason, name} -> {:error, refused(name, nil, reason)}
+    end
+  end
+
+  @doc false
+  # Replaces a worker. `notify` gets {:snakepit_replace, worker_id, :done |
+  # {:error, reason}}: done when the replacement has taken over.
+  @spec replace(atom, String.t(), term, pid) :: :ok
+  def replace(pool, worker_id, reason, notify),
+    do: GenServer.cast(__MODULE__, {:replace, pool, worker_id, reason, notify})
+
   defp await(what, pool, timeout) do
     timeout = timeout || Defaults.pool_await_ready_timeout()
     only = if is_pid(pool) or pool == __MODULE__, do: :all, else: pool
@@ -245,7 +299,10 @@ defmodule Snakepit.Pool do
       slots: max(System.schedulers_online() * 2, 8),
       delayed: [],
       waiters: %{},
-      logged: %{}
+      logged: %{},
+      started_at: now(),
+      complete?: false,
+      turnover: Turnover.new()
     }
   end
 
@@ -254,7 +311,7 @@ defmodule Snakepit.Pool do
     queue = config[:max_queue_size] || Defaults.pool_max_queue_size()
     handle = Native.pool_new(config.name, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
     :ok = Targets.put(Call.target(config.name, handle, config))
-    Roster.new(config, size)
+    Elastic.open(Roster.new(config, size), handle)
   end
 
   defp size(config) do
@@ -273,6 +330,7 @@ defmodule Snakepit.Pool do
   @impl true
   def handle_continue(:start_workers, state) do
     _ = schedule_reconcile()
+    Events.init_started(state.pools)
     state = Enum.reduce(state.order, state, &adopt/2)
 
     {state, started} =
@@ -381,10 +439,11 @@ defmodule Snakepit.Pool do
   end
 
   defp start(state, name, id) do
-    config = state.pools[name].config
-    arg = {id, Snakepit.GRPCWorker, config.adapter_module, name, config}
+    case Turnover.start_worker(state.pools[name], id) do
+      # It is not wanted any more.
+      :gone ->
+        state
 
-    case WorkerSupervisor.start_starter(arg) do
       {:ok, starter} ->
         state
         |> update_pool(name, &Roster.starting(&1, id))
@@ -433,6 +492,8 @@ defmodule Snakepit.Pool do
 
   @impl true
   def handle_cast({:worker_ready, name, id, pid}, state) when is_map_key(state.pools, name) do
+    Events.worker_ready(state.pools[name], id)
+
     state =
       state
       |> adopted(name, id)
@@ -440,6 +501,8 @@ defmodule Snakepit.Pool do
       |> Map.update!(:starting, &MapSet.delete(&1, id))
       |> Map.update!(:logged, &Map.delete(&1, name))
       |> monitor(pid, {:worker, name, id})
+      |> Turnover.ready(name, id)
+      |> completed()
 
     {:noreply, state |> settle() |> pump()}
   end
@@ -458,13 +521,18 @@ defmodule Snakepit.Pool do
     {:noreply, pump(state)}
   end
 
+  def handle_cast({:replace, name, id, reason, notify}, state) do
+    {:noreply, state |> Turnover.replace(name, id, reason, notify) |> turn() |> pump()}
+  end
+
   def handle_cast(_other, state), do: {:noreply, state}
 
   @impl true
   def handle_info({:DOWN, ref, :process, _pid, reason}, state)
       when is_map_key(state.monitors, ref) do
     {what, monitors} = Map.pop(state.monitors, ref)
-    {:noreply, %{state | monitors: monitors} |> down(what, reason) |> settle() |> pump()}
+    state = %{state | monitors: monitors} |> down(what, reason) |> completed() |> turn()
+    {:noreply, state |> settle() |> pump()}
   end
 
   def handle_info(:reconcile, state) do
@@ -481,9 +549,23 @@ defmodule Snakepit.Pool do
         {:noreply, state}
 
       {waiter, waiters} ->
-        GenServer.reply(from, {:error, waited_too_long(waiter, state)})
+        GenServer.reply(from, {:error, Waiters.too_long(waiter, state.pools)})
         {:noreply, %{state | waiters: waiters}}
     end
+  end
+
+  def handle_info({:snakepit_pool, name, :short}, state) do
+    Elastic.short(name)
+    {:noreply, state}
+  end
+
+  def handle_info({:grow?, name}, state) when is_map_key(state.pools, name),
+    do: {:noreply, state |> resized(name, Elastic.grow(state.pools[name]), :queueing) |> pump()}
+
+  def handle_info({:shrink?, name}, state) when is_map_key(state.pools, name) do
+    {size, idle} = Elastic.shrink(state.pools[name])
+    state = state |> update_pool(name, &%{&1 | look?: false}) |> resized(name, size, :idle)
+    {:noreply, state |> Turnover.retire(name, idle, :idle) |> update_pool(name, &Elastic.watch/1)}
   end
 
   def handle_info({:snakepit_session, _pool, session_id, worker_id}, state) do
@@ -496,7 +578,7 @@ defmodule Snakepit.Pool do
   # Its supervisor starts it again.
   defp down(state, {:worker, name, id}, _reason) do
     update_pool(state, name, fn roster ->
-      if Map.has_key?(roster.workers, id), do: Roster.starting(roster, id), else: roster
+      if match?({:ready, _}, roster.workers[id]), do: Roster.starting(roster, id), else: roster
     end)
   end
 
@@ -510,7 +592,42 @@ defmodule Snakepit.Pool do
         state
       end
 
-    update_pool(state, name, &Roster.gone(&1, id))
+    state |> update_pool(name, &Roster.gone(&1, id)) |> Turnover.gone(id)
+  end
+
+  # Places that were given up may be others' turn.
+  defp turn(state) do
+    {state, started} = Turnover.next(state)
+    Enum.reduce(started, state, fn {name, ids}, state -> enqueue(state, name, ids) end)
+  end
+
+  defp resized(state, name, size, reason) do
+    before = state.pools[name].size
+
+    if size == before do
+      state
+    else
+      Events.resized(name, before, size, reason)
+
+      state
+      |> update_pool(name, &Elastic.watch(Roster.resize(&1, size)))
+      |> fill(name)
+    end
+  end
+
+  # At once, as it was asked for.
+  defp fill(state, name) do
+    roster = state.pools[name]
+    {roster, ids} = Roster.add(roster, Roster.missing(roster, now()), :later)
+    state |> update_pool(name, fn _ -> roster end) |> enqueue(name, ids)
+  end
+
+  defp completed(%{complete?: true} = state), do: state
+
+  defp completed(state) do
+    complete? = Enum.all?(state.pools, fn {_name, roster} -> Roster.settled?(roster) end)
+    if complete?, do: Events.init_complete(state.pools, now() - state.started_at)
+    %{state | complete?: complete?}
   end
 
   defp reconcile(name, state) do
@@ -538,11 +655,11 @@ defmodule Snakepit.Pool do
 
   @impl true
   def handle_call({:await, what, only, timeout}, from, state) do
-    case wanted(only, state) do
+    case Waiters.wanted(only, state.order) do
       {:ok, names} ->
         waiter = %{what: what, names: names, timeout: timeout}
 
-        case verdict(waiter, state) do
+        case Waiters.verdict(waiter, state.pools) do
           nil ->
             _ = timeout != :infinity and Process.send_after(self(), {:waited, from}, timeout)
             {:noreply, put_in(state.waiters[from], waiter)}
@@ -561,66 +678,28 @@ defmodule Snakepit.Pool do
     {:reply, state.pools[name] && state.pools[name].error, state}
   end
 
+  def handle_call({:resize, name, wanted}, _from, state) when is_map_key(state.pools, name) do
+    case Elastic.resize(state.pools[name], wanted) do
+      {:ok, roster, size} ->
+        state =
+          state
+          |> update_pool(name, fn _ -> Elastic.watch(roster) end)
+          |> resized(name, size, :manual)
+
+        surplus = Elastic.surplus(state.pools[name], Turnover.replacements(state, name))
+        {:reply, :ok, state |> Turnover.retire(name, surplus, :resized) |> pump()}
+
+      {:error, error} ->
+        {:reply, {:error, error}, state}
+    end
+  end
+
   # They come back, but not before the next look but one.
   def handle_call(:stop_workers, _from, state) do
     _ = stop_workers()
     until = now() + max(Defaults.pool_reconcile_interval_ms(), 1)
     pools = Map.new(state.pools, fn {name, roster} -> {name, Roster.hold(roster, until)} end)
     {:reply, :ok, %{state | pools: pools, queue: :queue.new(), delayed: []}}
-  end
-
-  defp wanted(:all, state), do: {:ok, state.order}
-
-  defp wanted(name, state) do
-    case Enum.find(state.order, &(&1 == name or Atom.to_string(&1) == name)) do
-      nil -> :error
-      name -> {:ok, [name]}
-    end
-  end
-
-  defp settle(state) do
-    {answered, waiting} =
-      state.waiters
-      |> Enum.map(fn {from, waiter} -> {from, waiter, verdict(waiter, state)} end)
-      |> Enum.split_with(fn {_from, _waiter, answer} -> answer != nil end)
-
-    for {from, _waiter, answer} <- answered, do: GenServer.reply(from, answer)
-    %{state | waiters: Map.new(waiting, fn {from, waiter, nil} -> {from, waiter} end)}
-  end
-
-  defp verdict(%{what: what, names: names}, state) do
-    pools = Enum.map(names, &Map.fetch!(state.pools, &1))
-
-    cond do
-      Enum.any?(pools, &Roster.dead?/1) -> {:error, dead(Enum.filter(pools, &Roster.dead?/1))}
-      what == :init_complete and not Enum.all?(pools, &Roster.settled?/1) -> nil
-      Enum.all?(pools, &Roster.ready?/1) -> :ok
-      true -> nil
-    end
-  end
-
-  defp dead([roster | _] = rosters) do
-    details =
-      case Enum.map(rosters, & &1.name) do
-        [name] -> %{pool: name}
-        names -> %{pools: names}
-      end
-
-    Error.pool_error(
-      "pool #{inspect(roster.name)} has no worker: #{roster.error.message}",
-      roster.error.details |> Map.merge(details) |> Map.put(:reason, :no_workers_started)
-    )
-  end
-
-  defp waited_too_long(waiter, state) do
-    late = Enum.reject(waiter.names, &Roster.ready?(state.pools[&1]))
-    shown = if late == [], do: waiter.names, else: late
-    pool = if length(shown) == 1, do: hd(shown), else: shown
-
-    Error.timeout_error(
-      "pool #{inspect(pool)} was not ready within #{waiter.timeout} ms",
-      %{pool: pool, timeout_ms: waiter.timeout, reason: :timeout}
-    )
   end
 
   # ---- the end ------------------------------------------------------------
@@ -638,6 +717,9 @@ defmodule Snakepit.Pool do
     for target <- Targets.all(), do: :ok = Native.pool_close(target.handle)
     if reason in [:normal, :shutdown] or match?({:shutdown, _}, reason), do: Targets.erase()
   end
+
+  # Answers those whose wait is over.
+  defp settle(state), do: %{state | waiters: Waiters.settle(state.waiters, state.pools)}
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -486,6 +486,84 @@ static void test_stats(void **state) {
   sp_dispatch_del(d);
 }
 
+static sp_dispatch_slot_state info(sp_dispatch *d, sp_slot_id slot,
+                                   int64_t now) {
+  sp_dispatch_slot_state s;
+  assert_int_equal(sp_dispatch_slot_info(d, slot, now, &s), SP_OK);
+  return s;
+}
+
+static void test_slot_info(void **state) {
+  (void)state;
+  sp_dispatch *d = new_with(&roomy);
+  sp_slot_id slot = add(d, 2);
+  sp_req_id one = submit(d, plain(), 5), two = submit(d, plain(), 5);
+  sp_dispatch_slot_state s = info(d, slot, 6);
+  assert_int_equal(s.load, 2);
+  assert_int_equal(s.capacity, 2);
+  assert_int_equal(s.served, 0);
+  complete(d, one, 7);
+  assert_int_equal(sp_dispatch_cancel(d, two, 8), SP_OK);
+  assert_int_equal(info(d, slot, 8).load, 1); /* still there */
+  complete(d, two, 9);
+  s = info(d, slot, 20);
+  assert_int_equal(s.load, 0);
+  assert_int_equal(s.served, 2);
+  assert_int_equal(s.idle_since, 9);
+  assert_int_equal(sp_dispatch_slot_remove(d, slot, 21), SP_OK);
+  assert_int_equal(sp_dispatch_slot_info(d, slot, 22, &s), SP_ERR_NOTFOUND);
+  sp_dispatch_del(d);
+}
+
+static void test_slot_sessions(void **state) {
+  (void)state;
+  sp_dispatch_config config = roomy;
+  config.affinity_ttl_ns = 100;
+  sp_dispatch *d = new_with(&config);
+  sp_slot_id a = add(d, 1);
+  sp_req_id id = occupy(d, "one", a);
+  assert_int_equal(info(d, a, 1).sessions, 1);
+  complete(d, id, 10);
+  drain(d);
+  sp_slot_id b = add(d, 1);
+  /* Assigned by its owner, moved, forgotten, expired. */
+  const uint8_t *two = (const uint8_t *)"two";
+  assert_int_equal(sp_dispatch_assign(d, two, 3, a, 20), SP_OK);
+  assert_int_equal(info(d, a, 20).sessions, 2);
+  assert_int_equal(sp_dispatch_assign(d, two, 3, b, 30), SP_OK);
+  assert_int_equal(info(d, a, 30).sessions, 1);
+  assert_int_equal(info(d, b, 30).sessions, 1);
+  assert_int_equal(sp_dispatch_forget(d, two, 3), SP_OK);
+  assert_int_equal(info(d, b, 30).sessions, 0);
+  assert_int_equal(info(d, a, 109).sessions, 1);
+  assert_int_equal(info(d, a, 110).sessions, 0);
+  /* One whose slot has gone counts nowhere, also in that slot's memory. */
+  assert_int_equal(sp_dispatch_assign(d, two, 3, b, 120), SP_OK);
+  assert_int_equal(sp_dispatch_slot_remove(d, b, 121), SP_OK);
+  sp_slot_id c = add(d, 1);
+  assert_int_equal(info(d, c, 122).sessions, 0);
+  assert_int_equal(info(d, c, 300).sessions, 0);
+  sp_dispatch_del(d);
+}
+
+static void test_short(void **state) {
+  (void)state;
+  sp_slot_id slot;
+  sp_dispatch *d = new_of(1, &slot);
+  sp_req_id id = occupy(d, "s", slot);
+  assert_false(sp_dispatch_is_short(d));
+  /* More slots would not help one that waits for this one. */
+  submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 1);
+  assert_false(sp_dispatch_is_short(d));
+  submit(d, plain(), 1);
+  assert_true(sp_dispatch_is_short(d));
+  complete(d, id, 2);
+  assert_true(sp_dispatch_is_short(d));
+  add(d, 1);
+  assert_false(sp_dispatch_is_short(d));
+  sp_dispatch_del(d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_runs_and_ends),
@@ -513,6 +591,9 @@ int main(void) {
       cmocka_unit_test(test_del_with_all_left),
       cmocka_unit_test(test_events_taken_late),
       cmocka_unit_test(test_stats),
+      cmocka_unit_test(test_slot_info),
+      cmocka_unit_test(test_slot_sessions),
+      cmocka_unit_test(test_short),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -86,6 +86,18 @@ defmodule Snakepit.NativeTest do
     assert {:ok, _pid} = Snakepit.execute("pid", %{})
   end
 
+  test "what is no number or boolean is refused", %{pool: pool, slot: slot} do
+    for {name, args} <- [
+          {:slot_watch, [slot, -1, false]},
+          {:slot_watch, [slot, 1, nil]},
+          {:slot_watch, [pool, 1, true]},
+          {:pool_set_draining, [pool, 1]},
+          {:pool_set_draining, [slot, true]}
+        ] do
+      assert_raise ArgumentError, fn -> apply(Native, name, args) end
+    end
+  end
+
   # What is right with such an argument.
   defp allowed?(name, junk, _pool, _slot) when is_binary(junk),
     do:
@@ -93,8 +105,8 @@ defmodule Snakepit.NativeTest do
         name in [:channel_open, :local_start]
 
   defp allowed?(name, junk, pool, slot) do
-    (junk == pool and name in [:pool_close, :pool_stats]) or
-      (junk == slot and name in [:slot_load, :slot_remove])
+    (junk == pool and name in [:pool_close, :pool_stats, :pool_watch]) or
+      (junk == slot and name in [:slot_load, :slot_stats, :slot_remove])
   end
 
   defp exception(:badarg, _name, _junk), do: %ArgumentError{}

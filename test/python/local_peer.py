@@ -348,12 +348,13 @@ class Connection:
         count: int = struct.unpack("<I", payload)[0]
         return count
 
-    def ping(self, payload: bytes = b"") -> bytes:
+    def ping(self) -> int:
+        """For how many milliseconds the interpreter has let nobody in."""
         self._next_call += 1
-        self.send(PING, self._next_call, payload)
-        kind, echoed = self.take(self._next_call)
+        self.send(PING, self._next_call)
+        kind, payload = self.take(self._next_call)
         assert kind == PONG
-        return echoed
+        return int(struct.unpack("<Q", payload)[0])
 
     def chunks(self, call: int, credit: bool = True) -> Iterator[Any]:
         """ToolChunk messages; ends with the answer, or raises ToolFailed."""

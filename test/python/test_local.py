@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -195,11 +196,11 @@ def test_a_producer_waits_for_credit(tools: LocalWorker) -> None:
     chunks = tools.chunks(call, credit=False)
     first = [chunk_value(next(chunks))["n"] for _ in range(16)]
     assert first == list(range(16))
-    assert tools.ping(b"x") == b"x"  # what was to come before it has come
+    assert tools.ping() == 0  # what was to come before it has come
     assert call not in tools.frames
     tools.credit(call, 5)
     assert [chunk_value(next(chunks))["n"] for _ in range(5)] == list(range(16, 21))
-    assert tools.ping() == b""
+    assert tools.ping() == 0
     assert call not in tools.frames
     tools.credit(call, 2**32 - 1)
     tools.credit(call, 2**32 - 1)
@@ -382,7 +383,7 @@ def test_a_stubborn_tool_keeps_its_worker(tools: LocalWorker) -> None:
     call = tools.start("stubborn", {}, stream=True)
     assert chunk_value(next(tools.chunks(call))) == {"started": True}
     tools.cancel(call)
-    assert tools.ping(b"alive") == b"alive"
+    assert tools.ping() == 0
     assert call not in tools.frames
 
 
@@ -395,11 +396,52 @@ def test_pings_are_answered_while_a_tool_holds_the_interpreter(
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     call = tools.start("holds_the_interpreter", {"path": str(gate)})
-    for n in range(5):
-        assert tools.ping(b"%d" % n) == b"%d" % n
+    wait_until(lambda: tools.ping() > 0, "a ping that says so")
     with open(gate, "wb"):
         pass
     assert tools.value(call) == "opened"
+    wait_until(lambda: tools.ping() == 0, "a ping that says nothing")
+
+
+def test_pings_say_nothing_of_a_tool_that_waits(tools: LocalWorker, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    call = tools.start("lets_others_in", {"path": str(gate)})
+    assert [tools.ping() for _ in range(20)].count(0) > 0
+    with open(gate, "wb"):
+        pass
+    assert tools.value(call) == "opened"
+
+
+HEARTBEAT = {"interval_ms": 10, "timeout_ms": 50, "max_missed_heartbeats": 3}
+
+
+def heartbeat(**more: Any) -> dict[str, str]:
+    return {"SNAKEPIT_HEARTBEAT_CONFIG": json.dumps({**HEARTBEAT, **more})}
+
+
+def test_a_beam_that_sends_no_pings_any_more_is_left(start: Start, tmp_path: Path) -> None:
+    """Also while a tool holds the interpreter."""
+    worker = start("local_tools", env=heartbeat())
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+    worker.start("holds_the_interpreter", {"path": str(gate)})
+    worker.ping()
+    assert worker.end() == 0
+
+
+def test_a_beam_that_never_sent_a_ping_is_not_left(start: Start) -> None:
+    worker = start("local_tools", env=heartbeat(timeout_ms=1, max_missed_heartbeats=1))
+    assert worker.call("value", {"value": "x"})
+    assert worker.process.poll() is None
+
+
+def test_an_independent_worker_stays(start: Start) -> None:
+    worker = start("local_tools", env=heartbeat(timeout_ms=1, dependent=False))
+    worker.ping()
+    for _ in range(100):
+        assert worker.call("value", {"value": "x"})
+    assert worker.process.poll() is None
 
 
 def test_little_is_loaded(start: Start) -> None:
@@ -457,7 +499,7 @@ def test_a_signal_ends_every_call(tools: LocalWorker, tmp_path: Path) -> None:
     running = tools.start("unary_sleeper", {"started": str(started)})
     wait_until(started.exists, "the tool to start")
     queued = tools.start("value", {"value": 1})
-    assert tools.ping() == b""
+    assert tools.ping() == 0
     os.kill(tools.process.pid, signal.SIGTERM)
     for call in (running, queued):
         cancelled(tools, call)
@@ -681,7 +723,9 @@ def test_answers_and_pings_interleave(tools: LocalWorker) -> None:
     numbers = []
     for n in range(200):
         numbers.append(tools.start("value", {"value": "z" * (n * 13 % 5000)}))
-        tools.send(PING, 10_000 + n, b"p%d" % n)
+        tools.send(PING, 10_000 + n)
     for n, call in enumerate(numbers):
         assert len(tools.value(call)) == n * 13 % 5000
-        assert tools.take(10_000 + n) == (PONG, b"p%d" % n)
+        kind, payload = tools.take(10_000 + n)
+        assert kind == PONG
+        assert len(payload) == 8

@@ -1,6 +1,8 @@
 defmodule Snakepit.GRPCWorker.State do
   @moduledoc false
 
+  alias Snakepit.Config
+
   # What is kept of a process's output for the report of its end.
   @kept_bytes 65_536
   @shown_lines 15
@@ -32,6 +34,11 @@ defmodule Snakepit.GRPCWorker.State do
     :prefork,
     # Of a gRPC worker that takes arguments as CBOR.
     cbor?: false,
+    # The process that pings it.
+    :heart,
+    # Of one that is being replaced: why, since and until when.
+    :retiring,
+    served: 0,
     phase: :launching,
     fork_failed?: false,
     checks: %{},
@@ -70,7 +77,7 @@ defmodule Snakepit.GRPCWorker.State do
   @spec exit_info(t, term) :: map
   def exit_info(state, how) do
     {tail, shown} = last_lines(state)
-    why = if state.suspect, do: " (#{state.suspect})", else: ""
+    why = if state.suspect && not match?({:lost, _}, how), do: " (#{state.suspect})", else: ""
 
     known = %{
       worker_id: state.id,
@@ -92,10 +99,13 @@ defmodule Snakepit.GRPCWorker.State do
   def exit_text({:signal, signal}), do: "was killed by signal #{signal}#{signal_name(signal)}"
   def exit_text(:spawner_lost), do: "was lost with its spawner"
   def exit_text(:stopped), do: "was stopped"
+  def exit_text({:retired, reason}), do: "was stopped, as it had to be replaced (#{reason})"
+  def exit_text({:lost, text}), do: "is killed: #{text}"
   def exit_text({:crashed, reason}), do: "was stopped: #{inspect(reason)}"
 
   @spec exit_cause(term) :: term
   def exit_cause({:status, status}), do: {:exit_status, status}
+  def exit_cause({:lost, _text}), do: :not_responding
   def exit_cause(other), do: other
 
   @spec info(t) :: map
@@ -109,8 +119,17 @@ defmodule Snakepit.GRPCWorker.State do
       port: state.port,
       process_pid: state.os_pid,
       session_id: state.session_id,
+      capacity: capacity(state.config),
       uptime_ms: System.monotonic_time(:millisecond) - state.started_at
     }
+  end
+
+  @doc "How many calls it gets at a time."
+  @spec capacity(map) :: pos_integer
+  def capacity(config) do
+    if Config.thread_profile?(config) and config[:capacity_strategy] != :profile,
+      do: config[:threads_per_worker] || 1,
+      else: 1
   end
 
   @names %{1 => "HUP", 2 => "INT", 6 => "ABRT", 9 => "KILL", 11 => "SEGV", 15 => "TERM"}

@@ -26,7 +26,8 @@ defmodule Snakepit.Pool.Call do
           adapter: module | nil,
           hooks: [atom],
           streams?: boolean,
-          errors: :counters.counters_ref()
+          errors: :counters.counters_ref(),
+          max_queue: non_neg_integer
         }
 
   @spec target(atom, reference, map) :: target
@@ -42,7 +43,8 @@ defmodule Snakepit.Pool.Call do
       adapter: adapter,
       hooks: for({fun, arity} <- @hooks, has?.({fun, arity}), do: fun),
       streams?: adapter == nil or (has?.({:uses_grpc?, 0}) and adapter.uses_grpc?()),
-      errors: :counters.new(1, [:write_concurrency])
+      errors: :counters.new(1, [:write_concurrency]),
+      max_queue: config[:max_queue_size] || Defaults.pool_max_queue_size()
     }
   end
 
@@ -523,7 +525,10 @@ defmodule Snakepit.Pool.Call do
   # ---- what went wrong ----------------------------------------------------
 
   @doc false
-  def failed(reason, request), do: {:error, error(reason, context(request))}
+  def failed(reason, request) do
+    if reason == :pool_saturated, do: Snakepit.Pool.Events.saturated(request.target)
+    {:error, error(reason, context(request))}
+  end
 
   defp context(%{target: target, command: command} = request) do
     {_queue, total} = request.times

@@ -2,7 +2,8 @@ defmodule Snakepit.Pool.Roster do
   @moduledoc false
   # Which workers one pool has and wants, as plain data. Snakepit.Pool acts.
   #
-  # A worker is :waiting (to be started), :starting, {:ready, pid} or :failed.
+  # A worker is :waiting (to be started), :starting, {:ready, pid}, :failed, or
+  # :retiring: another one has its place, or nobody.
   # The first set of workers is the pool's initialisation; it is over when
   # each of them is ready or has failed.
 
@@ -21,7 +22,9 @@ defmodule Snakepit.Pool.Roster do
     ready_once?: false,
     tries: 0,
     retry_at: nil,
-    gave_up?: false
+    gave_up?: false,
+    # Of an elastic pool: the timer to look for idle workers is set.
+    look?: false
   ]
 
   @type worker_id :: String.t()
@@ -30,12 +33,13 @@ defmodule Snakepit.Pool.Roster do
           config: map,
           size: pos_integer,
           error: Error.t() | nil,
-          workers: %{worker_id => :waiting | :starting | {:ready, pid} | :failed},
+          workers: %{worker_id => :waiting | :starting | {:ready, pid} | :failed | :retiring},
           unsettled: MapSet.t(worker_id),
           ready_once?: boolean,
           tries: non_neg_integer,
           retry_at: integer | nil,
-          gave_up?: boolean
+          gave_up?: boolean,
+          look?: boolean
         }
 
   @spec new(map, pos_integer) :: t
@@ -106,6 +110,21 @@ defmodule Snakepit.Pool.Roster do
     end
   end
 
+  @doc "It goes, and leaves its place to others."
+  @spec retire(t, worker_id) :: t
+  def retire(roster, id) do
+    %{settle(roster, id) | workers: Map.put(roster.workers, id, :retiring)}
+  end
+
+  @spec resize(t, pos_integer) :: t
+  def resize(roster, size), do: %{roster | size: size}
+
+  @doc "The ids of workers in a state (`:ready` and so on)."
+  @spec in_state(t, atom) :: [worker_id]
+  def in_state(roster, state) do
+    for {id, known} <- roster.workers, known == state or match?({^state, _}, known), do: id
+  end
+
   @doc "Its supervisor is gone."
   @spec gone(t, worker_id) :: t
   def gone(roster, id) do
@@ -123,7 +142,11 @@ defmodule Snakepit.Pool.Roster do
   @spec missing(t, integer) :: non_neg_integer
   def missing(%{gave_up?: true}, _now), do: 0
   def missing(%{retry_at: at}, now) when is_integer(at) and now < at, do: 0
-  def missing(roster, _now), do: max(roster.size - map_size(roster.workers), 0)
+
+  def missing(roster, _now) do
+    places = map_size(roster.workers) - length(in_state(roster, :retiring))
+    max(roster.size - places, 0)
+  end
 
   @spec ready?(t) :: boolean
   def ready?(roster), do: Enum.any?(roster.workers, &match?({_, {:ready, _}}, &1))

@@ -14,7 +14,8 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
       Snakepit.Pool.Zygotes,
       Snakepit.Pool.Worker.StarterRegistry,
       Snakepit.Pool.WorkerSupervisor,
-      Snakepit.Pool
+      Snakepit.Pool,
+      Snakepit.Worker.LifecycleManager
     ]
 
     Supervisor.init(children, strategy: :rest_for_one)

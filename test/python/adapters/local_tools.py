@@ -20,6 +20,11 @@ class LocalTools(Tools):
             yield b"b" * size
 
     @tool
+    def lets_others_in(self, path: str) -> str:
+        with open(path, "rb"):
+            return "opened"
+
+    @tool
     def holds_the_interpreter(self, path: str) -> str:
         """Waits in C without giving the interpreter to anybody."""
         descriptor = ctypes.PyDLL(None).open(path.encode(), os.O_RDONLY)

@@ -14,6 +14,7 @@ from . import failure, local_values, signals
 from .calls import Reply
 from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane
 from .local_calls import LocalCalls
+from .options import heartbeat
 from .requests import AdapterHost
 
 _log = get_logger(__name__)
@@ -35,6 +36,7 @@ class LocalWorker:
         _proto.show()
         self._threads = options.max_workers if options.mode == "threaded" else 0
         self._lanes: list[Lane] = [MainLane()]
+        self._heartbeat = heartbeat(options)
         try:
             self._link = native.Link(
                 path, token, self._threads > 0, INTERRUPT_SIGNAL, self._on_cancel
@@ -45,6 +47,10 @@ class LocalWorker:
 
     def run(self) -> int:
         signals.route(self._link.signal_fd)
+        if self._heartbeat.enabled and self._heartbeat.dependent:
+            self._link.expect_pings(
+                self._heartbeat.timeout_ms, self._heartbeat.max_missed_heartbeats
+            )
         threads = [
             threading.Thread(target=self._serve_thread, name=f"tool-{n}", daemon=True)
             for n in range(self._threads)

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
+from .._heartbeat_config import HeartbeatConfig, configured
+
 DEFAULT_ADAPTER = "snakepit_bridge.adapters.showcase.ShowcaseAdapter"
 THREADED_ADAPTER = "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
 
@@ -38,13 +40,26 @@ def parser(mode: str = "process") -> argparse.ArgumentParser:
     add("--health-check", action="store_true", help="import everything, then exit 0 or 1")
     for name in ("run-id", "instance-name", "instance-token"):
         add(f"--snakepit-{name}", default="", help="names the BEAM that owns this worker")
-    add("--heartbeat-enabled", action="store_true", default=None, help="accepted")
+    add("--heartbeat-enabled", action="store_true", default=None, help="the default")
     for name in ("interval-ms", "timeout-ms", "max-missed", "initial-delay-ms"):
-        add(f"--heartbeat-{name}", type=int, help="accepted")
+        add(f"--heartbeat-{name}", type=int, help="of asking whether the BEAM lives")
     dependent = result.add_mutually_exclusive_group()
     dependent.add_argument("--heartbeat-dependent", action="store_true", default=None)
-    dependent.add_argument("--heartbeat-independent", action="store_true", default=None)
+    dependent.add_argument(
+        "--heartbeat-independent",
+        dest="heartbeat_dependent",
+        action="store_false",
+        help="go on without the BEAM",
+    )
     return result
+
+
+def heartbeat(options: argparse.Namespace) -> HeartbeatConfig:
+    """The environment goes before the command line."""
+    prefix = "heartbeat_"
+    return configured(
+        {key[len(prefix) :]: value for key, value in vars(options).items() if key[:10] == prefix}
+    )
 
 
 def parse(argv: Optional[Sequence[str]], mode: str = "process") -> argparse.Namespace:

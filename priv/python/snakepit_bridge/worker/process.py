@@ -10,8 +10,10 @@ from typing import Any
 from ..logging_config import get_logger
 from . import signals
 from .beam import BeamLink
+from .beam_watch import BeamWatch
 from .grpc_server import GrpcServer, LanePool
 from .grpc_service import BridgeService
+from .options import heartbeat
 from .requests import AdapterHost
 from .runner import Runner
 
@@ -33,13 +35,18 @@ class WorkerProcess:
         service = BridgeService(self._runner, self._beam.stub, known_beam)
         handler = service.handler(LanePool(self._runner))
         self._server = GrpcServer(handler, options.host, options.port)
+        self._watch = BeamWatch(self._beam.stub, heartbeat(options)) if known_beam else None
 
     def run(self) -> int:
         port = self._server.start()
         signals.watch(self._stop)
         _write_ready_file(os.environ.get("SNAKEPIT_READY_FILE", ""), port)
         _log.info("serving on port %d", port)
+        if self._watch is not None:
+            self._watch.start()
         self._runner.serve()
+        if self._watch is not None:
+            self._watch.stop()
         self._server.stop(timeout=1.0)
         self._beam.close()
         return 0

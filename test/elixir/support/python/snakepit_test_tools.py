@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import ctypes
 import itertools
 import os
 import random
@@ -21,6 +22,7 @@ from typing import Any
 from snakepit_bridge import BaseAdapter, Inputs, tool
 
 _counter = 0
+_held: list[bytes] = []
 _importer = os.getpid()
 # What keeps a process from being forked, kept until its end.
 _unfit: list[Any] = []
@@ -143,6 +145,36 @@ class TestTools(BaseAdapter):
                 i += 1
         finally:
             _touch(path + ".closed")
+
+    @tool("Computes in C, without letting another thread in, for at least so long")
+    def compute(self, seconds: float) -> int:
+        n, took = 1_000_000, 0.0
+        while took < 0.05:  # how much is much
+            began = time.monotonic()
+            sum(itertools.repeat(1, n))
+            took = time.monotonic() - began
+            n *= 2
+        began = time.monotonic()
+        while time.monotonic() - began < seconds:
+            n = int(n * max(seconds / took, 1) * 1.5)
+            began = time.monotonic()
+            sum(itertools.repeat(1, n))
+            took = time.monotonic() - began
+        return os.getpid()
+
+    @tool("Waits for itself, in C, without letting another thread in")
+    def deadlock(self, path: str) -> None:
+        library = ctypes.PyDLL(None)
+        mutex = ctypes.create_string_buffer(256)
+        with open(path + ".started", "w", encoding="utf-8") as file:
+            file.write(str(os.getpid()))
+        while True:
+            library.pthread_mutex_lock(mutex)
+
+    @tool("Holds so much memory from now on")
+    def hold_memory(self, megabytes: int) -> int:
+        _held.append(b"x" * (megabytes * 1024 * 1024))
+        return os.getpid()
 
     @tool("Ends this process", supports_streaming=False)
     def end(self, status: int) -> None:

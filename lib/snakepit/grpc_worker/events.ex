@@ -1,0 +1,56 @@
+defmodule Snakepit.GRPCWorker.Events do
+  @moduledoc false
+  # What the world is told of the life of a pool's worker.
+
+  alias Snakepit.GRPCWorker.State
+  alias Snakepit.Telemetry
+
+  @spec spawned(State.t(), non_neg_integer) :: :ok
+  def spawned(%{pool: nil}, _took_ms), do: :ok
+
+  def spawned(state, took_ms) do
+    Telemetry.execute(
+      [:snakepit, :pool, :worker, :spawned],
+      %{duration: native(took_ms), system_time: System.system_time()},
+      Map.merge(about(state), %{
+        python_port: state.port,
+        python_pid: state.os_pid,
+        mode: state.config[:worker_profile] || :process
+      })
+    )
+  end
+
+  @doc "Only of workers that were there."
+  @spec terminated(State.t(), non_neg_integer, term, boolean) :: :ok
+  def terminated(%{phase: phase, pool: pool} = state, served, reason, planned?)
+      when phase in [:ready, :retiring, :lost] and pool != nil do
+    lifetime = System.monotonic_time(:millisecond) - state.started_at
+
+    Telemetry.execute(
+      [:snakepit, :pool, :worker, :terminated],
+      %{lifetime: native(lifetime), total_commands: served},
+      Map.merge(about(state), %{reason: reason, planned: planned?})
+    )
+  end
+
+  def terminated(_state, _served, _reason, _planned?), do: :ok
+
+  @spec full(State.t(), non_neg_integer) :: :ok
+  def full(state, capacity) do
+    Telemetry.execute(
+      [:snakepit, :pool, :capacity_reached],
+      %{capacity: capacity, load: capacity},
+      %{
+        worker_pid: self(),
+        worker_id: state.id,
+        pool: state.pool,
+        profile: state.config[:worker_profile]
+      }
+    )
+  end
+
+  defp about(state),
+    do: %{node: node(), pool_name: state.pool, worker_id: state.id, worker_pid: self()}
+
+  defp native(ms), do: System.convert_time_unit(ms, :millisecond, :native)
+end

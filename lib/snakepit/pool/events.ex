@@ -1,0 +1,74 @@
+defmodule Snakepit.Pool.Events do
+  @moduledoc false
+  # What the world is told of pools.
+
+  alias Snakepit.{Native, Telemetry}
+  alias Snakepit.Pool.Roster
+
+  @type pools :: %{atom => Roster.t()}
+
+  @spec init_started(pools) :: :ok
+  def init_started(pools) do
+    total = pools |> Enum.map(fn {_name, roster} -> roster.size end) |> Enum.sum()
+    Telemetry.execute([:snakepit, :pool, :init_started], %{total_workers: total, count: 1})
+  end
+
+  @spec init_complete(pools, non_neg_integer) :: :ok
+  def init_complete(pools, took_ms) do
+    workers = Map.new(pools, fn {name, roster} -> {name, ready(roster)} end)
+    total = workers |> Map.values() |> Enum.sum()
+
+    Telemetry.execute(
+      [:snakepit, :pool, :init_complete],
+      %{duration_ms: took_ms, total_workers: total, count: 1},
+      %{pool_workers: workers}
+    )
+  end
+
+  @doc "To be called before it is noted."
+  @spec worker_ready(Roster.t(), String.t()) :: :ok
+  def worker_ready(roster, id) do
+    Telemetry.execute(
+      [:snakepit, :pool, :worker_ready],
+      %{worker_count: ready(roster) + 1, count: 1},
+      %{pool_name: roster.name, worker_id: id}
+    )
+  end
+
+  @doc "A call was refused, as the queue is full. In its caller."
+  @spec saturated(Snakepit.Pool.Call.target()) :: :ok
+  def saturated(target) do
+    event = [:snakepit, :pool, :saturated]
+
+    if Telemetry.attached?(event) do
+      stats = Native.pool_stats(target.handle)
+
+      Telemetry.execute(
+        event,
+        %{queue_size: stats.queued, max_queue_size: target.max_queue},
+        %{
+          pool: target.name,
+          available_workers: stats.slots_available,
+          busy_workers: stats.slots_busy
+        }
+      )
+    end
+
+    :ok
+  end
+
+  @spec resized(atom, pos_integer, pos_integer, :queueing | :idle | :manual) :: :ok
+  def resized(name, before, size, reason) do
+    Snakepit.Logger.info(:pool, fn ->
+      "pool #{inspect(name)} has #{size} workers from now on, not #{before} (#{reason})"
+    end)
+
+    Telemetry.execute(
+      [:snakepit, :pool, :resized],
+      %{size: size, previous: before, count: 1},
+      %{pool: name, reason: reason}
+    )
+  end
+
+  defp ready(roster), do: length(Roster.in_state(roster, :ready))
+end

@@ -1,0 +1,154 @@
+defmodule Snakepit.Telemetry.Dispatcher do
+  @moduledoc false
+  # What the package telemetry does, for where it is not installed: one term
+  # that every process reads without asking another one, %{event => handlers}.
+  # Handlers come and go rarely; whoever changes the term holds a lock.
+
+  # Under this key: the module telemetry where it is there, else that map.
+  @key __MODULE__
+  @failure [:telemetry, :handler, :failure]
+
+  @doc "The module `:telemetry` where it is there, else nil."
+  @spec backend() :: module | nil
+  def backend do
+    case :persistent_term.get(@key, nil) do
+      table when is_map(table) -> nil
+      nil -> find_backend()
+      module -> module
+    end
+  end
+
+  # Its handlers are in a table of its application's.
+  defp find_backend do
+    there? =
+      Code.ensure_loaded?(:telemetry) and
+        match?({:ok, _}, Application.ensure_all_started(:telemetry))
+
+    :global.trans({@key, self()}, fn -> settle(there?) end, [node()])
+  end
+
+  # Whoever comes second finds what the first has put there.
+  defp settle(there?) do
+    case :persistent_term.get(@key, nil) do
+      nil ->
+        :persistent_term.put(@key, if(there?, do: :telemetry, else: %{}))
+        if there?, do: :telemetry
+
+      table when is_map(table) ->
+        nil
+
+      module ->
+        module
+    end
+  end
+
+  @spec handlers(list) :: [map]
+  def handlers(event) do
+    case :persistent_term.get(@key, nil) do
+      %{^event => handlers} -> handlers
+      _ -> []
+    end
+  end
+
+  @spec execute(list, map, map) :: :ok
+  def execute(event, measurements, metadata) do
+    for handler <- handlers(event), do: call(handler, event, measurements, metadata)
+    :ok
+  end
+
+  defp call(handler, event, measurements, metadata) do
+    handler.function.(event, measurements, metadata, handler.config)
+  catch
+    kind, reason -> failed(handler, event, kind, reason, __STACKTRACE__)
+  end
+
+  # It would fail each time.
+  defp failed(handler, event, kind, reason, stacktrace) do
+    _ = detach(handler.id)
+
+    Snakepit.Logger.error(:telemetry, fn ->
+      "telemetry handler #{inspect(handler.id)} failed and was detached: " <>
+        Exception.format(kind, reason, stacktrace)
+    end)
+
+    if event != @failure do
+      execute(
+        @failure,
+        %{monotonic_time: System.monotonic_time(), system_time: System.system_time()},
+        %{
+          event_name: event,
+          handler_id: handler.id,
+          handler_config: handler.config,
+          kind: kind,
+          reason: reason,
+          stacktrace: stacktrace
+        }
+      )
+    end
+  end
+
+  @spec attach_many(term, [list], function, term) :: :ok | {:error, :already_exists}
+  def attach_many(id, events, function, config) do
+    update(fn table ->
+      if known?(table, id) do
+        {{:error, :already_exists}, table}
+      else
+        {:ok, Enum.reduce(Enum.uniq(events), table, &put(&2, &1, id, function, config))}
+      end
+    end)
+  end
+
+  defp put(table, event, id, function, config) do
+    handler = %{id: id, event_name: event, function: function, config: config}
+    Map.update(table, event, [handler], &(&1 ++ [handler]))
+  end
+
+  @spec detach(term) :: :ok | {:error, :not_found}
+  def detach(id) do
+    update(fn table ->
+      if known?(table, id) do
+        {:ok,
+         for {event, handlers} <- table,
+             left = Enum.reject(handlers, &(&1.id == id)),
+             left != [],
+             into: %{} do
+           {event, left}
+         end}
+      else
+        {{:error, :not_found}, table}
+      end
+    end)
+  end
+
+  @spec list_handlers([atom]) :: [map]
+  def list_handlers(prefix) do
+    for {event, handlers} <- table(),
+        List.starts_with?(event, prefix),
+        handler <- handlers,
+        do: handler
+  end
+
+  defp table do
+    case :persistent_term.get(@key, nil) do
+      table when is_map(table) -> table
+      _ -> %{}
+    end
+  end
+
+  defp known?(table, id) do
+    Enum.any?(table, fn {_event, handlers} -> Enum.any?(handlers, &(&1.id == id)) end)
+  end
+
+  defp update(fun) do
+    :global.trans(
+      {@key, self()},
+      fn ->
+        before = table()
+        {result, table} = fun.(before)
+        if table != before, do: :persistent_term.put(@key, table)
+        result
+      end,
+      [node()]
+    )
+  end
+end

@@ -1,0 +1,105 @@
+defmodule Snakepit.TelemetryTest do
+  use ExUnit.Case, async: true
+
+  alias Snakepit.Telemetry
+
+  doctest Telemetry
+
+  @moduletag :capture_log
+
+  # Events of this test alone.
+  defp name, do: [:test, :"e#{System.unique_integer([:positive])}"]
+
+  defp tell(test), do: fn event, m, meta, config -> send(test, {event, m, meta, config}) end
+
+  test "handlers get event, measurements, metadata and their configuration" do
+    [a, b] = events = [name(), name()]
+    id = make_ref()
+    assert :ok = Telemetry.attach_many(id, events, tell(self()), :config)
+    assert Telemetry.attached?(a)
+    assert :ok = Telemetry.execute(a, %{n: 1}, %{m: 2})
+    assert_received {^a, %{n: 1}, %{m: 2}, :config}
+    assert :ok = Telemetry.execute(b, %{n: 2})
+    assert_received {^b, %{n: 2}, m, :config} when m == %{}
+    assert :ok = Telemetry.detach(id)
+    refute Telemetry.attached?(a)
+    assert :ok = Telemetry.execute(a, %{})
+    refute_received {^a, _, _, _}
+    assert {:error, :not_found} = Telemetry.detach(id)
+  end
+
+  test "an id is there once" do
+    id = make_ref()
+    assert :ok = Telemetry.attach(id, name(), tell(self()), nil)
+    assert {:error, :already_exists} = Telemetry.attach(id, name(), tell(self()), nil)
+    assert :ok = Telemetry.detach(id)
+  end
+
+  test "a handler that fails is detached, and the others go on" do
+    event = name()
+    test = self()
+    good = make_ref()
+
+    for {id, fun} <- [
+          {{:raises, event}, fn _, _, _, _ -> raise "broken" end},
+          {{:throws, event}, fn _, _, _, _ -> throw(:ball) end},
+          {{:exits, event}, fn _, _, _, _ -> exit(:now) end},
+          {good, fn _, _, _, _ -> send(test, :called) end}
+        ],
+        do: :ok = Telemetry.attach(id, event, fun, nil)
+
+    failure = {:failures, event}
+    :ok = Telemetry.attach(failure, [:telemetry, :handler, :failure], tell(self()), nil)
+
+    assert :ok = Telemetry.execute(event, %{}, %{})
+    assert_received :called
+    assert [%{id: ^good}] = Telemetry.list_handlers(event)
+
+    for kind <- [:error, :throw, :exit] do
+      assert_received {[:telemetry, :handler, :failure], _,
+                       %{event_name: ^event, kind: ^kind, handler_id: {_, ^event}}, nil}
+    end
+
+    :ok = Telemetry.detach(good)
+    :ok = Telemetry.detach(failure)
+  end
+
+  test "a handler of failures that fails is the end of it" do
+    id = make_ref()
+    event = name()
+    fail = fn _, _, _, _ -> raise "broken" end
+    :ok = Telemetry.attach_many(id, [event, [:telemetry, :handler, :failure]], fail, nil)
+    assert :ok = Telemetry.execute(event, %{}, %{})
+    refute Telemetry.attached?(event)
+  end
+
+  test "handlers are listed by the beginning of their event" do
+    [root, leaf] = name()
+    id = make_ref()
+    :ok = Telemetry.attach_many(id, [[root, leaf], [root, leaf, :start]], tell(self()), 1)
+    assert [_, _] = Telemetry.list_handlers([root, leaf])
+
+    assert [%{id: ^id, event_name: [^root, ^leaf, :start], config: 1}] =
+             Telemetry.list_handlers([root, leaf, :start])
+
+    assert Enum.count(Telemetry.list_handlers([]), &(&1.id == id)) == 2
+    :ok = Telemetry.detach(id)
+  end
+
+  test "many may attach and detach at a time" do
+    event = name()
+
+    1..20
+    |> Enum.map(fn i ->
+      Task.async(fn ->
+        :ok = Telemetry.attach({event, i}, event, fn _, _, _, _ -> :ok end, nil)
+        if rem(i, 2) == 0, do: :ok = Telemetry.detach({event, i})
+      end)
+    end)
+    |> Task.await_many(60_000)
+
+    assert length(Telemetry.list_handlers(event)) == 10
+    for i <- 1..20//2, do: :ok = Telemetry.detach({event, i})
+    assert Telemetry.list_handlers(event) == []
+  end
+end

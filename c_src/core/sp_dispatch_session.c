@@ -106,7 +106,6 @@ void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot) {
     (void)sp_ahead_recall(d, before, s);
   if (s->turn.inside)
     sp_heap_remove(&s->slot->pinned, &s->turn);
-  sp_slot *before = sp_session_slot(s);
   if (before != NULL)
     before->sessions--;
   s->slot = slot;

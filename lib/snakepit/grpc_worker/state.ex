@@ -32,13 +32,13 @@ defmodule Snakepit.GRPCWorker.State do
     # While the process is being made.
     :spec,
     :prefork,
-    # Of a gRPC worker that takes arguments as CBOR.
-    cbor?: false,
     # The process that pings it.
     :heart,
     # Of one that is being replaced: why, since and until when.
     :retiring,
     served: 0,
+    # Of a gRPC worker that takes arguments as CBOR.
+    cbor?: false,
     phase: :launching,
     fork_failed?: false,
     checks: %{},

@@ -3,16 +3,10 @@ defmodule Snakepit.ShutdownEvents do
   # The events of clean-ups and scripts, which may come when nothing else of
   # the application runs any more.
 
-  @telemetry Snakepit.Telemetry
-
   @doc "Emits `[:snakepit | event]`. Handlers never change how a shutdown goes."
   @spec emit([atom], map, map) :: :ok
   def emit(event, measurements, metadata) do
-    if Code.ensure_loaded?(@telemetry) and function_exported?(@telemetry, :execute, 3) do
-      _ = apply(@telemetry, :execute, [[:snakepit | event], measurements, metadata])
-    end
-
-    :ok
+    Snakepit.Telemetry.execute([:snakepit | event], measurements, metadata)
   rescue
     error ->
       Snakepit.Logger.error(:telemetry, "#{inspect(event)}: #{Exception.message(error)}")

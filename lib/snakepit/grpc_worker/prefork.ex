@@ -7,7 +7,7 @@ defmodule Snakepit.GRPCWorker.Prefork do
   alias Snakepit.Spawner
 
   # What each worker has of its own; all else is the zygote's, too.
-  @own ~w(SNAKEPIT_READY_FILE SNAKEPIT_LOCAL_SOCKET SNAKEPIT_LOCAL_TOKEN)
+  @own ~w(SNAKEPIT_WORKER_ID SNAKEPIT_READY_FILE SNAKEPIT_LOCAL_SOCKET SNAKEPIT_LOCAL_TOKEN)
   @scripts ~w(grpc_server.py grpc_server_threaded.py)
 
   @doc "Asks for a zygote: see `Snakepit.Pool.Zygotes.ask/3`. `:cold` when there is none to ask for."

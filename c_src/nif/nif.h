@@ -163,5 +163,7 @@ NIF(nif_server_reply);
 NIF(nif_server_send);
 NIF(nif_server_finish);
 NIF(nif_server_fail);
+NIF(nif_os_signal);
+NIF(nif_os_signal_group);
 
 #endif

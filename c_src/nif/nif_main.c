@@ -213,6 +213,8 @@ static ErlNifFunc functions[] = {
     {"server_send", 2, nif_server_send, 0},
     {"server_finish", 1, nif_server_finish, 0},
     {"server_fail", 3, nif_server_fail, 0},
+    {"os_signal", 3, nif_os_signal, ERL_NIF_DIRTY_JOB_IO_BOUND},
+    {"os_signal_group", 2, nif_os_signal_group, ERL_NIF_DIRTY_JOB_IO_BOUND},
 };
 
 ERL_NIF_INIT(Elixir.Snakepit.Native, functions, load, NULL, NULL, NULL)

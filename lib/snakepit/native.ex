@@ -353,5 +353,19 @@ defmodule Snakepit.Native do
   @spec server_fail(handle, status :: 1..16, message :: iodata) :: :ok | {:error, :cancelled}
   def server_fail(_call, _status, _message), do: err!()
 
+  # ---- OS processes -------------------------------------------------------
+
+  @doc """
+  Sends a signal (0: none, only looks) to a process, if it is the one that
+  started at `start_ticks`; 0 for whichever has that number. 0 or an errno.
+  """
+  @spec os_signal(pid :: pos_integer, start_ticks :: non_neg_integer, signo :: 0..64) ::
+          non_neg_integer
+  def os_signal(_pid, _start_ticks, _signo), do: err!()
+
+  @doc "The same to a process group, but never to our own."
+  @spec os_signal_group(pgid :: pos_integer, signo :: 0..64) :: non_neg_integer
+  def os_signal_group(_pgid, _signo), do: err!()
+
   defp err!, do: :erlang.nif_error({:not_loaded, __MODULE__})
 end

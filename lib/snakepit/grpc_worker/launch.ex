@@ -140,6 +140,7 @@ defmodule Snakepit.GRPCWorker.Launch do
       "PYTHONUNBUFFERED" => "1",
       "GRPC_VERBOSITY" => System.get_env("GRPC_VERBOSITY") || "ERROR"
     }
+    |> Map.merge(Map.new([ProcessRegistry.owner_variable()]))
     |> Map.merge(group())
     |> Map.merge(threads(config))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))

@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.ApplicationCleanup do
 
   use GenServer
 
-  alias Snakepit.{Defaults, RuntimeCleanup}
+  alias Snakepit.{Defaults, OSProcess, RuntimeCleanup, ShutdownEvents}
   alias Snakepit.Pool.ProcessRegistry
 
   @key {__MODULE__, :run_dir}
@@ -37,14 +37,33 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   @impl true
   def terminate(_reason, dir) do
     entries = ProcessRegistry.current_run_entries()
-    bound = Defaults.cleanup_on_stop_timeout_ms()
-
-    _ =
-      if Application.get_env(:snakepit, :cleanup_on_stop, true),
-        do: RuntimeCleanup.run(entries, timeout_ms: bound)
-
+    if Application.get_env(:snakepit, :cleanup_on_stop, true), do: clean_up(entries)
     _ = File.rm_rf(dir)
     :persistent_term.erase(@key)
+  end
+
+  # The workers have stopped by now; what is left is what went wrong.
+  defp clean_up(entries) do
+    left =
+      for {_id, %{process_pid: pid, start_time: time}} <- entries, OSProcess.alive?(pid, time) do
+        pid
+      end
+
+    _ = left != [] && report(:orphaned_processes_found, left)
+
+    case RuntimeCleanup.run(entries, timeout_ms: Defaults.cleanup_on_stop_timeout_ms()) do
+      :ok ->
+        report(:cleanup_success, left)
+
+      {:timeout, pids} ->
+        report(:emergency_cleanup, pids)
+        Snakepit.Logger.error(:shutdown, "OS processes are left: #{inspect(pids)}")
+    end
+  end
+
+  defp report(what, pids) do
+    run_id = ProcessRegistry.get_beam_run_id()
+    ShutdownEvents.emit_count([:application_cleanup, what], length(pids), run_id)
   end
 
   defp random, do: Base.url_encode64(:crypto.strong_rand_bytes(9))

@@ -185,7 +185,9 @@ defmodule Snakepit do
 
     * `:timeout` - for the pools to get ready (15 000 ms)
     * `:shutdown_timeout` - for the application to stop (15 000 ms)
-    * `:cleanup_timeout` - for the check that nothing is left (5 000 ms; 0: none)
+    * `:cleanup_timeout` - for ending the OS processes that are left, which takes
+      a second more at most (5 000 ms; 0: they are left alone). Also when the
+      application is not stopped: its pools then start new workers
     * `:restart` - restart the application when it runs already: `true`, `false`
       or `:auto` (with `stop_mode: :always` in a Mix project)
     * `:await_pool` - wait for the pools (as `:pooling_enabled` says)

@@ -2,12 +2,14 @@ defmodule Snakepit.Script do
   @moduledoc false
   # Snakepit.run_as_script/2: start, run, stop, look that nothing is left.
 
-  alias Snakepit.{Error, Pool, RuntimeCleanup}
+  alias Snakepit.{Error, Pool, RuntimeCleanup, ShutdownEvents}
   alias Snakepit.Pool.ProcessRegistry
 
   @exit_modes [:none, :halt, :stop, :auto]
   @stop_modes [:if_started, :always, :never]
   @truths ~w(1 true yes y on)
+  # What the whole clean-up may take beyond its time.
+  @cleanup_margin_ms 900
 
   @type settings :: %{
           timeout: timeout,
@@ -157,54 +159,100 @@ defmodule Snakepit.Script do
   # ---- the end ------------------------------------------------------------
 
   defp finish(outcome, settings, owned?) do
+    status = status(outcome)
+    report = &report(&1, settings, owned?, status, &2)
+    report.(:start, :pending)
+
     entries =
       if Process.whereis(ProcessRegistry), do: ProcessRegistry.current_run_entries(), else: []
 
     stop? = settings.stop_mode == :always or (settings.stop_mode == :if_started and owned?)
     if stop?, do: stop(settings.shutdown_timeout)
-    clean_up(entries, stop?, settings.cleanup_timeout)
+    report.(:stop, :pending)
+
+    cleaned = clean_up(entries, stop?, settings.cleanup_timeout)
+    report.(:cleanup, cleaned)
+    report.(:exit, cleaned)
     leave(outcome, settings.exit_mode)
   end
 
-  # A stop that takes longer goes on, but is not waited for.
+  # Application.stop/1 cannot be interrupted: a stop that takes longer goes on,
+  # but is not waited for.
   defp stop(timeout) do
-    task = Task.async(fn -> Application.stop(:snakepit) end)
-    _ = Task.yield(task, timeout) || Task.shutdown(task, :brutal_kill)
-    :ok
-  end
+    {pid, ref} = spawn_monitor(fn -> Application.stop(:snakepit) end)
 
-  defp clean_up(_entries, _stopped?, 0), do: :skipped
-  defp clean_up([], _stopped?, _timeout), do: :ok
-
-  # The application goes on for its other users: so do its workers.
-  defp clean_up(_entries, false, _timeout), do: :ok
-
-  defp clean_up(entries, true, timeout) do
-    case RuntimeCleanup.run(entries, timeout_ms: timeout) do
-      :ok ->
-        :ok
-
-      {:timeout, pids} ->
-        Snakepit.Logger.error(:shutdown, "OS processes are left: #{inspect(pids)}")
+    receive do
+      {:DOWN, ^ref, :process, ^pid, _reason} -> :ok
+    after
+      timeout ->
+        Process.demonitor(ref, [:flush])
+        Snakepit.Logger.error(:shutdown, "snakepit did not stop within #{timeout} ms")
     end
   end
 
+  defp clean_up(_entries, _stopped?, 0), do: :skipped
+
+  # In a process of its own, so that the time is bounded whatever it waits for.
+  defp clean_up(entries, stopped?, timeout) do
+    work = fn ->
+      if stopped?,
+        do: RuntimeCleanup.run(entries, timeout_ms: timeout),
+        else: RuntimeCleanup.cleanup_current_run(timeout_ms: timeout)
+    end
+
+    {pid, ref} = spawn_monitor(fn -> exit({:cleaned, work.()}) end)
+
+    receive do
+      {:DOWN, ^ref, :process, ^pid, {:cleaned, :ok}} ->
+        :ok
+
+      {:DOWN, ^ref, :process, ^pid, {:cleaned, {:timeout, pids}}} ->
+        Snakepit.Logger.error(:shutdown, "OS processes are left: #{inspect(pids)}")
+        :timeout
+
+      {:DOWN, ^ref, :process, ^pid, reason} ->
+        Snakepit.Logger.error(:shutdown, "the clean-up failed: #{inspect(reason)}")
+        {:error, reason}
+    after
+      timeout + @cleanup_margin_ms ->
+        Process.demonitor(ref, [:flush])
+        Process.exit(pid, :kill)
+        :timeout
+    end
+  end
+
+  defp report(what, settings, owned?, status, cleaned) do
+    ShutdownEvents.emit([:script, :shutdown, what], %{}, %{
+      run_id: :persistent_term.get({ProcessRegistry, :run_id}, nil),
+      exit_mode: settings.exit_mode,
+      stop_mode: settings.stop_mode,
+      owned?: owned?,
+      status: status,
+      cleanup_result: cleaned
+    })
+  end
+
+  defp status({:ok, _value, status}), do: status
+  defp status({:raise, _kind, _reason, _stacktrace}), do: 1
+
   defp leave(outcome, mode) when mode in [:halt, :stop] do
-    status =
-      case outcome do
-        {:ok, _value, status} ->
-          status
-
-        {:raise, kind, reason, stacktrace} ->
-          IO.puts(:stderr, Exception.format(kind, reason, stacktrace))
-          1
-      end
-
-    if mode == :halt, do: System.halt(status)
-    System.stop(status)
+    complain(outcome)
+    if mode == :halt, do: System.halt(status(outcome))
+    System.stop(status(outcome))
     Process.sleep(:infinity)
   end
 
   defp leave({:ok, value, _status}, _mode), do: value
   defp leave({:raise, kind, reason, stack}, _mode), do: :erlang.raise(kind, reason, stack)
+
+  # With nobody at the other end of stderr the VM ends all the same.
+  defp complain({:raise, kind, reason, stacktrace}) do
+    IO.puts(:stderr, Exception.format(kind, reason, stacktrace))
+  rescue
+    ErlangError -> :ok
+  catch
+    :exit, _ -> :ok
+  end
+
+  defp complain(_outcome), do: :ok
 end

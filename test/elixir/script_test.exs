@@ -13,6 +13,7 @@ defmodule Snakepit.ScriptTest do
 
     code = """
     Application.put_all_env(snakepit: #{inspect(settings(more))})
+    #{more[:before]}
 
     result =
       Snakepit.run_as_script(
@@ -33,6 +34,7 @@ defmodule Snakepit.ScriptTest do
 
     IO.inspect(result, label: "result")
     IO.inspect(Process.whereis(Snakepit.Supervisor) != nil, label: "running")
+    #{more[:after]}
     """
 
     env = Keyword.get(more, :system_env, [])
@@ -40,8 +42,11 @@ defmodule Snakepit.ScriptTest do
     ebin = Application.app_dir(:snakepit, "ebin")
     elixir = System.find_executable("elixir")
 
+    # The shell may do something to the VM's output.
+    shell = String.replace(more[:shell] || "exec %s", "%s", ~s("$0" "$@"))
+
     {output, status} =
-      System.cmd(elixir, args ++ ["-pa", ebin, "-e", code],
+      System.cmd("/bin/sh", ["-c", shell, elixir | args] ++ ["-pa", ebin, "-e", code],
         stderr_to_stdout: true,
         env: [{"ELIXIR_ERL_OPTIONS", "+fnu"} | env]
       )
@@ -164,6 +169,89 @@ defmodule Snakepit.ScriptTest do
     run = script("1", "", settings: [pools: [%{name: :a, pool_size: 0}]])
     assert run.output =~ "invalid_pool_size"
     assert run.output =~ ~r/result: {:error,\s+%Snakepit.Error{/
+  end
+
+  test "the environment's mistakes are said and ignored" do
+    env = [{"SNAKEPIT_SCRIPT_EXIT", "perhaps"}]
+
+    run =
+      script("1", "", system_env: env, settings: [pooling_enabled: false, log_level: :warning])
+
+    assert run.output =~ "SNAKEPIT_SCRIPT_EXIT=perhaps is ignored"
+    assert run.output =~ "result: 1"
+
+    env = [{"SNAKEPIT_SCRIPT_EXIT", "none"}, {"SNAKEPIT_SCRIPT_HALT", "1"}]
+
+    assert script("1", "", system_env: env, settings: [pooling_enabled: false]).output =~
+             "result: 1"
+
+    env = [{"SNAKEPIT_SCRIPT_EXIT", " Stop "}]
+    run = script("1", "", system_env: env, settings: [pooling_enabled: false])
+    refute run.output =~ "result:"
+    assert run.status == 0
+  end
+
+  test "auto leaves alone a VM that ends by itself" do
+    run = script("1", "exit_mode: :auto", settings: [pooling_enabled: false])
+    assert run.output =~ "result: 1"
+    assert run.status == 0
+  end
+
+  test "exit_mode goes before halt" do
+    run = script("1", "exit_mode: :none, halt: true", settings: [pooling_enabled: false])
+    assert run.output =~ "result: 1"
+  end
+
+  test "an exit of the function is a failure" do
+    run = script("exit(:gone)", "exit_mode: :stop", settings: [pooling_enabled: false])
+    assert run.output =~ "gone"
+    assert run.status == 1
+  end
+
+  test "with nobody who reads it ends as well" do
+    shell = "{ %s; echo status $? >&2; } | head -c 0"
+    settings = [settings: [pooling_enabled: false], shell: shell]
+
+    for exit_mode <- [":halt", ":stop", ":none"] do
+      body = ~s|for n <- 1..5_000, do: IO.puts("line \#{n}")|
+      assert script(body, "exit_mode: #{exit_mode}", settings).output =~ ~r/^status 1$/m
+    end
+
+    # Nor is there a stderr.
+    run = script("raise \"x\"", "exit_mode: :halt", Keyword.put(settings, :shell, "%s 2>&- >&-"))
+    assert run.status == 1
+  end
+
+  test "what ran before is stopped, restarted or left as told" do
+    before = "{:ok, _} = Application.ensure_all_started(:snakepit)"
+    kept = [before: before, settings: [pooling_enabled: false]]
+    assert script("1", "", kept).output =~ "running: true"
+    assert script("1", "stop_mode: :always", kept).output =~ "running: false"
+
+    before = before <> "; Process.put(:former, Process.whereis(Snakepit.Supervisor))"
+    same = "Process.whereis(Snakepit.Supervisor) == Process.get(:former)"
+    kept = Keyword.put(kept, :before, before)
+    assert script(same, "", kept).output =~ "result: true"
+    assert script(same, "stop_mode: :always", kept).output =~ "result: true"
+    assert script(same, "restart: true", kept).output =~ "result: false"
+  end
+
+  test "workers of an application that goes on are ended, unless cleanup_timeout is 0" do
+    before = """
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+    """
+
+    after_it = """
+    {:ok, [{pid, time} | _]} =
+      {:ok, for({_, e} <- Process.get(:entries), do: {e.process_pid, e.start_time})}
+
+    IO.inspect(Snakepit.OSProcess.alive?(pid, time), label: "kept")
+    """
+
+    body = "Process.put(:entries, Snakepit.Pool.ProcessRegistry.current_run_entries())"
+    more = [before: before, after: after_it]
+    assert script(body, "cleanup_timeout: 0", more).output =~ "kept: true"
+    assert script(body, "", more).output =~ "kept: false"
   end
 
   test "options that are wrong are refused at once" do

@@ -6,7 +6,8 @@ defmodule Snakepit.ProcessKillerTest do
   alias Snakepit.{OSProcess, ProcessKiller}
   alias Snakepit.OSProcess.Listing
 
-  @stubborn ~s(trap "" TERM HUP; echo up; while :; do sleep 1000; done)
+  # The port tells of the end only when nobody holds its pipe any more.
+  @stubborn ~s(trap "" TERM HUP; echo up; while :; do sleep 1000 >/dev/null 2>&1; done)
 
   # A process of this test's own. A port's program leads a group of its own.
   defp start(program, args) do

@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "child.h"
+#include "watch.h"
 
 enum { THE_CHILD = 1, SIGNALS = 4 };
 
@@ -15,14 +16,16 @@ typedef struct alone {
   uv_loop_t loop;
   uv_signal_t signals[SIGNALS];
   uv_poll_t in;
+  uv_poll_t parent;
   sp_nest nest;
   uint32_t grace_ms;
   bool stopping;
   int code;
 } alone;
 
-static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks) {
-  (void)arg, (void)id, (void)pid, (void)ticks;
+static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks,
+                       uint32_t held) {
+  (void)arg, (void)id, (void)pid, (void)ticks, (void)held;
 }
 
 static void on_failed(void *arg, uint64_t id, enum sp_stage stage, int errnum,
@@ -67,6 +70,30 @@ static void on_stdin(uv_poll_t *handle, int status, int events) {
   }
 }
 
+static void on_parent(uv_poll_t *handle, int status, int events) {
+  (void)status, (void)events;
+  (void)uv_poll_stop(handle);
+  stop(handle->data);
+}
+
+/* A parent-death signal would come at the end of the parent's thread. */
+static int watch_parent(alone *self, pid_t parent) {
+  if (parent <= 1)
+    return 0; /* outside our PID namespace, or already gone to init */
+  int fd = sp_watch_open(parent);
+  if (fd == -ESRCH || (fd >= 0 && getppid() != parent)) {
+    stop(self);
+    return 0;
+  }
+  if (fd < 0)
+    return 0; /* an old kernel */
+  int err = uv_poll_init(&self->loop, &self->parent, fd);
+  self->parent.data = self;
+  if (err == 0)
+    err = uv_poll_start(&self->parent, UV_READABLE, on_parent);
+  return err;
+}
+
 static int init(alone *self, bool until_eof) {
   static const int signals[SIGNALS] = {SIGTERM, SIGINT, SIGHUP, SIGQUIT};
   static const sp_nest_events events = {on_started, on_failed, on_output,
@@ -106,6 +133,8 @@ int sp_alone_run(const sp_alone *what) {
   sp_spawn spawn = {
       .id = THE_CHILD, .launch = what->launch, .grace_ms = what->grace_ms};
   sp_nest_spawn(&self.nest, &spawn);
+  if (!what->stay)
+    (void)watch_parent(&self, what->parent);
   (void)uv_run(&self.loop, UV_RUN_DEFAULT);
   sp_nest_kill_all(&self.nest);
   return self.code;

@@ -16,7 +16,12 @@
 #include <sys/prctl.h>
 #endif
 
+#include "apply.h"
+#include "cgroup.h"
 #include "reap.h"
+#ifndef __linux__
+#include "watch.h"
+#endif
 #include "zygote.h"
 
 enum {
@@ -44,6 +49,9 @@ struct sp_child {
   uint64_t id;
   pid_t guard;  /* 0 once it is reaped */
   pid_t leader; /* 0 before STARTED */
+#ifndef __linux__
+  int watch; /* of the leader */
+#endif
   sp_launch *launch;
   sp_zygote *zygote; /* of a child that is one */
   bool forked;       /* of a zygote; its guard is known from STARTED on */
@@ -66,7 +74,7 @@ struct sp_child {
 };
 
 /* What is told of a child that nobody could wait for. */
-static const sp_exit killed_by_kernel = {SP_EXIT_SIGNAL, SIGKILL, 0, 0, 0};
+static const sp_exit killed_by_kernel = {SP_EXIT_SIGNAL, SIGKILL, 0, 0, 0, 0};
 
 static void on_timer(uv_timer_t *timer);
 static void on_sweep(uv_timer_t *timer);
@@ -112,19 +120,29 @@ static void close_child(sp_child *child) {
   if (child->zygote != NULL)
     sp_zygote_del(child->zygote);
   child->zygote = NULL;
+#ifndef __linux__
+  if (child->watch >= 0)
+    (void)close(child->watch);
+#endif
   close_tap(&child->taps[0]);
   close_tap(&child->taps[1]);
   uv_close((uv_handle_t *)&child->timer, on_close);
   uv_close((uv_handle_t *)&child->ctl, on_close);
 }
 
-static void fail(sp_child *child, enum sp_stage stage, int errnum) {
+static void fail_with(sp_child *child, const sp_launch_error *error) {
   char text[SP_PROTO_MAX_TEXT];
   sp_nest *nest = child->nest;
-  sp_proto_failure_text(text, stage, errnum, child->launch->program,
+  sp_proto_failure_text(text, error, child->launch->program,
                         child->launch->cwd);
-  nest->events->failed(nest->arg, child->id, stage, errnum, text);
+  nest->events->failed(nest->arg, child->id, (enum sp_stage)error->stage,
+                       error->errnum, text);
   close_child(child);
+}
+
+static void fail(sp_child *child, enum sp_stage stage, int errnum) {
+  sp_launch_error error = {(int)stage, errnum, ""};
+  fail_with(child, &error);
 }
 
 /* ---- output ------------------------------------------------------------- */
@@ -232,6 +250,12 @@ static void set_lost(sp_child *child) {
   if (child->lost || child->closing)
     return;
   child->lost = true;
+#ifndef __linux__
+  sp_watch_kill_group(child->watch, child->leader);
+  child->watch = -1;
+#endif
+  if (child->launch != NULL && child->launch->leaf[0] != 0)
+    sp_cgroup_clear(child->launch->leaf);
   if (child->leader == 0)
     fail(child, SP_STAGE_FORK, ECHILD);
   else if (!child->dead)
@@ -299,15 +323,21 @@ static void on_event(sp_child *child) {
   switch (event->said) {
   case SP_GUARD_STARTED:
     child->leader = event->pid;
+#ifndef __linux__
+    child->watch = sp_watch_open(child->leader);
+#endif
     if (child->forked && is_unclaimed(nest, event->guard))
       child->guard = event->guard;
-    free(child->launch);
-    child->launch = NULL;
-    nest->events->started(nest->arg, child->id, child->leader, event->start);
+    if ((event->held & SP_HELD_CGROUP) == 0) {
+      free(child->launch);
+      child->launch = NULL;
+    }
+    nest->events->started(nest->arg, child->id, child->leader, event->start,
+                          event->held);
     update_reading(child);
     break;
   case SP_GUARD_FAILED:
-    fail(child, (enum sp_stage)event->stage, event->errnum);
+    fail_with(child, &event->error);
     break;
   case SP_GUARD_DIED:
     set_dead(child, &event->exit);
@@ -537,10 +567,26 @@ static void init_handles(sp_child *child) {
   }
 }
 
+/* What is decided here for all children, not by each guard for its own. */
+static int place(sp_child *child, enum sp_stage *stage) {
+  sp_launch *launch = child->launch;
+  *stage = SP_STAGE_AFFINITY;
+  int err = sp_apply_place(&launch->settings);
+  if (err == 0) {
+    *stage = SP_STAGE_CGROUP;
+    err = sp_cgroup_name(&launch->settings, child->id, launch->leaf);
+  }
+  return err;
+}
+
 static void start(sp_child *child, const sp_spawn *spawn) {
   int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
-  enum sp_stage stage = SP_STAGE_PIPE;
-  int err = make_pair(pairs[0], true);
+  enum sp_stage stage;
+  int err = place(child, &stage);
+  if (err == 0) {
+    stage = SP_STAGE_PIPE;
+    err = make_pair(pairs[0], true);
+  }
   for (size_t i = 1; i < 3 && err == 0 && !child->launch->share_output; i++)
     err = make_pair(pairs[i], false);
   if (err == 0 && spawn->is_zygote)
@@ -586,6 +632,9 @@ void sp_nest_spawn(sp_nest *nest, const sp_spawn *spawn) {
   if (child == NULL)
     out_of_memory();
   child->nest = nest;
+#ifndef __linux__
+  child->watch = -1;
+#endif
   child->id = spawn->id;
   child->launch = spawn->launch;
   child->grace_ms = spawn->grace_ms;
@@ -684,4 +733,8 @@ void sp_nest_kill_all(sp_nest *nest) {
     (void)poll(NULL, 0, pause);
     pause = pause < 32 ? pause * 2 : 32;
   }
+  /* A guard that was killed leaves its child's cgroup. */
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->launch != NULL && child->launch->leaf[0] != 0)
+      sp_cgroup_clear(child->launch->leaf);
 }

@@ -23,12 +23,12 @@ enum sp_guard_said { SP_GUARD_STARTED = 1, SP_GUARD_FAILED, SP_GUARD_DIED };
  * dead; the end of the stream when its whole family is gone. */
 typedef struct sp_guard_event {
   uint32_t said;
-  int32_t pid;    /* STARTED */
-  uint64_t start; /* STARTED: start ticks */
-  int32_t guard;  /* STARTED: its own number */
-  int32_t stage;  /* FAILED */
-  int32_t errnum; /* FAILED */
-  sp_exit exit;   /* DIED */
+  int32_t pid;           /* STARTED */
+  uint64_t start;        /* STARTED: start ticks */
+  int32_t guard;         /* STARTED: its own number */
+  uint32_t held;         /* STARTED */
+  sp_launch_error error; /* FAILED */
+  sp_exit exit;          /* DIED */
 } sp_guard_event;
 
 enum sp_guard_do { SP_GUARD_KILL = 1, SP_GUARD_SIGNAL };

@@ -348,8 +348,10 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, State.output(state, stream, bytes)}
   end
 
-  def handle_info({:snakepit_os, id, {:exit, how, _usage}}, %State{os_id: id} = state),
-    do: exited(%{state | os_id: nil}, how)
+  def handle_info({:snakepit_os, id, {:exit, how, usage}}, %State{os_id: id} = state) do
+    :ok = State.output_ended(state)
+    exited(%{state | os_id: nil, usage: usage}, how)
+  end
 
   def handle_info({:snakepit_slot, :suspect, why}, %State{phase: :ready} = state) do
     Snakepit.Logger.warning(:worker, fn -> "worker #{state.id} is replaced: #{why}" end)
@@ -531,7 +533,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp exited(%State{phase: phase} = state, how) when phase in [:waiting, :pinging] do
-    message = "#{state.program} #{State.exit_text(how)} before it was ready"
+    text = State.exit_text(how) <> State.cause_text(state, how)
+    message = "#{state.program} #{text} before it was ready"
     start_failed(state, message, State.exit_cause(how))
   end
 
@@ -545,7 +548,10 @@ defmodule Snakepit.GRPCWorker do
         other -> {:external_process_died, other}
       end
 
-    Snakepit.Logger.warning(:worker, fn -> "worker #{state.id}: #{State.exit_text(how)}" end)
+    Snakepit.Logger.warning(:worker, fn ->
+      "worker #{state.id}: #{State.exit_text(how)}#{State.cause_text(state, how)}"
+    end)
+
     {:stop, reason, state}
   end
 

@@ -703,7 +703,7 @@ defmodule Snakepit.SpawnerTest do
   @tag :no_spawner
   test "a message that is not understood is answered, and the spawner goes on" do
     port = raw_port()
-    assert_receive {^port, {:data, <<65, 1::32, _::32>>}}, @patience
+    assert_receive {^port, {:data, <<65, 2::32, _::32>>}}, @patience
 
     for {message, word} <- [
           {"", "too early"},
@@ -722,9 +722,9 @@ defmodule Snakepit.SpawnerTest do
     assert rest =~ "NUL"
 
     spawn = <<1, 78::64, 1::32, 0::32, 0::32, string("cat")::binary>>
-    spawn = spawn <> <<1::32, string("/dev/zero")::binary, 0::32, 0::32>>
+    spawn = spawn <> <<1::32, string("/dev/zero")::binary, 0::32, 0::32, 0::32>>
     Port.command(port, spawn)
-    assert_receive {^port, {:data, <<66, 78::64, pid::32, start::64>>}}, @patience
+    assert_receive {^port, {:data, <<66, 78::64, pid::32, start::64, 0::32>>}}, @patience
     assert start_time!(pid) == "#{start}"
     Port.command(port, spawn)
     assert_receive {^port, {:data, <<67, 78::64, 1, _::32, rest::binary>>}}, @patience
@@ -739,13 +739,13 @@ defmodule Snakepit.SpawnerTest do
   test "a broken frame ends the spawner and its children" do
     port = raw_port([])
     spawn = <<1, 1::64, 1::32, 0::32, 0::32, string("sleep")::binary>>
-    spawn = spawn <> <<1::32, string("1000")::binary, 0::32, 0::32>>
+    spawn = spawn <> <<1::32, string("1000")::binary, 0::32, 0::32, 0::32>>
     # In pieces, as the frames of a stream may come.
     frame = string(spawn)
     for <<piece::binary-size(7) <- frame>>, do: Port.command(port, piece)
     left = rem(byte_size(frame), 7)
     Port.command(port, binary_part(frame, byte_size(frame) - left, left))
-    assert_receive {^port, {:data, <<_::32, 65, 1::32, _::32>> <> rest}}, @patience
+    assert_receive {^port, {:data, <<_::32, 65, 2::32, _::32>> <> rest}}, @patience
 
     started =
       if rest == "" do
@@ -755,7 +755,7 @@ defmodule Snakepit.SpawnerTest do
         rest
       end
 
-    assert <<_::32, 66, 1::64, pid::32, start::64>> = started
+    assert <<_::32, 66, 1::64, pid::32, start::64, 0::32>> = started
     Port.command(port, <<0xFFFFFFFF::32>>)
     assert_receive {^port, {:data, <<_::32, 70, _::32, text::binary>>}}, @patience
     assert text =~ "64 MiB"

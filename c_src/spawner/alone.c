@@ -43,9 +43,22 @@ static void on_output(void *arg, uint64_t id, uint8_t stream, uint8_t *frame,
   free(frame); /* never called: the child writes to our own output */
 }
 
+static void explain(const sp_exit *end) {
+  if ((end->flags & SP_EXIT_OOM) != 0)
+    (void)fputs("snakepit_spawner: it was out of memory (--memory)\n", stderr);
+  else if ((end->flags & SP_EXIT_PERHAPS_OOM) != 0)
+    (void)fputs("snakepit_spawner: it was killed, perhaps by the kernel, which "
+                "has killed for lack of memory meanwhile\n",
+                stderr);
+  if ((end->flags & SP_EXIT_PROCESS_LIMIT) != 0)
+    (void)fputs("snakepit_spawner: it has met its limit of processes\n",
+                stderr);
+}
+
 static void on_ended(void *arg, uint64_t id, const sp_exit *end) {
   alone *self = arg;
   (void)id;
+  explain(end);
   self->code =
       (int)(end->kind == SP_EXIT_SIGNAL ? 128 + end->value : end->value);
   uv_stop(&self->loop);

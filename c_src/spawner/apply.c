@@ -61,10 +61,16 @@ static int set_affinity(pid_t pid, const sp_settings *in,
 
 /* ---- limits ------------------------------------------------------------- */
 
-/* glibc's enum of resources is a type of its own in GNU C. */
+/* In GNU C glibc has a type of its own for resources. */
+#ifdef __GLIBC__
+typedef __rlimit_resource_t resource_type;
+#else
+typedef int resource_type;
+#endif
+
 static const struct {
   enum sp_resource ours;
-  int theirs;
+  resource_type theirs;
 } resources[] = {
     {SP_RES_AS, RLIMIT_AS},         {SP_RES_CORE, RLIMIT_CORE},
     {SP_RES_CPU, RLIMIT_CPU},       {SP_RES_DATA, RLIMIT_DATA},
@@ -76,10 +82,10 @@ static rlim_t to_rlim(uint64_t value) {
   return value >= (uint64_t)RLIM_INFINITY ? RLIM_INFINITY : (rlim_t)value;
 }
 
-static int limit_one(pid_t pid, int resource, sp_limit limit) {
+static int limit_one(pid_t pid, resource_type resource, sp_limit limit) {
   struct rlimit value = {to_rlim(limit.soft), to_rlim(limit.hard)};
 #ifdef __linux__
-  return prlimit(pid, (__rlimit_resource_t)resource, &value, NULL);
+  return prlimit(pid, resource, &value, NULL);
 #else
   (void)pid;
   return setrlimit(resource, &value);

@@ -52,9 +52,10 @@ struct sp_child {
 #ifndef __linux__
   int watch; /* of the leader */
 #endif
-  sp_launch *launch;
-  sp_zygote *zygote; /* of a child that is one */
-  bool forked;       /* of a zygote; its guard is known from STARTED on */
+  sp_launch *launch;        /* until it is started */
+  char leaf[SP_CGROUP_MAX]; /* its cgroup, "" for none */
+  sp_zygote *zygote;        /* of a child that is one */
+  bool forked;              /* of a zygote; its guard is known from STARTED on */
   uv_pipe_t ctl;
   uv_timer_t timer;
   tap taps[2];
@@ -254,8 +255,8 @@ static void set_lost(sp_child *child) {
   sp_watch_kill_group(child->watch, child->leader);
   child->watch = -1;
 #endif
-  if (child->launch != NULL && child->launch->leaf[0] != 0)
-    sp_cgroup_clear(child->launch->leaf);
+  if (child->leaf[0] != 0)
+    sp_cgroup_clear(child->leaf);
   if (child->leader == 0)
     fail(child, SP_STAGE_FORK, ECHILD);
   else if (!child->dead)
@@ -328,10 +329,8 @@ static void on_event(sp_child *child) {
 #endif
     if (child->forked && is_unclaimed(nest, event->guard))
       child->guard = event->guard;
-    if ((event->held & SP_HELD_CGROUP) == 0) {
-      free(child->launch);
-      child->launch = NULL;
-    }
+    free(child->launch);
+    child->launch = NULL;
     nest->events->started(nest->arg, child->id, child->leader, event->start,
                           event->held);
     update_reading(child);
@@ -574,7 +573,8 @@ static int place(sp_child *child, enum sp_stage *stage) {
   int err = sp_apply_place(&launch->settings);
   if (err == 0) {
     *stage = SP_STAGE_CGROUP;
-    err = sp_cgroup_name(&launch->settings, child->id, launch->leaf);
+    err = sp_cgroup_name(&launch->settings, child->id, child->leaf);
+    launch->leaf = child->leaf;
   }
   return err;
 }
@@ -735,6 +735,6 @@ void sp_nest_kill_all(sp_nest *nest) {
   }
   /* A guard that was killed leaves its child's cgroup. */
   for (const sp_child *child = nest->first; child != NULL; child = child->next)
-    if (child->launch != NULL && child->launch->leaf[0] != 0)
-      sp_cgroup_clear(child->launch->leaf);
+    if (child->leaf[0] != 0)
+      sp_cgroup_clear(child->leaf);
 }

@@ -110,6 +110,7 @@ sp_launch *sp_launch_new(const sp_msg *msg) {
   memset(launch, 0, sizeof *launch);
   launch->zygote = -1;
   launch->settings = msg->settings;
+  launch->leaf = "";
   launch->argv = (char **)(launch + 1);
   launch->env = launch->argv + argc + 1;
   arena mem = {(char *)(launch->argv + pointers)};
@@ -133,7 +134,7 @@ sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes,
   if (launch == NULL)
     return NULL;
   launch->settings = *settings;
-  launch->leaf[0] = 0;
+  launch->leaf = "";
   launch->program = argv[0];
   launch->argv = argv;
   launch->env = (char **)(launch + 1);

@@ -16,7 +16,7 @@ typedef struct sp_launch {
   bool share_output; /* stdout and stderr of the caller instead of pipes */
   int zygote;        /* its end of a zygote's socket, -1 for other programs */
   sp_settings settings;
-  char leaf[SP_CGROUP_MAX]; /* the cgroup it is to have, "" for none */
+  const char *leaf; /* the cgroup it is to have, "" for none */
 } sp_launch;
 
 /* Makes a launch of a decoded SPAWN; free it with free(). It may point into

@@ -180,7 +180,7 @@ static const char *put_affinity(sp_settings *out, span value) {
 
 static const char *put_memory(sp_settings *out, span value) {
   uint64_t bytes;
-  if (!amount(value, &bytes) || bytes < 1024 * 1024)
+  if (!amount(value, &bytes) || bytes < (uint64_t)1024 * 1024)
     return "memory is not a number of bytes, at least 1M";
   out->memory = bytes == SP_UNLIMITED ? 0 : bytes;
   return NULL;
@@ -211,7 +211,7 @@ static const char *put_cpus(sp_settings *out, span value) {
       milli *= 10;
   }
   milli += whole * 1000;
-  if (milli < 10 || milli > 4096 * 1000)
+  if (milli < 10 || milli > (uint64_t)4096 * 1000)
     return wrong;
   out->cpu_milli = (uint32_t)milli;
   return NULL;

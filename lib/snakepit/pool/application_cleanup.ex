@@ -21,12 +21,12 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   def run_dir, do: :persistent_term.get(@key)
 
   @doc false
-  # A directory that everybody may write to and nobody but us may list.
+  # A directory that everybody may write to, and nobody but us may list.
   @spec open_dir() :: Path.t()
   def open_dir do
     dir = run_dir() <> "-open"
     _ = File.mkdir(dir)
-    :ok = File.chmod(dir, 0o1733)
+    :ok = File.chmod(dir, 0o733)
     dir
   end
 

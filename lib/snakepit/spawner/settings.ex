@@ -28,7 +28,7 @@ defmodule Snakepit.Spawner.Settings do
   @cpu_grace_s 5
   @containments [:auto, :pid_namespace, :cgroup, :none]
   @most_cpus 1024
-  @size ~r/^\d{1,15}[KMGT]?$/
+  @size ~r/\A\d{1,15}[KMGT]?\z/
 
   @doc "What is wrong with these keys of a pool; nil when nothing is."
   @spec problem(map) :: problem | nil
@@ -220,7 +220,7 @@ defmodule Snakepit.Spawner.Settings do
   defp name(value) when is_integer(value) and value >= 0 and value < 0xFFFFFFFF, do: nil
 
   defp name(value) when is_binary(value) do
-    if value =~ ~r/^[^\s\0:=]{1,63}$/, do: nil, else: "a name of at most 63 characters"
+    if value =~ ~r/\A[^\s\0:=]{1,63}\z/, do: nil, else: "a name of at most 63 characters"
   end
 
   defp name(_), do: "a name or a number"
@@ -238,7 +238,7 @@ defmodule Snakepit.Spawner.Settings do
   defp transport_problem(config) do
     if other_user?(config) and config[:transport] == :local do
       {:invalid_pool_option, :user, config.user,
-       "user does not go with transport: :local, whose socket is open to the BEAM's own user " <>
+       "user is set, which does not go with transport: :local, whose socket is open to the BEAM's own user " <>
          "only; use :grpc or :auto"}
     end
   end

@@ -353,7 +353,7 @@ defmodule Snakepit.Spawner do
         {:ok, os_pid}
 
       {^port, {:data, _other}} ->
-        Port.close(port)
+        close(port)
         {:error, "#{path} speaks another protocol than this code: run mix compile --force"}
 
       {^port, {:exit_status, status}} ->
@@ -362,9 +362,16 @@ defmodule Snakepit.Spawner do
            "run it by hand with --help to see why, or build it again with mix compile --force"}
     after
       @hello_ms ->
-        Port.close(port)
+        close(port)
         {:error, "#{path} did not answer within #{@hello_ms} ms; is the machine overloaded?"}
     end
+  end
+
+  # It may have ended by itself meanwhile.
+  defp close(port) do
+    Port.close(port)
+  rescue
+    ArgumentError -> true
   end
 
   defp unavailable(path, reason) do

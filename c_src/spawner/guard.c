@@ -21,6 +21,7 @@
 #include <sys/procctl.h>
 #endif
 
+#include "apply.h"
 #include "cgroup.h"
 #include "reap.h"
 #include "space.h"
@@ -302,8 +303,8 @@ static void await_exec(guard *self, int fd, sp_launch_error *error) {
   }
 }
 
-static int make_cgroup(guard *self, const sp_launch *launch) {
-  int dir = sp_cgroup_make(launch->leaf, &launch->settings, &self->held);
+static int make_cgroup(guard *self, const sp_settings *in, const char *leaf) {
+  int dir = sp_cgroup_make(leaf, in, &self->held);
   int procs = dir < 0 ? dir : sp_cgroup_procs(dir);
   if (procs >= 0) {
     self->cgroup = dir;
@@ -313,18 +314,17 @@ static int make_cgroup(guard *self, const sp_launch *launch) {
   self->held = 0;
   if (dir >= 0) {
     (void)close(dir);
-    sp_cgroup_clear(launch->leaf);
+    sp_cgroup_clear(leaf);
   }
   return -procs;
 }
 
-/* What the child is put into, before there is one. */
-static int prepare(guard *self, const sp_launch *launch,
+/* What the child is put into, before there is one that runs. */
+static int prepare(guard *self, const sp_settings *in, const char *leaf,
                    sp_launch_error *error) {
-  const sp_settings *in = &launch->settings;
   error->stage = SP_STAGE_CGROUP;
-  if (launch->leaf[0] != 0) {
-    error->errnum = make_cgroup(self, launch);
+  if (leaf[0] != 0) {
+    error->errnum = make_cgroup(self, in, leaf);
     if (in->containment != SP_CONTAIN_CGROUP)
       error->errnum = 0; /* the limits do without, or say that they cannot */
   }
@@ -346,7 +346,7 @@ static sp_launch_error start(guard *self, const sp_launch *launch, int out,
   sp_launch_error error;
   int report[2];
   memset(&error, 0, sizeof error);
-  if (prepare(self, launch, &error) != 0)
+  if (prepare(self, &launch->settings, launch->leaf, &error) != 0)
     return error;
   error.stage = SP_STAGE_PIPE;
   if (pipe(report) != 0) {
@@ -380,8 +380,12 @@ static sp_launch_error start(guard *self, const sp_launch *launch, int out,
   return error;
 }
 
-/* select(2) takes small numbers only; this one is above 2 and close to it. */
-static void take_ctl(guard *self, int ctl) {
+static void begin(guard *self, bool reaper, int ctl) {
+  memset(self, 0, sizeof *self);
+  become_guard(reaper);
+  self->cgroup = self->procs = -1;
+  self->ooms = count_ooms();
+  /* select(2) takes small numbers only; this one is above 2 and close to it. */
   self->ctl = fcntl(ctl, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
   if (self->ctl < 0 || self->ctl >= FD_SETSIZE)
     _exit(1);
@@ -393,6 +397,16 @@ static _Noreturn void leave(guard *self, const char *leaf) {
   if (self->cgroup >= 0)
     sp_cgroup_clear(leaf);
   _exit(0);
+}
+
+static _Noreturn void give_up(guard *self, const sp_launch_error *error,
+                              const char *leaf) {
+  sp_guard_event event;
+  memset(&event, 0, sizeof event);
+  event.said = SP_GUARD_FAILED;
+  event.error = *error;
+  tell(self, &event);
+  leave(self, leaf);
 }
 
 /* From the start of the leader to the end of its family. */
@@ -410,44 +424,65 @@ static _Noreturn void live(guard *self, const char *leaf) {
   leave(self, leaf);
 }
 
+/* What the spawner has written before it asked for us. */
+static bool hear_terms(const guard *self, sp_guard_terms *terms) {
+  size_t have = 0;
+  while (have < sizeof *terms) {
+    ssize_t got = read(self->ctl, (char *)terms + have, sizeof *terms - have);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got <= 0)
+      return false;
+    have += (size_t)got;
+  }
+  terms->leaf[sizeof terms->leaf - 1] = 0;
+  return true;
+}
+
+/* Sets by its number what holds for the leader: it waits, and nothing of its
+ * user's has run yet. */
+static sp_launch_error set_terms(guard *self, const sp_guard_terms *terms) {
+  sp_launch_error error;
+  memset(&error, 0, sizeof error);
+  if (prepare(self, &terms->settings, terms->leaf, &error) == 0)
+    (void)sp_apply_to(self->leader, &terms->settings, self->held, self->procs,
+                      &error);
+  if (self->procs >= 0)
+    (void)close(self->procs);
+  return error;
+}
+
 _Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader) {
   guard self;
+  sp_guard_terms terms;
   const uint8_t yes = 1;
-  memset(&self, 0, sizeof self);
   const int keep[KEPT] = {ctl, go, -1, -1};
+  memset(&terms, 0, sizeof terms);
   close_others(keep);
-  become_guard(true);
-  self.cgroup = self.procs = -1;
-  self.ooms = count_ooms();
-  take_ctl(&self, ctl);
+  begin(&self, true, ctl);
   let_go(-1, -1);
   self.leader = leader;
-  /* The end of |go| would end the leader. A limit of its own would be set
-   * here, by its number: it waits, and nothing of its user has run yet. */
+  if (!hear_terms(&self, &terms))
+    leave(&self, "");
+  sp_launch_error error = set_terms(&self, &terms);
+  if (error.errnum != 0)
+    give_up(&self, &error, terms.leaf);
+  /* The end of |go| would end the leader. */
   if (write(go, &yes, sizeof yes) != (ssize_t)sizeof yes)
     self.killing = true;
   (void)close(go);
-  live(&self, "");
+  live(&self, terms.leaf);
 }
 
 _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
                              int err) {
   guard self;
-  sp_guard_event event;
-  memset(&self, 0, sizeof self);
-  memset(&event, 0, sizeof event);
   const int keep[KEPT] = {ctl, out, err, launch->zygote};
   close_others(keep);
   /* What a zygote forks has to leave its family: see zygote_proto.h. */
-  become_guard(launch->zygote < 0);
-  self.cgroup = self.procs = -1;
-  self.ooms = count_ooms();
-  take_ctl(&self, ctl);
-  event.error = start(&self, launch, out, err);
-  if (event.error.errnum != 0) {
-    event.said = SP_GUARD_FAILED;
-    tell(&self, &event);
-    leave(&self, launch->leaf);
-  }
+  begin(&self, launch->zygote < 0, ctl);
+  sp_launch_error error = start(&self, launch, out, err);
+  if (error.errnum != 0)
+    give_up(&self, &error, launch->leaf);
   live(&self, launch->leaf);
 }

@@ -406,8 +406,11 @@ static const char *stage_hint(enum sp_stage stage, int errnum) {
   case SP_STAGE_AFFINITY:
     return "name processors that are there and allowed (nproc, taskset -p)";
   case SP_STAGE_USER:
-    return errnum == EPERM ? "only root can change it"
-                           : "see that it exists (getent passwd, getent group)";
+    return errnum == EPERM        ? "only root can change it"
+           : errnum == EOPNOTSUPP ? "a copy of a process cannot be given user, "
+                                    "group or umask: spawn it"
+                                  : "see that it exists (getent passwd, getent "
+                                    "group)";
   case SP_STAGE_CGROUP:
     return "it takes a writable cgroup v2 directory: name one with the setting "
            "cgroup, or use another containment";

@@ -68,7 +68,10 @@
  * the reason why it had better not be forked. FORK makes a child of a copy of
  * it, which then differs from one of SPAWN in nothing but its beginning: `env`
  * changes the environment of the zygote; program, args and cwd are what the
- * zygote was started with. The end of a zygote leaves its children alone.
+ * zygote was started with, and settings are its own, not the zygote's. Those
+ * that a process can only give itself (user, group, umask, a PID namespace)
+ * are refused; so are, for a zygote, a cgroup and a PID namespace. The end of a
+ * zygote leaves its children alone.
  *
  * A message that cannot be understood is answered by ERROR (a SPAWN or FORK
  * whose id can be read: by FAILED), and the spawner goes on. A frame that is

@@ -13,7 +13,7 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.WorkerRequests
   alias Snakepit.{Config, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Launch, Local, Prefork, State}
+  alias Snakepit.GRPCWorker.{Launch, Local, Output, Prefork, State}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
@@ -206,9 +206,13 @@ defmodule Snakepit.GRPCWorker do
   defp started(state, {:error, %{message: message}}),
     do: start_failed(state, message, :not_started)
 
+  @of_settings [:limit, :affinity, :user, :cgroup, :namespace]
+
   defp forked(state, {:fork, zygote}) do
     case Prefork.fork(zygote, state.spec) do
       {:ok, _os_id, _os_pid} = started -> started(state, started)
+      # What the pool asks for: no other zygote, nor none, would change that.
+      {:error, %{stage: stage}} = failed when stage in @of_settings -> started(state, failed)
       {:error, %{message: message}} -> not_forked(state, zygote, message)
     end
   end
@@ -216,8 +220,8 @@ defmodule Snakepit.GRPCWorker do
   defp forked(state, {:cold, _why}), do: started(state, Spawner.spawn(state.spec))
 
   defp forked(state, {:failed, failure}) do
-    state = %{state | output: [failure.output], output_bytes: byte_size(failure.output)}
-    start_failed(state, failure.message, failure.cause)
+    {output, []} = Output.add(state.output, :stderr, failure.output, false)
+    start_failed(%{state | output: output}, failure.message, failure.cause)
   end
 
   # A new zygote is tried once.

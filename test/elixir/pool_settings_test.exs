@@ -133,6 +133,27 @@ defmodule Snakepit.PoolSettingsTest do
     end
   end
 
+  test "what only a process that is started by itself can have" do
+    only = &Settings.of_start_only(valid!(&1))
+    assert only.(%{}) == []
+
+    assert only.(%{
+             limits: [memory: "1G", open_files: 9],
+             nice: 1,
+             cpu_affinity: :spread,
+             containment: :cgroup
+           }) == []
+
+    assert only.(%{user: "nobody", umask: 0}) == ["user", "umask"]
+
+    assert only.(%{group: 0, limits: %{stack_size: {1, 2}}}) == [
+             "group",
+             "limits: [stack_size: ...]"
+           ]
+
+    assert only.(%{containment: "pid_namespace"}) == ["containment: :pid_namespace"]
+  end
+
   test "another user comes by gRPC" do
     assert valid!(%{user: "nobody"}).transport == :grpc
     assert valid!(%{user: "nobody", transport: :grpc}).transport == :grpc

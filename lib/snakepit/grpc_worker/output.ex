@@ -29,6 +29,10 @@ defmodule Snakepit.GRPCWorker.Output do
     for {stream, text} <- output.lines, text != "", do: line(stream, text)
   end
 
+  @doc "All that is kept."
+  @spec all(t) :: binary
+  def all(output), do: last(output, @kept_bytes)
+
   @doc "The last `size` bytes, at most #{@kept_bytes}."
   @spec last(t, non_neg_integer) :: binary
   def last(output, size) do

@@ -77,6 +77,22 @@ defmodule Snakepit.Spawner.Settings do
   @spec other_user?(map) :: boolean
   def other_user?(config), do: Map.get(config, :user) != nil
 
+  @doc "What no process can be given from outside once it runs, of what the pool sets."
+  @spec of_start_only(map) :: [String.t()]
+  def of_start_only(config) do
+    sets? = &(Map.get(config, &1) != nil)
+
+    for {text, true} <- [
+          {"user", sets?.(:user)},
+          {"group", sets?.(:group)},
+          {"umask", sets?.(:umask)},
+          {"containment: :pid_namespace", Map.get(config, :containment) == :pid_namespace},
+          # Threads get stacks of the size that was in force at the start.
+          {"limits: [stack_size: ...]", limit_of(config, :stack_size) != nil}
+        ],
+        do: text
+  end
+
   @doc "The value that a pool sets for a limit, for texts."
   @spec limit_of(map, atom) :: term
   def limit_of(config, name), do: config |> limits() |> Enum.find_value(&of(&1, name))

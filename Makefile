@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python3
 TEST_APP := _build/test/lib/snakepit
 CHECK := _build/check
 CHECK_APP := $(CHECK)/lib/snakepit
-PYTHON_SOURCES := priv/python $(wildcard test/python test/interop)
+PYTHON_SOURCES := priv/python $(wildcard test/python test/interop test/fault)
 RUFF := $(PYTHON) -m ruff
 NATIVE := $(MAKE) --no-print-directory -C c_src -j$(shell getconf _NPROCESSORS_ONLN)
 
@@ -15,12 +15,13 @@ export LC_ALL := C.UTF-8
 endif
 
 .PHONY: help run test check bench build setup clean system system-test \
-  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-python check-format check-elixir check-build \
+  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-python test-fault check-format check-elixir check-build \
   check-c check-dialyzer check-python
 
 help:
 	@echo "make run     install what is missing, then drive Python workers from Elixir"
-	@echo "make test    install what is missing, then run every test"
+	@echo "make test    install what is missing, then run every test but the next"
+	@echo "make test-fault  kill BEAM, spawner and workers in every way (1.5 min)"
 	@echo "make check   formats, warnings, lint, Dialyzer, types"
 	@echo "make bench   the measurements"
 	@echo "make fuzz    parsers on made-up input, SECONDS=60 each"
@@ -85,6 +86,10 @@ test-python:
 	@SNAKEPIT_PROTO_PATH="$(CURDIR)/$(TEST_APP)/ebin" \
 	  PYTHONPATH="$(CURDIR)/priv/python" \
 	  $(PYTHON) -m pytest -q -p no:cacheprovider test/python
+
+# By itself, as it takes longer than all the others of Elixir. Prints figures.
+test-fault: setup-test
+	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test test/fault/*_test.exs
 
 # ---- checks -----------------------------------------------------------------
 

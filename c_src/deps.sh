@@ -43,7 +43,8 @@ fi
 if program "$PKG_CONFIG"; then
   library grpc || need "gRPC C core" libgrpc-dev "brew install grpc"
   library libuv || need libuv libuv1-dev "brew install libuv"
-  library hwloc || note hwloc libhwloc-dev "brew install hwloc"
+  library hwloc ||
+    note "hwloc (cpu_affinity by topology)" libhwloc-dev "brew install hwloc"
   [ "$1" != test ] || library cmocka ||
     need cmocka libcmocka-dev "brew install cmocka"
 else

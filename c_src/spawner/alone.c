@@ -8,6 +8,7 @@
 #include <uv.h>
 
 #include "child.h"
+#include "watch.h"
 
 enum { THE_CHILD = 1, SIGNALS = 4 };
 
@@ -15,14 +16,16 @@ typedef struct alone {
   uv_loop_t loop;
   uv_signal_t signals[SIGNALS];
   uv_poll_t in;
+  uv_poll_t parent;
   sp_nest nest;
   uint32_t grace_ms;
   bool stopping;
   int code;
 } alone;
 
-static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks) {
-  (void)arg, (void)id, (void)pid, (void)ticks;
+static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks,
+                       uint32_t held) {
+  (void)arg, (void)id, (void)pid, (void)ticks, (void)held;
 }
 
 static void on_failed(void *arg, uint64_t id, enum sp_stage stage, int errnum,
@@ -40,9 +43,22 @@ static void on_output(void *arg, uint64_t id, uint8_t stream, uint8_t *frame,
   free(frame); /* never called: the child writes to our own output */
 }
 
+static void explain(const sp_exit *end) {
+  if ((end->flags & SP_EXIT_OOM) != 0)
+    (void)fputs("snakepit_spawner: it was out of memory (--memory)\n", stderr);
+  else if ((end->flags & SP_EXIT_PERHAPS_OOM) != 0)
+    (void)fputs("snakepit_spawner: it was killed, perhaps by the kernel, which "
+                "has killed for lack of memory meanwhile\n",
+                stderr);
+  if ((end->flags & SP_EXIT_PROCESS_LIMIT) != 0)
+    (void)fputs("snakepit_spawner: it has met its limit of processes\n",
+                stderr);
+}
+
 static void on_ended(void *arg, uint64_t id, const sp_exit *end) {
   alone *self = arg;
   (void)id;
+  explain(end);
   self->code =
       (int)(end->kind == SP_EXIT_SIGNAL ? 128 + end->value : end->value);
   uv_stop(&self->loop);
@@ -65,6 +81,30 @@ static void on_stdin(uv_poll_t *handle, int status, int events) {
     (void)uv_poll_stop(handle);
     stop(handle->data);
   }
+}
+
+static void on_parent(uv_poll_t *handle, int status, int events) {
+  (void)status, (void)events;
+  (void)uv_poll_stop(handle);
+  stop(handle->data);
+}
+
+/* A parent-death signal would come at the end of the parent's thread. */
+static int watch_parent(alone *self, pid_t parent) {
+  if (parent <= 1)
+    return 0; /* outside our PID namespace, or already gone to init */
+  int fd = sp_watch_open(parent);
+  if (fd == -ESRCH || (fd >= 0 && getppid() != parent)) {
+    stop(self);
+    return 0;
+  }
+  if (fd < 0)
+    return 0; /* an old kernel */
+  int err = uv_poll_init(&self->loop, &self->parent, fd);
+  self->parent.data = self;
+  if (err == 0)
+    err = uv_poll_start(&self->parent, UV_READABLE, on_parent);
+  return err;
 }
 
 static int init(alone *self, bool until_eof) {
@@ -106,6 +146,8 @@ int sp_alone_run(const sp_alone *what) {
   sp_spawn spawn = {
       .id = THE_CHILD, .launch = what->launch, .grace_ms = what->grace_ms};
   sp_nest_spawn(&self.nest, &spawn);
+  if (!what->stay)
+    (void)watch_parent(&self, what->parent);
   (void)uv_run(&self.loop, UV_RUN_DEFAULT);
   sp_nest_kill_all(&self.nest);
   return self.code;

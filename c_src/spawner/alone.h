@@ -4,6 +4,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #include "launch.h"
 
@@ -11,6 +12,8 @@ typedef struct sp_alone {
   sp_launch *launch; /* taken over */
   uint32_t grace_ms;
   bool until_eof; /* stop the program when stdin ends */
+  bool stay;      /* not when our parent ends */
+  pid_t parent;   /* as it was at the very start */
 } sp_alone;
 
 /* Runs one program with our own output. Returns its exit status, 128 + n when

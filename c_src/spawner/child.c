@@ -1,7 +1,4 @@
-#include "child.h"
-
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,8 +13,12 @@
 #include <sys/prctl.h>
 #endif
 
+#include "cgroup.h"
+#include "child_impl.h"
 #include "reap.h"
-#include "zygote.h"
+#ifndef __linux__
+#include "watch.h"
+#endif
 
 enum {
   DRAIN_MS = 200,            /* for the output of a dead child to end */
@@ -30,55 +31,20 @@ enum {
   KILL_ALL_MS = 10000        /* and with the kernel */
 };
 
-typedef struct tap {
-  uv_pipe_t pipe;
-  bool open;
-  bool reading;
-  uint8_t stream;
-  size_t drained; /* bytes read since the death of the child */
-} tap;
-
-struct sp_child {
-  sp_child *next;
-  sp_nest *nest;
-  uint64_t id;
-  pid_t guard;  /* 0 once it is reaped */
-  pid_t leader; /* 0 before STARTED */
-  sp_launch *launch;
-  sp_zygote *zygote; /* of a child that is one */
-  bool forked;       /* of a zygote; its guard is known from STARTED on */
-  uv_pipe_t ctl;
-  uv_timer_t timer;
-  tap taps[2];
-  unsigned handles; /* that are not closed yet */
-  size_t have;      /* bytes of |event| */
-  sp_guard_event event;
-  uint32_t grace_ms;
-  uint64_t credit;
-  uint64_t kill_at; /* a STOP's deadline, 0 without one */
-  uint64_t dead_at;
-  bool lost;    /* its guard died before it did */
-  bool killed;  /* the guard was told to kill */
-  bool dead;    /* |end| is known */
-  bool gone;    /* the family too */
-  bool closing; /* the last event was told */
-  sp_exit end;
-};
-
 /* What is told of a child that nobody could wait for. */
-static const sp_exit killed_by_kernel = {SP_EXIT_SIGNAL, SIGKILL, 0, 0, 0};
+static const sp_exit killed_by_kernel = {SP_EXIT_SIGNAL, SIGKILL, 0, 0, 0, 0};
 
 static void on_timer(uv_timer_t *timer);
 static void on_sweep(uv_timer_t *timer);
 static void check_end(sp_child *child);
 
-static _Noreturn void out_of_memory(void) {
+_Noreturn void sp_child_no_memory(void) {
   (void)fputs("snakepit_spawner: out of memory\n", stderr);
   /* The guards see our end and kill their families. */
   abort();
 }
 
-static sp_child *find(const sp_nest *nest, uint64_t id) {
+sp_child *sp_child_find(const sp_nest *nest, uint64_t id) {
   for (sp_child *child = nest->first; child != NULL; child = child->next)
     if (child->id == id && !child->closing)
       return child;
@@ -99,7 +65,7 @@ static void on_close(uv_handle_t *handle) {
   free(child);
 }
 
-static void close_tap(tap *from) {
+static void close_tap(sp_tap *from) {
   if (!from->open)
     return;
   from->open = false;
@@ -112,19 +78,29 @@ static void close_child(sp_child *child) {
   if (child->zygote != NULL)
     sp_zygote_del(child->zygote);
   child->zygote = NULL;
+#ifndef __linux__
+  if (child->watch >= 0)
+    (void)close(child->watch);
+#endif
   close_tap(&child->taps[0]);
   close_tap(&child->taps[1]);
   uv_close((uv_handle_t *)&child->timer, on_close);
   uv_close((uv_handle_t *)&child->ctl, on_close);
 }
 
-static void fail(sp_child *child, enum sp_stage stage, int errnum) {
+static void fail_with(sp_child *child, const sp_launch_error *error) {
   char text[SP_PROTO_MAX_TEXT];
   sp_nest *nest = child->nest;
-  sp_proto_failure_text(text, stage, errnum, child->launch->program,
+  sp_proto_failure_text(text, error, child->launch->program,
                         child->launch->cwd);
-  nest->events->failed(nest->arg, child->id, stage, errnum, text);
+  nest->events->failed(nest->arg, child->id, (enum sp_stage)error->stage,
+                       error->errnum, text);
   close_child(child);
+}
+
+void sp_child_fail(sp_child *child, enum sp_stage stage, int errnum) {
+  sp_launch_error error = {(int)stage, errnum, ""};
+  fail_with(child, &error);
 }
 
 /* ---- output ------------------------------------------------------------- */
@@ -134,7 +110,7 @@ static void deliver(sp_child *child, uint8_t stream, const uint8_t *bytes,
   sp_nest *nest = child->nest;
   uint8_t *frame = malloc(SP_PROTO_OUTPUT_HEAD + len);
   if (frame == NULL)
-    out_of_memory();
+    sp_child_no_memory();
   memcpy(frame + SP_PROTO_OUTPUT_HEAD, bytes, len);
   child->credit -= len < child->credit ? len : child->credit;
   nest->events->output(nest->arg, child->id, stream, frame, len);
@@ -153,7 +129,7 @@ static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf);
 
 static void update_reading(sp_child *child) {
   for (size_t i = 0; i < 2; i++) {
-    tap *from = &child->taps[i];
+    sp_tap *from = &child->taps[i];
     bool want = from->open && !child->nest->paused &&
                 (child->dead || (child->leader > 0 && child->credit > 0));
     if (want == from->reading)
@@ -168,7 +144,7 @@ static void update_reading(sp_child *child) {
 
 static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
   sp_child *child = stream->data;
-  tap *from = &child->taps[stream == (uv_stream_t *)&child->taps[1].pipe];
+  sp_tap *from = &child->taps[stream == (uv_stream_t *)&child->taps[1].pipe];
   if (got == 0 || !from->open)
     return;
   if (got > 0) {
@@ -185,7 +161,7 @@ static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
 }
 
 /* Sends what is in the pipe now and closes it, whoever may still hold it. */
-static void drain(sp_child *child, tap *from) {
+static void drain(sp_child *child, sp_tap *from) {
   int fd;
   ssize_t got;
   if (!from->open || uv_fileno((uv_handle_t *)&from->pipe, &fd) != 0)
@@ -232,8 +208,14 @@ static void set_lost(sp_child *child) {
   if (child->lost || child->closing)
     return;
   child->lost = true;
+#ifndef __linux__
+  sp_watch_kill_group(child->watch, child->leader);
+  child->watch = -1;
+#endif
+  if (child->leaf[0] != 0)
+    sp_cgroup_clear(child->leaf);
   if (child->leader == 0)
-    fail(child, SP_STAGE_FORK, ECHILD);
+    sp_child_fail(child, SP_STAGE_FORK, ECHILD);
   else if (!child->dead)
     (void)uv_timer_start(&child->timer, on_timer, GONE_MS, 0);
   begin_sweep(nest);
@@ -249,7 +231,7 @@ static void order(const sp_child *child, enum sp_guard_do what, uint32_t signo,
       continue;
 }
 
-static void order_kill(sp_child *child) {
+void sp_child_kill(sp_child *child) {
   child->killed = true;
   order(child, SP_GUARD_KILL, 0, false);
   (void)uv_timer_start(&child->timer, on_timer, OBEY_MS, 0);
@@ -274,7 +256,7 @@ static void on_timer(uv_timer_t *timer) {
     /* Killed by the kernel, or about to be: it cannot be waited for longer. */
     set_dead(child, &killed_by_kernel);
   } else if (!child->killed) {
-    order_kill(child);
+    sp_child_kill(child);
   } else if (child->guard > 0) {
     (void)kill(child->guard, SIGKILL); /* stopped, or worse */
   }
@@ -299,15 +281,19 @@ static void on_event(sp_child *child) {
   switch (event->said) {
   case SP_GUARD_STARTED:
     child->leader = event->pid;
+#ifndef __linux__
+    child->watch = sp_watch_open(child->leader);
+#endif
     if (child->forked && is_unclaimed(nest, event->guard))
       child->guard = event->guard;
     free(child->launch);
     child->launch = NULL;
-    nest->events->started(nest->arg, child->id, child->leader, event->start);
+    nest->events->started(nest->arg, child->id, child->leader, event->start,
+                          event->held);
     update_reading(child);
     break;
   case SP_GUARD_FAILED:
-    fail(child, (enum sp_stage)event->stage, event->errnum);
+    fail_with(child, &event->error);
     break;
   case SP_GUARD_DIED:
     set_dead(child, &event->exit);
@@ -345,6 +331,10 @@ static void on_ctl(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
       set_lost(child);
     }
   }
+}
+
+int sp_child_listen(sp_child *child) {
+  return uv_read_start((uv_stream_t *)&child->ctl, on_ctl_alloc, on_ctl);
 }
 
 /* ---- SIGCHLD and lost families ------------------------------------------ */
@@ -398,7 +388,7 @@ static int kill_strays(const sp_nest *nest) {
     count++;
   pid_t *guards = malloc((count + 1) * sizeof *guards);
   if (guards == NULL)
-    out_of_memory();
+    sp_child_no_memory();
   count = 0;
   for (const sp_child *child = nest->first; child != NULL; child = child->next)
     if (child->guard > 0)
@@ -436,178 +426,17 @@ static void on_sweep(uv_timer_t *timer) {
   }
 }
 
-/* ---- zygotes ------------------------------------------------------------ */
-
-static void on_zygote_said(void *arg, const char *text) {
-  const sp_child *child = arg;
-  child->nest->events->zygote(child->nest->arg, child->id, text);
-}
-
-static void on_refused(void *arg, uint64_t id, int errnum) {
-  const sp_child *zygote = arg;
-  sp_child *child = find(zygote->nest, id);
-  if (child != NULL && child->leader == 0)
-    fail(child, SP_STAGE_FORK, errnum);
-}
-
-static void on_stuck(void *arg) { order_kill(arg); }
-
-static int make_zygote(sp_child *child) {
-  static const sp_zygote_events events = {on_zygote_said, on_refused, on_stuck};
-  return -sp_zygote_new(&child->zygote, child->nest->loop, &events, child,
-                        &child->launch->zygote);
-}
-
-static int ask_zygote(sp_child *child, const sp_spawn *spawn, int pairs[3][2]) {
-  const sp_child *from = find(child->nest, spawn->zygote);
-  if (from == NULL || from->zygote == NULL)
-    return ESRCH;
-  int fds[3] = {pairs[0][1], pairs[1][1], pairs[2][1]};
-  for (size_t i = 0; i < 3; i++)
-    pairs[i][1] = -1;
-  return sp_zygote_fork(from->zygote, child->id, spawn->fork, spawn->fork_len,
-                        fds);
-}
-
-/* ---- starting ----------------------------------------------------------- */
-
-static void close_fd(int *fd) {
-  if (*fd >= 0)
-    (void)close(*fd);
-  *fd = -1;
-}
-
-/* Nobody but us forks here, so that setting it afterwards is soon enough. */
-static int make_pair(int pair[2], bool socket) {
-  int err = socket ? socketpair(AF_UNIX, SOCK_STREAM, 0, pair) : pipe(pair);
-  if (err != 0) {
-    pair[0] = pair[1] = -1;
-    return errno;
-  }
-  for (size_t i = 0; i < 2; i++)
-    (void)fcntl(pair[i], F_SETFD, FD_CLOEXEC);
-  return 0;
-}
-
-/* Pairs: socket, stdout, stderr; [0] is ours, [1] the guard's. */
-static int fork_guard(sp_child *child, int pairs[3][2]) {
-  sigset_t all;
-  sigset_t before;
-  (void)sigfillset(&all);
-  (void)sigprocmask(SIG_SETMASK, &all, &before);
-  child->guard = fork();
-  int err = child->guard < 0 ? errno : 0;
-  if (child->guard == 0) {
-    /* Else libuv, at the guard's own fork, would close two descriptors that
-     * are not its any more. */
-    uv_library_shutdown();
-    sp_guard_main(child->launch, pairs[0][1], pairs[1][1], pairs[2][1]);
-  }
-  (void)sigprocmask(SIG_SETMASK, &before, NULL);
-  if (err != 0)
-    child->guard = 0;
-  for (size_t i = 0; i < 3; i++)
-    close_fd(&pairs[i][1]);
-  close_fd(&child->launch->zygote);
-  return err;
-}
-
-/* The handle takes the descriptor over. */
-static int open_pipe(sp_child *child, uv_pipe_t *pipe, int *fd) {
-  int err = uv_pipe_open(pipe, *fd);
-  if (err == 0)
-    *fd = -1;
-  pipe->data = child;
-  return err;
-}
-
-static void init_handles(sp_child *child) {
-  uv_loop_t *loop = child->nest->loop;
-  (void)uv_timer_init(loop, &child->timer);
-  (void)uv_pipe_init(loop, &child->ctl, 0);
-  child->timer.data = child->ctl.data = child;
-  child->handles = 2;
-  for (size_t i = 0; !child->launch->share_output && i < 2; i++) {
-    tap *from = &child->taps[i];
-    (void)uv_pipe_init(loop, &from->pipe, 0);
-    from->pipe.data = child;
-    from->open = true;
-    from->stream = (uint8_t)(i + 1);
-    child->handles++;
-  }
-}
-
-static void start(sp_child *child, const sp_spawn *spawn) {
-  int pairs[3][2] = {{-1, -1}, {-1, -1}, {-1, -1}};
-  enum sp_stage stage = SP_STAGE_PIPE;
-  int err = make_pair(pairs[0], true);
-  for (size_t i = 1; i < 3 && err == 0 && !child->launch->share_output; i++)
-    err = make_pair(pairs[i], false);
-  if (err == 0 && spawn->is_zygote)
-    err = make_zygote(child);
-  if (err == 0 && !child->forked) {
-    stage = SP_STAGE_FORK;
-    err = fork_guard(child, pairs);
-  }
-  if (err == 0) {
-    stage = SP_STAGE_PIPE;
-    err = -open_pipe(child, &child->ctl, &pairs[0][0]);
-    for (size_t i = 0; i < 2 && err == 0; i++)
-      if (child->taps[i].open)
-        err = -open_pipe(child, &child->taps[i].pipe, &pairs[i + 1][0]);
-  }
-  if (err == 0)
-    err = -uv_read_start((uv_stream_t *)&child->ctl, on_ctl_alloc, on_ctl);
-  if (err == 0 && child->forked) {
-    stage = SP_STAGE_FORK;
-    err = ask_zygote(child, spawn, pairs);
-  }
-  for (size_t i = 0; i < 3; i++) {
-    close_fd(&pairs[i][0]);
-    close_fd(&pairs[i][1]);
-  }
-  /* A guard that runs already finds its socket closed, and ends. */
-  if (err != 0)
-    fail(child, stage, err);
-}
-
-void sp_nest_spawn(sp_nest *nest, const sp_spawn *spawn) {
-  const char *program = spawn->launch->program;
-  if (find(nest, spawn->id) != NULL) {
-    char text[SP_PROTO_MAX_TEXT];
-    (void)snprintf(text, sizeof text,
-                   "cannot start \"%.240s\": there is a child of that id",
-                   program);
-    nest->events->failed(nest->arg, spawn->id, SP_STAGE_REQUEST, EEXIST, text);
-    free(spawn->launch);
-    return;
-  }
-  sp_child *child = calloc(1, sizeof *child);
-  if (child == NULL)
-    out_of_memory();
-  child->nest = nest;
-  child->id = spawn->id;
-  child->launch = spawn->launch;
-  child->grace_ms = spawn->grace_ms;
-  child->credit = spawn->window > 0 ? spawn->window : SP_PROTO_WINDOW;
-  child->next = nest->first;
-  nest->first = child;
-  child->forked = spawn->fork != NULL;
-  init_handles(child);
-  start(child, spawn);
-}
-
 /* ---- orders ------------------------------------------------------------- */
 
 void sp_nest_stop(sp_nest *nest, uint64_t id, uint32_t grace_ms) {
-  sp_child *child = find(nest, id);
+  sp_child *child = sp_child_find(nest, id);
   if (child == NULL || child->dead || child->killed)
     return;
   uint64_t grace =
       grace_ms == SP_PROTO_GRACE_DEFAULT ? child->grace_ms : grace_ms;
   uint64_t kill_at = uv_now(nest->loop) + grace;
   if (grace == 0) {
-    order_kill(child);
+    sp_child_kill(child);
     return;
   }
   order(child, SP_GUARD_SIGNAL, SIGTERM, true);
@@ -619,13 +448,13 @@ void sp_nest_stop(sp_nest *nest, uint64_t id, uint32_t grace_ms) {
 }
 
 void sp_nest_signal(sp_nest *nest, uint64_t id, uint32_t signo, bool to_group) {
-  const sp_child *child = find(nest, id);
+  const sp_child *child = sp_child_find(nest, id);
   if (child != NULL && !child->dead)
     order(child, SP_GUARD_SIGNAL, signo, to_group);
 }
 
 void sp_nest_credit(sp_nest *nest, uint64_t id, uint32_t bytes) {
-  sp_child *child = find(nest, id);
+  sp_child *child = sp_child_find(nest, id);
   if (child == NULL)
     return;
   child->credit += bytes;
@@ -684,4 +513,8 @@ void sp_nest_kill_all(sp_nest *nest) {
     (void)poll(NULL, 0, pause);
     pause = pause < 32 ? pause * 2 : 32;
   }
+  /* A guard that was killed leaves its child's cgroup. */
+  for (const sp_child *child = nest->first; child != NULL; child = child->next)
+    if (child->leaf[0] != 0)
+      sp_cgroup_clear(child->leaf);
 }

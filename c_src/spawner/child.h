@@ -12,7 +12,8 @@
 /* What happens to children; |arg| is the one of sp_nest_init. Each id gets one
  * |failed|, or one |started|, any number of |output|, and one |ended|. */
 typedef struct sp_nest_events {
-  void (*started)(void *arg, uint64_t id, pid_t pid, uint64_t start_ticks);
+  void (*started)(void *arg, uint64_t id, pid_t pid, uint64_t start_ticks,
+                  uint32_t held);
   void (*failed)(void *arg, uint64_t id, enum sp_stage stage, int errnum,
                  const char *text);
   /* |frame| has SP_PROTO_OUTPUT_HEAD bytes of room, then |len| bytes; it now

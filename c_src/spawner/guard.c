@@ -17,15 +17,26 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
+#ifdef __FreeBSD__
+#include <sys/procctl.h>
+#endif
 
+#include "apply.h"
+#include "cgroup.h"
 #include "reap.h"
+#include "space.h"
 
 typedef struct guard {
   int ctl;
-  pid_t leader; /* 0 once it is reaped */
-  bool started; /* its start was reported */
-  bool killing; /* the family is to end */
-  bool empty;   /* no child is left */
+  int cgroup;    /* the child's: its directory, or -1 */
+  int procs;     /* for entering it, or -1 */
+  uint32_t held; /* enum sp_held */
+  pid_t leader;  /* 0 once it is reaped */
+  pid_t init;    /* number 1 of its PID namespace, 0 without one */
+  uint64_t ooms; /* what the kernel had killed for memory at the start */
+  bool started;  /* its start was reported */
+  bool killing;  /* the family is to end */
+  bool empty;    /* no child is left */
 } guard;
 
 static void close_one_by_one(int from, int to) {
@@ -102,19 +113,40 @@ sp_exit sp_guard_exit(int status, const struct rusage *usage) {
 }
 
 static void kill_leader(const guard *self) {
-  /* Not reaped yet, so both numbers are still ours. */
+  /* Not reaped yet, so the numbers are still ours. */
   if (self->leader > 0) {
     (void)kill(-self->leader, SIGKILL);
     (void)kill(self->leader, SIGKILL);
   }
+  if (self->init > 0)
+    (void)kill(self->init, SIGKILL);
+  if (self->cgroup >= 0)
+    (void)sp_cgroup_kill(self->cgroup);
 }
 
-static void leader_died(guard *self) {
+static uint64_t count_ooms(void) {
+  return sp_cgroup_value(AT_FDCWD, "/proc/vmstat", "oom_kill");
+}
+
+/* Before our own SIGKILL counts: was the child killed for its memory? */
+static uint32_t exit_flags(const guard *self, const siginfo_t *info) {
+  uint32_t flags = info->si_code == CLD_DUMPED ? SP_EXIT_CORE : 0;
+  bool killed = info->si_code == CLD_KILLED && info->si_status == SIGKILL;
+  if (self->cgroup >= 0)
+    flags |= sp_cgroup_flags(self->cgroup);
+  if (killed && !self->killing && (flags & SP_EXIT_OOM) == 0 &&
+      count_ooms() > self->ooms)
+    flags |= SP_EXIT_PERHAPS_OOM;
+  return flags;
+}
+
+static void leader_died(guard *self, const siginfo_t *info) {
   sp_guard_event event;
   struct rusage usage;
   int status = 0;
   memset(&event, 0, sizeof event);
   memset(&usage, 0, sizeof usage);
+  uint32_t flags = exit_flags(self, info);
   kill_leader(self);
   (void)wait4(self->leader, &status, 0, &usage);
   self->leader = 0;
@@ -123,6 +155,7 @@ static void leader_died(guard *self) {
     return;
   event.said = SP_GUARD_DIED;
   event.exit = sp_guard_exit(status, &usage);
+  event.exit.flags = flags;
   tell(self, &event);
 }
 
@@ -141,9 +174,11 @@ static void reap(guard *self) {
     if (info.si_pid == 0)
       return;
     if (info.si_pid == self->leader)
-      leader_died(self);
+      leader_died(self, &info);
     else
       (void)waitpid(info.si_pid, NULL, 0);
+    if (info.si_pid == self->init)
+      self->init = 0;
   }
 }
 
@@ -233,6 +268,8 @@ static void become_guard(bool reaper) {
   if (reaper)
     (void)prctl(PR_SET_CHILD_SUBREAPER, 1);
   (void)prctl(PR_SET_NAME, "snakepit_guard");
+#elif defined(PROC_REAP_ACQUIRE)
+  (void)procctl(P_PID, 0, PROC_REAP_ACQUIRE, NULL);
 #endif
 }
 
@@ -266,27 +303,74 @@ static void await_exec(guard *self, int fd, sp_launch_error *error) {
   }
 }
 
+static int make_cgroup(guard *self, const sp_settings *in, const char *leaf) {
+  int dir = sp_cgroup_make(leaf, in, &self->held);
+  int procs = dir < 0 ? dir : sp_cgroup_procs(dir);
+  if (procs >= 0) {
+    self->cgroup = dir;
+    self->procs = procs;
+    return 0;
+  }
+  self->held = 0;
+  if (dir >= 0) {
+    (void)close(dir);
+    sp_cgroup_clear(leaf);
+  }
+  return -procs;
+}
+
+/* What the child is put into, before there is one that runs. */
+static int prepare(guard *self, const sp_settings *in, const char *leaf,
+                   sp_launch_error *error) {
+  error->stage = SP_STAGE_CGROUP;
+  if (leaf[0] != 0) {
+    error->errnum = make_cgroup(self, in, leaf);
+    if (in->containment != SP_CONTAIN_CGROUP)
+      error->errnum = 0; /* the limits do without, or say that they cannot */
+  }
+  if (error->errnum == 0 && in->containment == SP_CONTAIN_PID_NAMESPACE) {
+    error->stage = SP_STAGE_NAMESPACE;
+    pid_t init = sp_space_enter();
+    if (init < 0)
+      error->errnum = -init;
+    else
+      self->init = init;
+    self->held |= SP_HELD_NAMESPACE;
+  }
+  return error->errnum;
+}
+
 /* Forks the leader and waits until its program runs. */
 static sp_launch_error start(guard *self, const sp_launch *launch, int out,
                              int err) {
-  sp_launch_error error = {SP_STAGE_PIPE, 0};
+  sp_launch_error error;
   int report[2];
+  memset(&error, 0, sizeof error);
+  if (prepare(self, &launch->settings, launch->leaf, &error) != 0)
+    return error;
+  error.stage = SP_STAGE_PIPE;
   if (pipe(report) != 0) {
     error.errnum = errno;
     return error;
   }
   (void)fcntl(report[0], F_SETFD, FD_CLOEXEC);
   (void)fcntl(report[1], F_SETFD, FD_CLOEXEC);
-  pid_t me = getpid();
+  sp_cradle cradle = {getpid(), out, err, report[1], self->procs, self->held};
   self->leader = fork();
-  if (self->leader == 0)
-    sp_launch_exec(launch, me, out, err, report[1]);
+  if (self->leader == 0) {
+    (void)close(report[0]); /* so that the guard alone reads */
+    if (self->init > 0)
+      sp_space_mount_proc();
+    sp_launch_exec(launch, &cradle);
+  }
   if (self->leader < 0) {
     error.stage = SP_STAGE_FORK;
     error.errnum = errno;
     self->leader = 0;
   }
   (void)close(report[1]);
+  if (self->procs >= 0)
+    (void)close(self->procs);
   let_go(out, err);
   if (launch->zygote >= 0)
     (void)close(launch->zygote);
@@ -296,66 +380,109 @@ static sp_launch_error start(guard *self, const sp_launch *launch, int out,
   return error;
 }
 
-/* select(2) takes small numbers only; this one is above 2 and close to it. */
-static void take_ctl(guard *self, int ctl) {
+static void begin(guard *self, bool reaper, int ctl) {
+  memset(self, 0, sizeof *self);
+  become_guard(reaper);
+  self->cgroup = self->procs = -1;
+  self->ooms = count_ooms();
+  /* select(2) takes small numbers only; this one is above 2 and close to it. */
   self->ctl = fcntl(ctl, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
   if (self->ctl < 0 || self->ctl >= FD_SETSIZE)
     _exit(1);
   (void)close(ctl);
 }
 
+static _Noreturn void leave(guard *self, const char *leaf) {
+  finish(self);
+  if (self->cgroup >= 0)
+    sp_cgroup_clear(leaf);
+  _exit(0);
+}
+
+static _Noreturn void give_up(guard *self, const sp_launch_error *error,
+                              const char *leaf) {
+  sp_guard_event event;
+  memset(&event, 0, sizeof event);
+  event.said = SP_GUARD_FAILED;
+  event.error = *error;
+  tell(self, &event);
+  leave(self, leaf);
+}
+
 /* From the start of the leader to the end of its family. */
-static _Noreturn void live(guard *self) {
+static _Noreturn void live(guard *self, const char *leaf) {
   sp_guard_event event;
   memset(&event, 0, sizeof event);
   event.said = SP_GUARD_STARTED;
   event.pid = (int32_t)self->leader;
   event.start = sp_reap_start_ticks(self->leader);
   event.guard = (int32_t)getpid();
+  event.held = self->held;
   tell(self, &event);
   self->started = true;
   serve(self);
-  finish(self);
-  _exit(0);
+  leave(self, leaf);
+}
+
+/* What the spawner has written before it asked for us. */
+static bool hear_terms(const guard *self, sp_guard_terms *terms) {
+  size_t have = 0;
+  while (have < sizeof *terms) {
+    ssize_t got = read(self->ctl, (char *)terms + have, sizeof *terms - have);
+    if (got < 0 && errno == EINTR)
+      continue;
+    if (got <= 0)
+      return false;
+    have += (size_t)got;
+  }
+  terms->leaf[sizeof terms->leaf - 1] = 0;
+  return true;
+}
+
+/* Sets by its number what holds for the leader: it waits, and nothing of its
+ * user's has run yet. */
+static sp_launch_error set_terms(guard *self, const sp_guard_terms *terms) {
+  sp_launch_error error;
+  memset(&error, 0, sizeof error);
+  if (prepare(self, &terms->settings, terms->leaf, &error) == 0)
+    (void)sp_apply_to(self->leader, &terms->settings, self->held, self->procs,
+                      &error);
+  if (self->procs >= 0)
+    (void)close(self->procs);
+  return error;
 }
 
 _Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader) {
   guard self;
+  sp_guard_terms terms;
   const uint8_t yes = 1;
-  memset(&self, 0, sizeof self);
   const int keep[KEPT] = {ctl, go, -1, -1};
+  memset(&terms, 0, sizeof terms);
   close_others(keep);
-  become_guard(true);
-  take_ctl(&self, ctl);
+  begin(&self, true, ctl);
   let_go(-1, -1);
   self.leader = leader;
-  /* The end of |go| would end the leader. A limit of its own would be set
-   * here, by its number: it waits, and nothing of its user has run yet. */
+  if (!hear_terms(&self, &terms))
+    leave(&self, "");
+  sp_launch_error error = set_terms(&self, &terms);
+  if (error.errnum != 0)
+    give_up(&self, &error, terms.leaf);
+  /* The end of |go| would end the leader. */
   if (write(go, &yes, sizeof yes) != (ssize_t)sizeof yes)
     self.killing = true;
   (void)close(go);
-  live(&self);
+  live(&self, terms.leaf);
 }
 
 _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
                              int err) {
   guard self;
-  sp_guard_event event;
-  memset(&self, 0, sizeof self);
-  memset(&event, 0, sizeof event);
   const int keep[KEPT] = {ctl, out, err, launch->zygote};
   close_others(keep);
   /* What a zygote forks has to leave its family: see zygote_proto.h. */
-  become_guard(launch->zygote < 0);
-  take_ctl(&self, ctl);
+  begin(&self, launch->zygote < 0, ctl);
   sp_launch_error error = start(&self, launch, out, err);
-  if (error.errnum != 0) {
-    event.said = SP_GUARD_FAILED;
-    event.stage = error.stage;
-    event.errnum = error.errnum;
-    tell(&self, &event);
-    finish(&self);
-    _exit(0);
-  }
-  live(&self);
+  if (error.errnum != 0)
+    give_up(&self, &error, launch->leaf);
+  live(&self, launch->leaf);
 }

@@ -23,12 +23,12 @@ enum sp_guard_said { SP_GUARD_STARTED = 1, SP_GUARD_FAILED, SP_GUARD_DIED };
  * dead; the end of the stream when its whole family is gone. */
 typedef struct sp_guard_event {
   uint32_t said;
-  int32_t pid;    /* STARTED */
-  uint64_t start; /* STARTED: start ticks */
-  int32_t guard;  /* STARTED: its own number */
-  int32_t stage;  /* FAILED */
-  int32_t errnum; /* FAILED */
-  sp_exit exit;   /* DIED */
+  int32_t pid;           /* STARTED */
+  uint64_t start;        /* STARTED: start ticks */
+  int32_t guard;         /* STARTED: its own number */
+  uint32_t held;         /* STARTED */
+  sp_launch_error error; /* FAILED */
+  sp_exit exit;          /* DIED */
 } sp_guard_event;
 
 enum sp_guard_do { SP_GUARD_KILL = 1, SP_GUARD_SIGNAL };
@@ -40,6 +40,12 @@ typedef struct sp_guard_order {
   uint32_t to_group;
 } sp_guard_order;
 
+/* To the guard of a leader that a zygote forked, first of all. */
+typedef struct sp_guard_terms {
+  sp_settings settings;
+  char leaf[SP_CGROUP_MAX]; /* the cgroup it is to have, "" for none */
+} sp_guard_terms;
+
 /* The guard's life. To be called in a fresh fork with all signals blocked;
  * |ctl| is its end of the stream socket, |out| and |err| the write ends of the
  * child's output (-1 when it shares ours). */
@@ -47,7 +53,8 @@ _Noreturn void sp_guard_main(const sp_launch *launch, int ctl, int out,
                              int err);
 
 /* The same for a leader that a zygote forked, and that waits for a byte from
- * |go|. To be called in its parent, with all signals blocked. */
+ * |go|: it comes when the settings are in force. To be called in its parent,
+ * with all signals blocked. */
 _Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader);
 
 /* Exit status and resource usage as wait4(2) told them. */

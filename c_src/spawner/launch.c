@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,6 +15,11 @@
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #endif
+#ifdef __FreeBSD__
+#include <sys/procctl.h>
+#endif
+
+#include "apply.h"
 
 #ifndef __GLIBC__
 extern char **environ;
@@ -103,6 +109,8 @@ sp_launch *sp_launch_new(const sp_msg *msg) {
     return NULL;
   memset(launch, 0, sizeof *launch);
   launch->zygote = -1;
+  launch->settings = msg->settings;
+  launch->leaf = "";
   launch->argv = (char **)(launch + 1);
   launch->env = launch->argv + argc + 1;
   arena mem = {(char *)(launch->argv + pointers)};
@@ -116,7 +124,8 @@ sp_launch *sp_launch_new(const sp_msg *msg) {
   return launch;
 }
 
-sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes) {
+sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes,
+                         const sp_settings *settings) {
   size_t count = environ_count();
   size_t room = count + 1;
   for (char **at = changes; *at != NULL; at++)
@@ -124,6 +133,8 @@ sp_launch *sp_launch_own(char **argv, const char *cwd, char **changes) {
   sp_launch *launch = malloc(sizeof *launch + room * sizeof(char *));
   if (launch == NULL)
     return NULL;
+  launch->settings = *settings;
+  launch->leaf = "";
   launch->program = argv[0];
   launch->argv = argv;
   launch->env = (char **)(launch + 1);
@@ -196,25 +207,44 @@ static void reset_signals(void) {
 #endif
 }
 
-static int enter_session(pid_t parent) {
-  if (setsid() < 0)
-    return errno;
+#ifdef __linux__
+/* In a PID namespace the parent has no number. */
+static bool nobody_reads(int report) {
+  struct pollfd end = {report, POLLOUT, 0};
+  return poll(&end, 1, 0) > 0 && (end.revents & POLLERR) != 0;
+}
+#endif
+
+/* Asks to be killed with the parent, who may have died before. */
+static int bind_to(const sp_cradle *in) {
 #ifdef __linux__
   if (prctl(PR_SET_PDEATHSIG, SIGKILL) != 0)
     return errno;
+  if ((in->held & SP_HELD_NAMESPACE) != 0) {
+    if (nobody_reads(in->report))
+      _exit(127);
+    return 0;
+  }
+#elif defined(PROC_PDEATHSIG_CTL)
+  int signo = SIGKILL;
+  if (procctl(P_PID, 0, PROC_PDEATHSIG_CTL, &signo) != 0)
+    return errno;
 #endif
-  /* The parent may have died before the signal was asked for. */
-  if (getppid() != parent)
+  if (getppid() != in->parent)
     _exit(127);
   return 0;
 }
 
-static int set_stdio(const sp_launch *launch, int out, int err) {
+static int enter_session(const sp_cradle *in) {
+  return setsid() < 0 ? errno : bind_to(in);
+}
+
+static int set_stdio(const sp_launch *launch, const sp_cradle *in) {
   int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (null < 0 || dup2(null, STDIN_FILENO) < 0)
     return errno;
   if (!launch->share_output &&
-      (dup2(out, STDOUT_FILENO) < 0 || dup2(err, STDERR_FILENO) < 0))
+      (dup2(in->out, STDOUT_FILENO) < 0 || dup2(in->err, STDERR_FILENO) < 0))
     return errno;
   return 0;
 }
@@ -230,30 +260,42 @@ static int set_zygote(const sp_launch *launch, int *report) {
   return *report >= 0 && dup2(launch->zygote, SP_ZYGOTE_FD) >= 0 ? 0 : errno;
 }
 
-_Noreturn void sp_launch_exec(const sp_launch *launch, pid_t parent, int out,
-                              int err, int report) {
-  sigset_t none;
-  sp_launch_error error = {SP_STAGE_SESSION, 0};
-  reset_signals();
-  if ((error.errnum = enter_session(parent)) != 0)
-    goto failed;
-  error.stage = SP_STAGE_STDIO;
-  if ((error.errnum = set_stdio(launch, out, err)) != 0 ||
-      (error.errnum = set_zygote(launch, &report)) != 0)
-    goto failed;
+static void set_up(const sp_launch *launch, sp_cradle *in,
+                   sp_launch_error *error) {
+  error->stage = SP_STAGE_SESSION;
+  if ((error->errnum = enter_session(in)) != 0)
+    return;
+  error->stage = SP_STAGE_STDIO;
+  if ((error->errnum = set_stdio(launch, in)) != 0 ||
+      (error->errnum = set_zygote(launch, &in->report)) != 0)
+    return;
   if (files_raised)
     (void)setrlimit(RLIMIT_NOFILE, &files_before);
-  error.stage = SP_STAGE_CHDIR;
-  if (launch->cwd[0] != 0 && chdir(launch->cwd) != 0) {
-    error.errnum = errno;
-    goto failed;
+  if (sp_apply(&launch->settings, in->held, in->cgroup, error) != 0)
+    return;
+  /* The kernel forgets it when the user changes. */
+  error->stage = SP_STAGE_SESSION;
+  if ((error->errnum = bind_to(in)) != 0)
+    return;
+  error->stage = SP_STAGE_CHDIR;
+  if (launch->cwd[0] != 0 && chdir(launch->cwd) != 0)
+    error->errnum = errno;
+}
+
+_Noreturn void sp_launch_exec(const sp_launch *launch, const sp_cradle *in) {
+  sigset_t none;
+  sp_launch_error error;
+  sp_cradle cradle = *in;
+  memset(&error, 0, sizeof error);
+  reset_signals();
+  set_up(launch, &cradle, &error);
+  if (error.errnum == 0) {
+    error.stage = SP_STAGE_EXEC;
+    (void)sigemptyset(&none);
+    (void)sigprocmask(SIG_SETMASK, &none, NULL);
+    error.errnum = exec_program(launch);
   }
-  error.stage = SP_STAGE_EXEC;
-  (void)sigemptyset(&none);
-  (void)sigprocmask(SIG_SETMASK, &none, NULL);
-  error.errnum = exec_program(launch);
-failed:
-  while (write(report, &error, sizeof error) < 0 && errno == EINTR)
+  while (write(cradle.report, &error, sizeof error) < 0 && errno == EINTR)
     continue;
   _exit(127);
 }

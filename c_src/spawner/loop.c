@@ -83,9 +83,11 @@ static void write_copy(port *self, const uint8_t *frame, size_t len) {
   write_frame(self, copy, len);
 }
 
-static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks) {
+static void on_started(void *arg, uint64_t id, pid_t pid, uint64_t ticks,
+                       uint32_t held) {
   uint8_t frame[SP_PROTO_SMALL];
-  write_copy(arg, frame, sp_proto_started(frame, id, (uint32_t)pid, ticks));
+  write_copy(arg, frame,
+             sp_proto_started(frame, id, (uint32_t)pid, ticks, held));
 }
 
 static void on_failed(void *arg, uint64_t id, enum sp_stage stage, int errnum,

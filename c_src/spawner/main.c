@@ -22,13 +22,13 @@ static const char help[] =
     "  snakepit_spawner [options] [--] PROGRAM [ARG]...\n"
     "      Runs PROGRAM in a session of its own, with its stdin at /dev/null "
     "and our\n"
-    "      stdout and stderr. When it ends, or we are told to end, or are "
-    "killed by\n"
-    "      any signal, so do all its descendants, daemons included. Exits "
-    "with its\n"
-    "      status, 128+N when signal N ended it, 127 when there is no such "
-    "program,\n"
-    "      126 when it cannot be started.\n"
+    "      stdout and stderr. When it ends, or we are told to end, or our "
+    "parent ends,\n"
+    "      or we are killed by any signal, so do all its descendants, daemons "
+    "included.\n"
+    "      Exits with its status, 128+N when signal N ended it, 127 when there "
+    "is no\n"
+    "      such program, 126 when it cannot be started.\n"
     "      SIGTERM, SIGINT, SIGHUP and SIGQUIT to us send SIGTERM to it, and "
     "SIGKILL\n"
     "      after the grace time; the second such signal sends SIGKILL at "
@@ -39,6 +39,22 @@ static const char help[] =
     "      --env K=V     set an environment variable; may be repeated\n"
     "      --env K       remove it\n"
     "      --until-eof   stop it when our stdin ends\n"
+    "      --stay        go on when our parent ends\n"
+    "\n"
+    "      --limit RESOURCE=SOFT[:HARD]   of each process: as core cpu data "
+    "fsize\n"
+    "                    memlock nofile nproc stack; a number, 2G, unlimited\n"
+    "      --memory BYTES, --processes N, --cpus 1.5\n"
+    "                    of the whole family, by a cgroup (v2); where there is "
+    "none,\n"
+    "                    --memory is limit data, --processes limit nproc\n"
+    "      --nice N, --umask OCTAL, --user NAME, --group NAME\n"
+    "      --affinity 0-3,8 | spread:N/M | compact:N/W\n"
+    "                    on these processors; the share of the N-th of M, or "
+    "the N-th\n"
+    "                    W of them, N from 0\n"
+    "      --containment auto|none|cgroup|pid_namespace\n"
+    "      --cgroup DIR  make its cgroup in there\n"
     "\n"
     "  snakepit_spawner --kill PID:START...\n"
     "      Kills each process, its session and its descendants, if PID still "
@@ -57,6 +73,7 @@ static const char help[] =
 
 typedef struct options {
   sp_alone alone;
+  sp_settings settings;
   const char *cwd;
   char **changes; /* of the environment */
   uint32_t count;
@@ -116,54 +133,91 @@ static int kill_listed(int argc, char **argv, bool recent) {
   return code;
 }
 
+/* --NAME VALUE is the setting NAME=VALUE. */
+static int parse_setting(const char *name, const char *value, options *out) {
+  char text[SP_CGROUP_MAX + SP_NAME_MAX];
+  const char *why = "too long a value";
+  int len = snprintf(text, sizeof text, "%s=%s", name + 2, value);
+  if (len > 0 && (size_t)len < sizeof text &&
+      sp_settings_put(&out->settings, (const uint8_t *)text, (size_t)len,
+                      &why) == SP_OK)
+    return 0;
+  return complain(why, text);
+}
+
+static bool is_setting(const char *name) {
+  static const char *const names[] = {
+      "--limit",    "--memory",      "--processes", "--cpus",
+      "--nice",     "--umask",       "--user",      "--group",
+      "--affinity", "--containment", "--cgroup"};
+  for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+    if (strcmp(name, names[i]) == 0)
+      return true;
+  return false;
+}
+
+static int parse_valued(const char *name, char *value, options *out) {
+  unsigned long long number;
+  if (is_setting(name))
+    return parse_setting(name, value, out);
+  if (strcmp(name, "--cwd") == 0) {
+    out->cwd = value;
+  } else if (strcmp(name, "--env") == 0) {
+    if (value[0] == 0 || value[0] == '=')
+      return complain("not K=V or K", value);
+    out->changes[out->count++] = value;
+  } else if (parse_number(value, UINT32_MAX - 1, &number)) {
+    out->alone.grace_ms = (uint32_t)number;
+  } else {
+    return complain("not a number of milliseconds", value);
+  }
+  return 0;
+}
+
 /* Reads options up to the program's name; 0 or an exit code. */
 static int parse(int argc, char **argv, options *out, int *used) {
+  int code = 0;
   int i = 1;
-  for (; i < argc && argv[i][0] == '-'; i++) {
+  for (; i < argc && argv[i][0] == '-' && code == 0; i++) {
     const char *name = argv[i];
-    unsigned long long number;
     if (strcmp(name, "--") == 0) {
       i++;
       break;
     }
     if (strcmp(name, "--until-eof") == 0) {
       out->alone.until_eof = true;
-      continue;
-    }
-    if (strcmp(name, "--grace") != 0 && strcmp(name, "--cwd") != 0 &&
-        strcmp(name, "--env") != 0)
+    } else if (strcmp(name, "--stay") == 0) {
+      out->alone.stay = true;
+    } else if (strcmp(name, "--grace") != 0 && strcmp(name, "--cwd") != 0 &&
+               strcmp(name, "--env") != 0 && !is_setting(name)) {
       return complain("unknown option", name);
-    if (++i == argc)
-      return complain("this option needs a value", name);
-    if (strcmp(name, "--cwd") == 0) {
-      out->cwd = argv[i];
-    } else if (strcmp(name, "--env") == 0) {
-      if (argv[i][0] == 0 || argv[i][0] == '=')
-        return complain("not K=V or K", argv[i]);
-      out->changes[out->count++] = argv[i];
-    } else if (parse_number(argv[i], UINT32_MAX - 1, &number)) {
-      out->alone.grace_ms = (uint32_t)number;
     } else {
-      return complain("not a number of milliseconds", argv[i]);
+      if (++i == argc)
+        return complain("this option needs a value", name);
+      code = parse_valued(name, argv[i], out);
     }
   }
   *used = i;
-  return i < argc ? 0
-                  : complain("a program to run is missing after", argv[i - 1]);
+  if (code == 0 && i >= argc)
+    code = complain("a program to run is missing after", argv[i - 1]);
+  return code;
 }
 
-static int run_alone(int argc, char **argv) {
+static int run_alone(int argc, char **argv, pid_t parent) {
   options opts;
   int used = 0;
   memset(&opts, 0, sizeof opts);
   opts.alone.grace_ms = GRACE_MS;
+  opts.alone.parent = parent;
   opts.cwd = "";
+  sp_settings_init(&opts.settings);
   opts.changes = calloc((size_t)argc, sizeof *opts.changes);
   if (opts.changes == NULL)
     return complain("out of memory", argv[0]);
   int code = parse(argc, argv, &opts, &used);
   if (code == 0) {
-    opts.alone.launch = sp_launch_own(argv + used, opts.cwd, opts.changes);
+    opts.alone.launch =
+        sp_launch_own(argv + used, opts.cwd, opts.changes, &opts.settings);
     if (opts.alone.launch == NULL)
       code = complain("out of memory", argv[used]);
   }
@@ -207,6 +261,7 @@ static int run_port(int argc, char **argv) {
 }
 
 int main(int argc, char **argv) {
+  pid_t parent = getppid();
   if (fill_stdio() != 0)
     return complain("cannot open", "/dev/null");
   if (argc < 2 || strcmp(argv[1], "--help") == 0) {
@@ -222,5 +277,5 @@ int main(int argc, char **argv) {
   sp_launch_raise_files(MOST_FILES);
   if (strcmp(argv[1], "--port") == 0)
     return run_port(argc, argv);
-  return run_alone(argc, argv);
+  return run_alone(argc, argv, parent);
 }

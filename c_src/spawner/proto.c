@@ -76,7 +76,7 @@ static int get_list(cursor *cur, sp_list *out, uint32_t max) {
     return err;
   if (out->count > max)
     return fail(cur, SP_ERR_LIMIT,
-                "too many arguments or environment variables");
+                "too many arguments, environment variables or settings");
   out->at = cur->at;
   for (uint32_t i = 0; err == SP_OK && i < out->count; i++)
     err = get_str(cur, &item, SP_PROTO_MAX_FRAME);
@@ -97,6 +97,17 @@ static int check_env(cursor *cur, sp_list env, bool inherit) {
   return SP_OK;
 }
 
+static int get_settings(cursor *cur, sp_settings *out) {
+  sp_list list;
+  int err = get_list(cur, &list, SP_PROTO_MAX_SETTINGS);
+  sp_settings_init(out);
+  while (err == SP_OK && list.count > 0) {
+    sp_str item = sp_proto_next(&list);
+    err = sp_settings_put(out, item.at, item.len, &cur->why);
+  }
+  return err;
+}
+
 static int get_spawn(cursor *cur, sp_msg *msg) {
   int err;
   if ((err = get_u32(cur, &msg->flags)) != SP_OK ||
@@ -105,7 +116,8 @@ static int get_spawn(cursor *cur, sp_msg *msg) {
       (err = get_str(cur, &msg->program, SP_PROTO_MAX_PATH)) != SP_OK ||
       (err = get_list(cur, &msg->args, SP_PROTO_MAX_ARGS)) != SP_OK ||
       (err = get_list(cur, &msg->env, SP_PROTO_MAX_ENV)) != SP_OK ||
-      (err = get_str(cur, &msg->cwd, SP_PROTO_MAX_PATH)) != SP_OK)
+      (err = get_str(cur, &msg->cwd, SP_PROTO_MAX_PATH)) != SP_OK ||
+      (err = get_settings(cur, &msg->settings)) != SP_OK)
     return err;
   uint32_t known = SP_SPAWN_INHERIT_ENV;
   if (msg->type == SP_MSG_SPAWN)
@@ -232,11 +244,12 @@ size_t sp_proto_hello(uint8_t out[SP_PROTO_SMALL], uint32_t pid) {
 }
 
 size_t sp_proto_started(uint8_t out[SP_PROTO_SMALL], uint64_t id, uint32_t pid,
-                        uint64_t start_ticks) {
+                        uint64_t start_ticks, uint32_t held) {
   uint8_t *at = put_u8(out + SP_PROTO_HEAD, SP_MSG_STARTED);
   at = put_u64(at, id);
   at = put_u32(at, pid);
-  return seal(out, put_u64(at, start_ticks));
+  at = put_u64(at, start_ticks);
+  return seal(out, put_u32(at, held));
 }
 
 size_t sp_proto_failed(uint8_t out[SP_PROTO_SMALL], uint64_t id,
@@ -257,7 +270,8 @@ size_t sp_proto_exit(uint8_t out[SP_PROTO_SMALL], uint64_t id,
   at = put_u32(at, end->value);
   at = put_u64(at, end->utime_us);
   at = put_u64(at, end->stime_us);
-  return seal(out, put_u64(at, end->max_rss_kb));
+  at = put_u64(at, end->max_rss_kb);
+  return seal(out, put_u32(at, end->flags));
 }
 
 size_t sp_proto_error(uint8_t out[SP_PROTO_SMALL], const char *text) {
@@ -294,7 +308,9 @@ const char *sp_proto_errno_name(int errnum) {
                {ENOENT, "ENOENT"},   {ENOEXEC, "ENOEXEC"},
                {ENOMEM, "ENOMEM"},   {ENOTDIR, "ENOTDIR"},
                {EPERM, "EPERM"},     {ESRCH, "ESRCH"},
-               {ETXTBSY, "ETXTBSY"}, {ENOSPC, "ENOSPC"}};
+               {ETXTBSY, "ETXTBSY"}, {ENOSPC, "ENOSPC"},
+               {EBUSY, "EBUSY"},     {EOPNOTSUPP, "EOPNOTSUPP"},
+               {EROFS, "EROFS"},     {EUSERS, "EUSERS"}};
   for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
     if (names[i].num == errnum)
       return names[i].name;
@@ -353,19 +369,69 @@ static const char *stage_verb(enum sp_stage stage) {
     return "no session for it";
   case SP_STAGE_STDIO:
     return "its input and output could not be set up";
+  case SP_STAGE_LIMIT:
+    return "a limit cannot be set";
+  case SP_STAGE_AFFINITY:
+    return "it cannot be put on its processors";
+  case SP_STAGE_USER:
+    return "it cannot run as that user or group";
+  case SP_STAGE_CGROUP:
+    return "it cannot be put into a cgroup";
+  case SP_STAGE_NAMESPACE:
+    return "it cannot be put into a PID namespace";
   default:
     return "it failed";
   }
 }
 
-void sp_proto_failure_text(char out[SP_PROTO_MAX_TEXT], enum sp_stage stage,
-                           int errnum, const char *program, const char *cwd) {
-  const char *text = strerror(errnum);
+static const char *limit_hint(int errnum) {
+  switch (errnum) {
+  case EOPNOTSUPP:
+    return "this takes a writable cgroup v2 directory whose "
+           "cgroup.subtree_control has the controller: name one with the "
+           "setting cgroup, or leave the limit out";
+  case EPERM:
+  case EACCES:
+    return "it is above what this user may ask for: lower it, or raise the "
+           "hard limit";
+  default:
+    return "see setrlimit(2)";
+  }
+}
+
+static const char *stage_hint(enum sp_stage stage, int errnum) {
+  switch (stage) {
+  case SP_STAGE_LIMIT:
+    return limit_hint(errnum);
+  case SP_STAGE_AFFINITY:
+    return "name processors that are there and allowed (nproc, taskset -p)";
+  case SP_STAGE_USER:
+    return errnum == EPERM        ? "only root can change it"
+           : errnum == EOPNOTSUPP ? "a copy of a process cannot be given user, "
+                                    "group or umask: spawn it"
+                                  : "see that it exists (getent passwd, getent "
+                                    "group)";
+  case SP_STAGE_CGROUP:
+    return "it takes a writable cgroup v2 directory: name one with the setting "
+           "cgroup, or use another containment";
+  case SP_STAGE_NAMESPACE:
+    return "it takes root or a kernel that allows user namespaces (Linux; "
+           "sysctl user.max_user_namespaces): use another containment";
+  default:
+    return resource_hint(errnum);
+  }
+}
+
+void sp_proto_failure_text(char out[SP_PROTO_MAX_TEXT],
+                           const sp_launch_error *error, const char *program,
+                           const char *cwd) {
+  enum sp_stage stage = (enum sp_stage)error->stage;
+  const char *text = strerror(error->errnum);
   size_t size = SP_PROTO_MAX_TEXT;
   switch (stage) {
   case SP_STAGE_EXEC:
     (void)snprintf(out, size, "cannot execute \"%.240s\": %s; %s", program,
-                   text, exec_hint(errnum, program));
+                   text, exec_hint(error->errnum, program));
     break;
   case SP_STAGE_CHDIR:
     (void)snprintf(out, size,
@@ -374,8 +440,11 @@ void sp_proto_failure_text(char out[SP_PROTO_MAX_TEXT], enum sp_stage stage,
                    program, cwd, text);
     break;
   default:
-    (void)snprintf(out, size, "cannot start \"%.240s\": %s: %s; %s", program,
-                   stage_verb(stage), text, resource_hint(errnum));
+    (void)snprintf(out, size, "cannot start \"%.160s\": %s%s%.*s%s: %s; %s",
+                   program, stage_verb(stage), error->about[0] ? " (" : "",
+                   (int)sizeof error->about, error->about,
+                   error->about[0] ? ")" : "", text,
+                   stage_hint(stage, error->errnum));
     break;
   }
 }

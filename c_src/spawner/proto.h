@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "../core/sp_error.h"
+#include "settings.h"
 
 /* `snakepit_spawner --port` reads frames from descriptor 3 and writes frames
  * to descriptor 4 (an Erlang port with {packet, 4} and nouse_stdio).
@@ -19,7 +20,7 @@
  * To the spawner:
  *
  *   SPAWN     1  u64 id, u32 flags, u32 grace_ms, u32 window, str program,
- *                list args, list env, str cwd
+ *                list args, list env, str cwd, list settings
  *   STOP      2  u64 id, u32 grace_ms
  *   SIGNAL    3  u64 id, u32 signo, u8 to_group
  *   CREDIT    4  u64 id, u32 bytes
@@ -29,11 +30,11 @@
  * From the spawner:
  *
  *   HELLO   65  u32 version, u32 pid
- *   STARTED 66  u64 id, u32 pid, u64 start_ticks
+ *   STARTED 66  u64 id, u32 pid, u64 start_ticks, u32 held
  *   FAILED  67  u64 id, u8 stage, u32 errno, str errno_name, str text
  *   OUTPUT  68  u64 id, u8 stream, bytes to the end of the message
  *   EXIT    69  u64 id, u8 kind, u32 value, u64 utime_us, u64 stime_us,
- *               u64 max_rss_kb
+ *               u64 max_rss_kb, u32 flags
  *   ERROR   70  str text
  *   ZYGOTE  71  u64 id, str text
  *
@@ -44,7 +45,9 @@
  * environment; an empty `cwd` means the spawner's. Each SPAWN is answered by
  * one STARTED or FAILED, and a STARTED is followed by one EXIT, the last word
  * about that id. start_ticks is field 22 of /proc/PID/stat, 0 where there is
- * no such file; together with the pid it names the process for ever.
+ * no such file; together with the pid it names the process for ever. The
+ * settings are those of settings.h; `held` has the bits of enum sp_held, and
+ * the `flags` of an EXIT those of enum sp_exit_flag.
  *
  * Output flows against a window: the spawner reads up to `window` bytes of the
  * child's stdout and stderr together (0 means SP_PROTO_WINDOW) and goes on
@@ -65,7 +68,10 @@
  * the reason why it had better not be forked. FORK makes a child of a copy of
  * it, which then differs from one of SPAWN in nothing but its beginning: `env`
  * changes the environment of the zygote; program, args and cwd are what the
- * zygote was started with. The end of a zygote leaves its children alone.
+ * zygote was started with, and settings are its own, not the zygote's. Those
+ * that a process can only give itself (user, group, umask, a PID namespace)
+ * are refused; so are, for a zygote, a cgroup and a PID namespace. The end of a
+ * zygote leaves its children alone.
  *
  * A message that cannot be understood is answered by ERROR (a SPAWN or FORK
  * whose id can be read: by FAILED), and the spawner goes on. A frame that is
@@ -73,11 +79,12 @@
  * and SHUTDOWN do: every child and every descendant is killed first. */
 
 enum {
-  SP_PROTO_VERSION = 1,
+  SP_PROTO_VERSION = 2,
   SP_PROTO_MAX_FRAME = 64 * 1024 * 1024,
   SP_PROTO_MAX_PATH = 4096, /* program, cwd */
   SP_PROTO_MAX_ARGS = 65536,
   SP_PROTO_MAX_ENV = 16384,
+  SP_PROTO_MAX_SETTINGS = 256,
   SP_PROTO_MAX_SIGNO = 64,
   SP_PROTO_WINDOW = 256 * 1024,
   SP_PROTO_CHUNK = 64 * 1024, /* the most bytes in one OUTPUT */
@@ -118,10 +125,40 @@ enum sp_stage {
   SP_STAGE_SESSION = 4, /* setsid, parent-death signal */
   SP_STAGE_STDIO = 5,
   SP_STAGE_CHDIR = 6,
-  SP_STAGE_EXEC = 7
+  SP_STAGE_EXEC = 7,
+  SP_STAGE_LIMIT = 8,    /* a limit, the niceness */
+  SP_STAGE_AFFINITY = 9, /* its processors */
+  SP_STAGE_USER = 10,    /* user, group */
+  SP_STAGE_CGROUP = 11,
+  SP_STAGE_NAMESPACE = 12
 };
 
 enum sp_exit_kind { SP_EXIT_STATUS = 0, SP_EXIT_SIGNAL = 1 };
+
+/* By what a child is held besides its guard. */
+enum sp_held {
+  SP_HELD_CGROUP = 1u,
+  SP_HELD_NAMESPACE = 2u,
+  SP_HELD_MEMORY = 4u, /* the limit is the cgroup's, as are the next two */
+  SP_HELD_PROCESSES = 8u,
+  SP_HELD_CPUS = 16u
+};
+
+enum sp_exit_flag {
+  SP_EXIT_CORE = 1u,         /* it wrote a core */
+  SP_EXIT_OOM = 2u,          /* its cgroup ran out of memory, and that */
+                             /* killed */
+  SP_EXIT_PERHAPS_OOM = 4u,  /* SIGKILL by a stranger, and the kernel has */
+                             /* killed somebody for memory meanwhile */
+  SP_EXIT_PROCESS_LIMIT = 8u /* its cgroup refused a fork */
+};
+
+/* What a process that could not be started tells about it. */
+typedef struct sp_launch_error {
+  int stage; /* enum sp_stage */
+  int errnum;
+  char about[SP_NAME_MAX]; /* what exactly, or "" */
+} sp_launch_error;
 
 typedef struct sp_str {
   const uint8_t *at;
@@ -149,6 +186,7 @@ typedef struct sp_msg {
   sp_str cwd;
   sp_list args;
   sp_list env;
+  sp_settings settings;
 } sp_msg;
 
 /* How a child ended. */
@@ -158,6 +196,7 @@ typedef struct sp_exit {
   uint64_t utime_us;
   uint64_t stime_us;
   uint64_t max_rss_kb;
+  uint32_t flags; /* enum sp_exit_flag */
 } sp_exit;
 
 /* Decodes one message (a frame without its length). |msg| points into |bytes|.
@@ -176,7 +215,7 @@ uint32_t sp_proto_length(const uint8_t head[SP_PROTO_HEAD]);
 /* Encoders write a whole frame to |out| and return its length. */
 size_t sp_proto_hello(uint8_t out[SP_PROTO_SMALL], uint32_t pid);
 size_t sp_proto_started(uint8_t out[SP_PROTO_SMALL], uint64_t id, uint32_t pid,
-                        uint64_t start_ticks);
+                        uint64_t start_ticks, uint32_t held);
 /* |text| is cut at SP_PROTO_MAX_TEXT bytes. */
 size_t sp_proto_failed(uint8_t out[SP_PROTO_SMALL], uint64_t id,
                        enum sp_stage stage, int errnum, const char *text);
@@ -193,7 +232,8 @@ void sp_proto_output_head(uint8_t out[SP_PROTO_OUTPUT_HEAD], uint64_t id,
 const char *sp_proto_errno_name(int errnum);
 
 /* One English sentence on a failed start: what was wrong, where, what to do. */
-void sp_proto_failure_text(char out[SP_PROTO_MAX_TEXT], enum sp_stage stage,
-                           int errnum, const char *program, const char *cwd);
+void sp_proto_failure_text(char out[SP_PROTO_MAX_TEXT],
+                           const sp_launch_error *error, const char *program,
+                           const char *cwd);
 
 #endif

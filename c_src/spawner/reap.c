@@ -262,8 +262,12 @@ int sp_reap_process(pid_t pid, uint64_t start_ticks, bool recent, int wait_ms) {
 #else
 
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
+#ifdef __FreeBSD__
+#include <string.h>
+#include <sys/procctl.h>
+#include <unistd.h>
+#endif
 
 uint64_t sp_reap_start_ticks(pid_t pid) {
   (void)pid;
@@ -271,7 +275,17 @@ uint64_t sp_reap_start_ticks(pid_t pid) {
 }
 
 int sp_reap_below(pid_t root, const pid_t *spare, size_t count) {
-  (void)root, (void)spare, (void)count;
+  (void)spare;
+#ifdef PROC_REAP_KILL
+  /* All that descends from a reaper, of which nobody is to be spared. */
+  struct procctl_reaper_kill all;
+  memset(&all, 0, sizeof all);
+  all.rk_sig = SIGKILL;
+  if (count == 0 && root == getpid() &&
+      procctl(P_PID, (id_t)root, PROC_REAP_KILL, &all) == 0)
+    return (int)all.rk_killed;
+#endif
+  (void)root, (void)count;
   return 0;
 }
 

@@ -7,8 +7,9 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-/* Where the system has no /proc (anything but Linux) nothing is ever found:
- * process groups are then all that holds a family together. */
+/* Where the system has no /proc (anything but Linux) nothing is ever found,
+ * but for what FreeBSD's reaper knows: process groups are then all that holds
+ * a family together. */
 
 /* Start time of a process in clock ticks since boot, 0 when unknown. */
 uint64_t sp_reap_start_ticks(pid_t pid);

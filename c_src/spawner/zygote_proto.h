@@ -11,8 +11,10 @@
  *
  * M ends at once, so that X, which no subreaper on that way claims, becomes a
  * child of the spawner. X executes `snakepit_spawner --adopt` and is thereby
- * the guard of W, the new child, which waits for it. From there on nothing
- * tells W from a child that was spawned; what becomes of its zygote is
+ * the guard of W, the new child, which waits for it. The guard finds in its
+ * socket what W is to be held by, settings and cgroup, and puts it into force
+ * before it lets W go. From there on nothing tells W from a child that was
+ * spawned; what becomes of its zygote is
  * nothing to it.
  *
  * To a zygote goes a datagram of one byte, SP_ZYGOTE_ASK, with the descriptors

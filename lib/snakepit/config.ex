@@ -8,6 +8,7 @@ defmodule Snakepit.Config do
   """
 
   alias Snakepit.Defaults
+  alias Snakepit.Spawner.Settings
 
   @type pool_config :: map
   @type normalized_pool_config :: map
@@ -77,12 +78,18 @@ defmodule Snakepit.Config do
       startup_batch_delay_ms: Defaults.config_default_batch_delay(),
       startup_batches?: explicit,
       threads_per_worker: Defaults.config_default_threads_per_worker(),
-      thread_safety_checks: false
+      thread_safety_checks: false,
+      cpu_affinity: :none,
+      containment: Application.get_env(:snakepit, :containment, :auto),
+      cgroup: Application.get_env(:snakepit, :cgroup)
     }
     |> Map.merge(drop_nil(config))
     |> Map.update!(:affinity, &known_atom(&1, @affinities))
     |> Map.update!(:worker_profile, &known_atom(&1, @profiles))
     |> Map.update!(:transport, &known_atom(&1, @transports))
+    |> own_transport()
+    |> Map.update!(:cpu_affinity, &known_atom(&1, [:none, :spread, :compact]))
+    |> Map.update!(:containment, &known_atom(&1, [:auto, :pid_namespace, :cgroup, :none]))
     |> Map.update!(:adapter_env, &env_list/1)
     |> sizes(sized?)
     |> Map.put(:heartbeat, Map.merge(heartbeat_defaults(), heartbeat(config[:heartbeat])))
@@ -111,6 +118,10 @@ defmodule Snakepit.Config do
   # What is no number is for the check to say.
   defp max_of(size, min) when is_integer(size) and is_integer(min), do: max(size, min)
   defp max_of(size, _min), do: size
+
+  # The shared memory's socket is open to our own user only.
+  defp own_transport(%{transport: :auto, user: _} = config), do: %{config | transport: :grpc}
+  defp own_transport(config), do: config
 
   @doc "One pool, complete, or what is wrong with it."
   @spec validate_pool_config(map | keyword) :: {:ok, pool_config} | {:error, term}
@@ -215,7 +226,8 @@ defmodule Snakepit.Config do
       &check_prefork/1,
       &check_ttl/1,
       &check_max_requests/1,
-      &check_numbers/1
+      &check_numbers/1,
+      &Settings.problem/1
     ]
   end
 

@@ -13,7 +13,7 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.WorkerRequests
   alias Snakepit.{Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Prefork, State}
+  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Output, Prefork, State}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.LifecycleManager
@@ -223,9 +223,13 @@ defmodule Snakepit.GRPCWorker do
   defp started(state, {:error, %{message: message}}),
     do: start_failed(state, message, :not_started)
 
+  @of_settings [:limit, :affinity, :user, :cgroup, :namespace]
+
   defp forked(state, {:fork, zygote}) do
     case Prefork.fork(zygote, state.spec) do
       {:ok, _os_id, _os_pid} = started -> started(state, started)
+      # What the pool asks for: no other zygote, nor none, would change that.
+      {:error, %{stage: stage}} = failed when stage in @of_settings -> started(state, failed)
       {:error, %{message: message}} -> not_forked(state, zygote, message)
     end
   end
@@ -233,8 +237,8 @@ defmodule Snakepit.GRPCWorker do
   defp forked(state, {:cold, _why}), do: started(state, Spawner.spawn(state.spec))
 
   defp forked(state, {:failed, failure}) do
-    state = %{state | output: [failure.output], output_bytes: byte_size(failure.output)}
-    start_failed(state, failure.message, failure.cause)
+    {output, []} = Output.add(state.output, :stderr, failure.output, false)
+    start_failed(%{state | output: output}, failure.message, failure.cause)
   end
 
   # A new zygote is tried once.
@@ -370,8 +374,10 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, State.output(state, stream, bytes)}
   end
 
-  def handle_info({:snakepit_os, id, {:exit, how, _usage}}, %State{os_id: id} = state),
-    do: exited(%{state | os_id: nil}, how)
+  def handle_info({:snakepit_os, id, {:exit, how, usage}}, %State{os_id: id} = state) do
+    :ok = State.output_ended(state)
+    exited(%{state | os_id: nil, usage: usage}, how)
+  end
 
   def handle_info({:snakepit_slot, :suspect, why}, %State{phase: phase} = state)
       when phase in [:ready, :retiring] do
@@ -625,7 +631,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp exited(%State{phase: phase} = state, how) when phase in [:waiting, :pinging] do
-    message = "#{state.program} #{State.exit_text(how)} before it was ready"
+    text = State.exit_text(how) <> State.cause_text(state, how)
+    message = "#{state.program} #{text} before it was ready"
     start_failed(state, message, State.exit_cause(how))
   end
 
@@ -641,7 +648,10 @@ defmodule Snakepit.GRPCWorker do
         other -> {:external_process_died, other}
       end
 
-    Snakepit.Logger.warning(:worker, fn -> "worker #{state.id}: #{State.exit_text(how)}" end)
+    Snakepit.Logger.warning(:worker, fn ->
+      "worker #{state.id}: #{State.exit_text(how)}#{State.cause_text(state, how)}"
+    end)
+
     {:stop, reason, state}
   end
 

@@ -10,15 +10,18 @@ defmodule Snakepit.Spawner do
   #   {:snakepit_os, id, {:exit, :spawner_lost, %{}}}
   #   {:snakepit_os, id, {:zygote, :ready | {:unfit, why}}}
   #
-  # with usage = %{utime_us: _, stime_us: _, max_rss_kb: _}. One :exit is the
-  # last message about an id; when it comes, the child and all its descendants
-  # are gone. The owner gives output back with ack/3: a child whose window of
+  # with usage = %{utime_us: _, stime_us: _, max_rss_kb: _, core_dumped: boolean,
+  # oom: :cgroup | :perhaps | nil, process_limit: boolean}: whether it wrote a
+  # core; whether its cgroup's memory was used up, or somebody else's SIGKILL may
+  # have been the kernel's for lack of memory; whether its cgroup refused a fork.
+  # One :exit is the last message about an id; when it comes, the child and all
+  # its descendants are gone. The owner gives output back with ack/3: a child whose window of
   # unacknowledged bytes is used up blocks in write(2). When the owner dies, the
   # child is stopped.
   use GenServer, shutdown: 15_000
 
   import Kernel, except: [spawn: 1]
-  import Bitwise, only: [<<<: 2]
+  import Bitwise, only: [<<<: 2, &&&: 2]
 
   alias Snakepit.Logger
 
@@ -29,7 +32,10 @@ defmodule Snakepit.Spawner do
   @typedoc """
   `args` and names are raw bytes (binaries) or text (charlists). `env` changes
   the environment of the BEAM; nil and false remove a variable. `grace_ms` is
-  the time from SIGTERM to SIGKILL when the owner dies.
+  the time from SIGTERM to SIGKILL when the owner dies. `settings` are those of
+  c_src/spawner/settings.h. `placement` is `{:spread, key, count}` or
+  `{:compact, key, width}`: the child gets the lowest share that no other living
+  child of that key has.
   """
   @type spec :: %{
           required(:program) => text,
@@ -38,18 +44,21 @@ defmodule Snakepit.Spawner do
             [{text | atom, text | nil | false}] | %{(text | atom) => text | nil | false},
           optional(:cd) => text | nil,
           optional(:grace_ms) => non_neg_integer,
-          optional(:window) => pos_integer
+          optional(:window) => pos_integer,
+          optional(:settings) => [String.t()],
+          optional(:placement) => nil | {:spread | :compact, term, pos_integer}
         }
 
   @type failure :: %{stage: atom, errno: atom, message: String.t()}
 
-  @version 1
+  @version 2
   @hello_ms 10_000
   @shutdown_ms 12_000
   @default_grace 6_000
   @max_path 4096
   @max_args 65_536
   @max_env 16_384
+  @max_settings 256
   @max_frame 64 * 1024 * 1024
   @max_u32 (1 <<< 32) - 2
 
@@ -60,12 +69,20 @@ defmodule Snakepit.Spawner do
     4 => :session,
     5 => :stdio,
     6 => :chdir,
-    7 => :exec
+    7 => :exec,
+    8 => :limit,
+    9 => :affinity,
+    10 => :user,
+    11 => :cgroup,
+    12 => :namespace
   }
+
+  @held [cgroup: 1, pid_namespace: 2, memory: 4, processes: 8, cpus: 16]
 
   @errnos Map.new(
             ~w(e2big eacces eagain echild eexist einval eio eisdir eloop emfile enfile
-               enametoolong enoent enoexec enomem enotdir eperm esrch etxtbsy enospc)a,
+               enametoolong enoent enoexec enomem enotdir eperm esrch etxtbsy enospc ebusy
+               eopnotsupp erofs eusers)a,
             &{&1 |> Atom.to_string() |> String.upcase(), &1}
           )
 
@@ -125,10 +142,22 @@ defmodule Snakepit.Spawner do
     GenServer.cast(server, {:order, id, {:credit, min(bytes, @max_u32)}})
   end
 
-  @doc "The port program and its children."
+  @doc """
+  The port program and its children. `held` says what a child is in besides its
+  guard, and which of its limits are those of its cgroup.
+  """
   @spec info(server) :: %{
           os_pid: pos_integer,
-          children: [%{id: id, os_pid: pos_integer, owner: pid, program: binary}]
+          children: [
+            %{
+              id: id,
+              os_pid: pos_integer,
+              owner: pid,
+              program: binary,
+              share: non_neg_integer | nil,
+              held: [:cgroup | :pid_namespace | :memory | :processes | :cpus]
+            }
+          ]
         }
   def info(server \\ __MODULE__), do: GenServer.call(server, :info)
 
@@ -190,6 +219,8 @@ defmodule Snakepit.Spawner do
   @impl true
   def handle_call({:spawn, kind, spec}, {owner, _tag} = from, state) do
     id = System.unique_integer([:positive, :monotonic])
+    {share, setting} = place(spec.placement, state.children)
+    spec = %{spec | settings: spec.settings ++ setting}
     frame = spawn_frame(kind, id, spec, state.env)
 
     if byte_size(frame) > @max_frame do
@@ -203,7 +234,9 @@ defmodule Snakepit.Spawner do
         from: from,
         os_pid: nil,
         start: 0,
-        program: spec.program
+        program: spec.program,
+        share: share,
+        held: []
       }
 
       send_port(state, frame)
@@ -219,8 +252,10 @@ defmodule Snakepit.Spawner do
 
   def handle_call(:info, _from, state) do
     children =
-      for {id, %{os_pid: os_pid} = child} <- state.children, os_pid != nil do
-        %{id: id, os_pid: os_pid, owner: child.owner, program: child.program}
+      for {id, child} <- state.children, child.os_pid != nil do
+        shared = child.share && elem(child.share, 1)
+        known = Map.take(child, [:os_pid, :owner, :program, :held])
+        Map.merge(known, %{id: id, share: shared})
       end
 
     {:reply, %{os_pid: state.os_pid, children: Enum.sort_by(children, & &1.id)}, state}
@@ -318,7 +353,7 @@ defmodule Snakepit.Spawner do
         {:ok, os_pid}
 
       {^port, {:data, _other}} ->
-        Port.close(port)
+        close(port)
         {:error, "#{path} speaks another protocol than this code: run mix compile --force"}
 
       {^port, {:exit_status, status}} ->
@@ -327,9 +362,16 @@ defmodule Snakepit.Spawner do
            "run it by hand with --help to see why, or build it again with mix compile --force"}
     after
       @hello_ms ->
-        Port.close(port)
+        close(port)
         {:error, "#{path} did not answer within #{@hello_ms} ms; is the machine overloaded?"}
     end
+  end
+
+  # It may have ended by itself meanwhile.
+  defp close(port) do
+    Port.close(port)
+  rescue
+    ArgumentError -> true
   end
 
   defp unavailable(path, reason) do
@@ -358,10 +400,11 @@ defmodule Snakepit.Spawner do
     "cannot execute #{path}: #{why}"
   end
 
-  defp from_port(<<66, id::64, os_pid::32, start::64>>, state) do
+  defp from_port(<<66, id::64, os_pid::32, start::64, held::32>>, state) do
     child = Map.fetch!(state.children, id)
     GenServer.reply(child.from, {:ok, id, os_pid})
-    put_in(state.children[id], %{child | from: nil, os_pid: os_pid, start: start})
+    held = for {name, bit} <- @held, (held &&& bit) != 0, do: name
+    put_in(state.children[id], %{child | from: nil, os_pid: os_pid, start: start, held: held})
   end
 
   defp from_port(<<67, id::64, stage, _errno::32, rest::binary>>, state) do
@@ -387,10 +430,10 @@ defmodule Snakepit.Spawner do
     state
   end
 
-  defp from_port(<<69, id::64, kind, value::32, utime::64, stime::64, rss::64>>, state) do
+  defp from_port(<<69, id::64, kind, value::32, usage::binary-size(28)>>, state) do
     {child, state} = pop_child(state, id)
     how = {if(kind == 0, do: :status, else: :signal), value}
-    tell(child, id, {:exit, how, %{utime_us: utime, stime_us: stime, max_rss_kb: rss}})
+    tell(child, id, {:exit, how, usage(usage)})
     state
   end
 
@@ -404,6 +447,21 @@ defmodule Snakepit.Spawner do
     Logger.error(:lifecycle, "snakepit_spawner: #{printable(text)}")
     state
   end
+
+  defp usage(<<utime::64, stime::64, rss::64, flags::32>>) do
+    %{
+      utime_us: utime,
+      stime_us: stime,
+      max_rss_kb: rss,
+      core_dumped: (flags &&& 1) != 0,
+      oom: oom(flags),
+      process_limit: (flags &&& 8) != 0
+    }
+  end
+
+  defp oom(flags) when (flags &&& 2) != 0, do: :cgroup
+  defp oom(flags) when (flags &&& 4) != 0, do: :perhaps
+  defp oom(_flags), do: nil
 
   defp tell(%{owner: nil}, _id, _what), do: :ok
   defp tell(%{owner: owner}, id, what), do: send(owner, {:snakepit_os, id, what})
@@ -443,8 +501,18 @@ defmodule Snakepit.Spawner do
       string(spec.program),
       list(spec.args),
       list(env),
-      string(spec.cd)
+      string(spec.cd),
+      list(spec.settings)
     ])
+  end
+
+  # The lowest number that no living child of that key has.
+  defp place(nil, _children), do: {nil, []}
+
+  defp place({how, key, of}, children) do
+    taken = for {_id, %{share: {^key, n}}} <- children, do: n
+    n = Enum.find(0..length(taken), &(&1 not in taken))
+    {{key, n}, ["affinity=#{how}:#{n}/#{of}"]}
   end
 
   defp list(items), do: [<<length(items)::32>> | Enum.map(items, &string/1)]
@@ -490,19 +558,30 @@ defmodule Snakepit.Spawner do
          {:ok, args} <- args(Map.get(spec, :args, [])),
          {:ok, env} <- env(Map.get(spec, :env, [])),
          {:ok, grace_ms} <- number(spec, :grace_ms, @default_grace, 0),
-         {:ok, window} <- number(spec, :window, 256 * 1024, 1) do
+         {:ok, window} <- number(spec, :window, 256 * 1024, 1),
+         {:ok, settings} <- settings(Map.get(spec, :settings, [])),
+         {:ok, placement} <- placement(Map.get(spec, :placement)) do
       if program == "" do
         {:error, ":program is empty; name the program to start"}
       else
         {:ok,
-         %{program: program, cd: cd, args: args, env: env, grace_ms: grace_ms, window: window}}
+         %{
+           program: program,
+           cd: cd,
+           args: args,
+           env: env,
+           grace_ms: grace_ms,
+           window: window,
+           settings: settings,
+           placement: placement
+         }}
       end
     end
   end
 
   defp check(spec), do: {:error, "expected a map with :program, got #{inspect(spec)}"}
 
-  @keys [:program, :args, :env, :cd, :grace_ms, :window]
+  @keys [:program, :args, :env, :cd, :grace_ms, :window, :settings, :placement]
 
   defp known_keys(spec) do
     case Map.keys(spec) -- @keys do
@@ -527,6 +606,20 @@ defmodule Snakepit.Spawner do
 
   defp args(args) when is_list(args), do: {:error, ":args has more than #{@max_args} entries"}
   defp args(args), do: {:error, ":args is not a list: #{inspect(args)}"}
+
+  defp settings(items) when is_list(items) and length(items) <= @max_settings,
+    do: collect(items, &text(&1, :settings))
+
+  defp settings(other),
+    do: {:error, ":settings is not a list of at most #{@max_settings}: #{inspect(other)}"}
+
+  defp placement(nil), do: {:ok, nil}
+
+  defp placement({how, _key, of} = placement)
+       when how in [:spread, :compact] and of in 1..65_536,
+       do: {:ok, placement}
+
+  defp placement(other), do: {:error, ":placement is #{inspect(other)}; see Snakepit.Spawner"}
 
   defp env(env) when is_list(env) or is_map(env) do
     with {:ok, pairs} <- collect(env, &variable/1) do

@@ -59,6 +59,9 @@ static builder whole_spawn(uint32_t flags, const char *env) {
   put_u32(&out, 1);
   put_str(&out, env);
   put_str(&out, "/tmp");
+  put_u32(&out, 2);
+  put_str(&out, "nice=5");
+  put_str(&out, "limit=nofile=64:128");
   return out;
 }
 
@@ -106,6 +109,27 @@ static void spawn_is_read(void **state) {
   assert_int_equal(msg.args.count, 0);
   assert_int_equal(msg.env.count, 1);
   assert_str(sp_proto_next(&msg.env), "A=1=2");
+  assert_true(msg.settings.has_nice && msg.settings.nice == 5);
+  assert_true(msg.settings.limits[SP_RES_NOFILE].set);
+  assert_true(msg.settings.limits[SP_RES_NOFILE].soft == 64);
+  assert_true(msg.settings.limits[SP_RES_NOFILE].hard == 128);
+  assert_false(msg.settings.limits[SP_RES_CPU].set);
+}
+
+static void settings_are_checked(void **state) {
+  (void)state;
+  builder in = begin_spawn(0, "sh");
+  put_u32(&in, 0);
+  put_u32(&in, 0);
+  put_str(&in, "");
+  builder begun = in;
+  put_u32(&in, 2);
+  put_str(&in, "nice=5");
+  put_str(&in, "nice=20");
+  assert_refused(&in, SP_ERR_SYNTAX, "-20 to 19");
+  in = begun;
+  put_u32(&in, SP_PROTO_MAX_SETTINGS + 1);
+  assert_refused(&in, SP_ERR_LIMIT, "too many");
 }
 
 /* A SPAWN with a type of its own and the zygote's number behind the id. */
@@ -272,6 +296,7 @@ static void strings_are_checked(void **state) {
   put_u32(&in, 0);
   put_u32(&in, 0);
   put_u32(&in, 0);
+  put_u32(&in, 0);
   assert_refused(&in, SP_ERR_SYNTAX, "program");
 }
 
@@ -321,19 +346,20 @@ static void garbage_is_refused_or_whole(void **state) {
 
 static void frames_are_written(void **state) {
   (void)state;
-  static const uint8_t hello[] = {0, 0, 0, 9, 65, 0, 0, 0, 1, 0, 0, 2, 1};
-  static const uint8_t started[] = {0, 0, 0, 21, 66, 0, 0, 0, 0, 0, 0, 0, 5,
-                                    0, 0, 0, 9,  0,  0, 0, 1, 0, 0, 0, 2};
+  static const uint8_t hello[] = {0, 0, 0, 9, 65, 0, 0, 0, 2, 0, 0, 2, 1};
+  static const uint8_t started[] = {0, 0, 0, 25, 66, 0, 0, 0, 0, 0,
+                                    0, 0, 5, 0,  0,  0, 9, 0, 0, 0,
+                                    1, 0, 0, 0,  2,  0, 0, 0, 3};
   static const uint8_t output[] = {0, 0, 0, 13, 68, 0, 0, 0, 0, 0, 0, 0, 5, 2};
-  static const uint8_t end[] = {0, 0, 0, 38, 69, 0, 0, 0, 0, 0, 0, 0, 5, 1,
-                                0, 0, 0, 9,  0,  0, 0, 0, 0, 0, 0, 1, 0, 0,
-                                0, 0, 0, 0,  0,  2, 0, 0, 0, 0, 0, 0, 0, 3};
-  sp_exit how = {SP_EXIT_SIGNAL, 9, 1, 2, 3};
+  static const uint8_t end[] = {
+      0, 0, 0, 42, 69, 0, 0, 0, 0, 0, 0, 0, 5, 1, 0, 0, 0, 9, 0, 0, 0, 0, 0,
+      0, 0, 1, 0,  0,  0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 6};
+  sp_exit how = {SP_EXIT_SIGNAL, 9, 1, 2, 3, 6};
   uint8_t out[SP_PROTO_SMALL];
   assert_int_equal(sp_proto_hello(out, 513), sizeof hello);
   assert_memory_equal(out, hello, sizeof hello);
   assert_int_equal(sp_proto_length(out), 9);
-  assert_int_equal(sp_proto_started(out, 5, 9, (uint64_t)1 << 32 | 2),
+  assert_int_equal(sp_proto_started(out, 5, 9, (uint64_t)1 << 32 | 2, 3),
                    sizeof started);
   assert_memory_equal(out, started, sizeof started);
   sp_proto_output_head(out, 5, 2, 3);
@@ -349,9 +375,12 @@ static void texts_fit(void **state) {
   char name[2 * SP_PROTO_MAX_PATH];
   memset(name, 'x', sizeof name - 1);
   name[sizeof name - 1] = 0;
-  for (int stage = 0; stage <= SP_STAGE_EXEC + 1; stage++) {
+  for (int stage = 0; stage <= SP_STAGE_NAMESPACE + 1; stage++) {
     for (int errnum = 0; errnum < 140; errnum++) {
-      sp_proto_failure_text(text, (enum sp_stage)stage, errnum, name, name);
+      sp_launch_error error = {stage, errnum, ""};
+      if (errnum % 2 == 0)
+        memset(error.about, 'y', sizeof error.about); /* without an end */
+      sp_proto_failure_text(text, &error, name, name);
       assert_true(strlen(text) < sizeof text);
       assert_non_null(strstr(text, "cannot "));
       assert_true(strchr(text, ';') != NULL);
@@ -380,6 +409,7 @@ int main(void) {
       cmocka_unit_test(unknown_values_are_refused),
       cmocka_unit_test(sizes_are_bounded),
       cmocka_unit_test(strings_are_checked),
+      cmocka_unit_test(settings_are_checked),
       cmocka_unit_test(garbage_is_refused_or_whole),
       cmocka_unit_test(frames_are_written),
       cmocka_unit_test(texts_fit),

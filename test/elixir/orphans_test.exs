@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
   alias Snakepit.OSProcess
   alias Snakepit.OSProcess.Listing
   alias Snakepit.Pool.ProcessRegistry.{Disk, Orphans, Owner}
-  alias Snakepit.Test.Beam
+  alias Snakepit.Test.OtherVM
 
   # An unguarded process is recorded as a worker, and said.
   @worker """
@@ -24,8 +24,8 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
   end
 
   defp worker(beam) do
-    {pid, start} = Beam.hear(beam)
-    Beam.end_later(pid)
+    {pid, start} = OtherVM.hear(beam)
+    OtherVM.end_later(pid)
     assert OSProcess.alive?(pid, start)
     {pid, start}
   end
@@ -54,7 +54,7 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
       ])
 
     {:os_pid, pid} = Port.info(port, :os_pid)
-    Beam.end_later(pid)
+    OtherVM.end_later(pid)
     # Before that it has the environment of what started it.
     eventually(fn -> Listing.args(pid) == ["/bin/sleep", "1000"] end)
     {pid, OSProcess.start_time(pid)}
@@ -66,59 +66,59 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
 
   describe "two BEAMs in one directory" do
     test "the worker of one that was killed is ended when the next starts", %{dir: dir} do
-      first = Beam.start(dir, @worker)
+      first = OtherVM.start(dir, @worker)
       worker = worker(first)
-      Beam.kill_and_wait(first)
+      OtherVM.kill_and_wait(first)
       assert alive?(worker)
       assert [file] = registries(dir)
 
-      second = Beam.start(dir, ~s|say.(ProcessRegistry.dets_table_size())|)
-      assert Beam.hear(second) == 0
+      second = OtherVM.start(dir, ~s|say.(ProcessRegistry.dets_table_size())|)
+      assert OtherVM.hear(second) == 0
       eventually(fn -> not alive?(worker) end)
       eventually(fn -> not File.exists?(file) and length(registries(dir)) == 1 end)
     end
 
     test "the worker of one that lives is left alone", %{dir: dir} do
-      first = Beam.start(dir, @worker)
+      first = OtherVM.start(dir, @worker)
       worker = worker(first)
 
       second =
-        Beam.start(dir, """
+        OtherVM.start(dir, """
         :ok = ProcessRegistry.manual_orphan_cleanup()
         say.(ProcessRegistry.debug_show_all_entries())
         """)
 
-      assert Beam.hear(second) == []
+      assert OtherVM.hear(second) == []
       assert alive?(worker)
       assert length(registries(dir)) == 2
     end
 
     test "other instances are left alone, dead or not", %{dir: dir} do
-      first = Beam.start(dir, @worker, settings: [instance_token: "one"])
+      first = OtherVM.start(dir, @worker, settings: [instance_token: "one"])
       worker = worker(first)
-      Beam.kill_and_wait(first)
+      OtherVM.kill_and_wait(first)
 
       code = "say.(ProcessRegistry.manual_orphan_cleanup())"
-      second = Beam.start(dir, code, settings: [instance_token: "two"])
-      assert Beam.hear(second) == :ok
+      second = OtherVM.start(dir, code, settings: [instance_token: "two"])
+      assert OtherVM.hear(second) == :ok
       assert alive?(worker)
       assert Enum.any?(registries(dir), &(&1 =~ "process_registry_one@"))
 
-      third = Beam.start(dir, code, settings: [instance_token: "one"])
-      assert Beam.hear(third) == :ok
+      third = OtherVM.start(dir, code, settings: [instance_token: "one"])
+      assert OtherVM.hear(third) == :ok
       eventually(fn -> not alive?(worker) end)
     end
 
     test "what was reserved is found when it was started", %{dir: dir} do
       first =
-        Beam.start(dir, """
+        OtherVM.start(dir, """
         :ok = ProcessRegistry.reserve_worker("w1")
         pid = unguarded.([ProcessRegistry.owner_variable()])
         say.({pid, Snakepit.OSProcess.start_time(pid)})
         """)
 
       worker = worker(first)
-      Beam.kill_and_wait(first)
+      OtherVM.kill_and_wait(first)
       assert [file] = registries(dir)
       assert [{"w1", %{status: :reserved}}] = read_copy(file)
 
@@ -130,7 +130,7 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
     test "a full disk is a warning", %{dir: dir} do
       # No file may become longer than 16 KiB.
       beam =
-        Beam.start(
+        OtherVM.start(
           dir,
           """
           for n <- 1..500, do: :ok = ProcessRegistry.reserve_worker("worker_\#{n}")
@@ -140,12 +140,12 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
         )
 
       assert warned(beam) =~ "no more recorded on disk"
-      assert Beam.hear(beam) == {500, nil}
+      assert OtherVM.hear(beam) == {500, nil}
     end
   end
 
   defp warned(beam) do
-    line = Beam.hear_line(beam)
+    line = OtherVM.hear_line(beam)
     if line =~ "recorded on disk", do: line, else: warned(beam)
   end
 

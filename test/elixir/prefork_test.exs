@@ -6,6 +6,7 @@ defmodule Snakepit.PreforkTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.{Config, Error, OSProcess, Pool, Spawner}
+  alias Snakepit.GRPCWorker.Output
   alias Snakepit.Pool.Zygotes
 
   @moduletag :capture_log
@@ -121,7 +122,7 @@ defmodule Snakepit.PreforkTest do
         for id <- Pool.list_workers() do
           {:ok, nil} = Snakepit.GRPCWorker.execute(id, "say", %{text: "I am in #{id}."})
           {:ok, pid} = Pool.Registry.get_worker_pid(id)
-          eventually(fn -> IO.iodata_to_binary(:sys.get_state(pid).output) =~ "I am" end)
+          eventually(fn -> Output.all(:sys.get_state(pid).output) =~ "I am" end)
         end
 
         ids = Pool.list_workers()

@@ -40,6 +40,25 @@ defmodule Snakepit.SpawnerZygoteTest do
     assert {:error, %{stage: :fork, errno: :esrch}} = fork(spawner, id)
   end
 
+  test "settings that a copy cannot be given are refused", %{spawner: spawner} do
+    for {setting, stage} <- [
+          {"user=nobody", :user},
+          {"group=nogroup", :user},
+          {"umask=0", :user},
+          {"containment=pid_namespace", :namespace}
+        ] do
+      assert {:error, %{stage: ^stage, errno: :eopnotsupp}} =
+               Spawner.fork(spawner, 4711, %{program: "sh", settings: [setting]})
+    end
+  end
+
+  test "a zygote is in no cgroup and no namespace of its own", %{spawner: spawner} do
+    for {how, stage} <- [{"cgroup", :cgroup}, {"pid_namespace", :namespace}] do
+      assert {:error, %{stage: ^stage, errno: :eopnotsupp}} =
+               Spawner.spawn_zygote(spawner, %{program: "sh", settings: ["containment=#{how}"]})
+    end
+  end
+
   test "a program that cannot be executed", %{spawner: spawner} do
     assert {:error, %{stage: :exec, errno: :enoent}} =
              Spawner.spawn_zygote(spawner, %{program: "/no/such/program"})

@@ -6,6 +6,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   alias Snakepit.Adapters.GRPCPython
   alias Snakepit.GRPC.Listener
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
+  alias Snakepit.Spawner.Settings
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
   @thread_variables ~w(OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
@@ -15,7 +16,9 @@ defmodule Snakepit.GRPCWorker.Launch do
           args: [String.t()],
           env: [{String.t(), String.t() | nil}],
           cd: String.t() | nil,
-          grace_ms: non_neg_integer
+          grace_ms: non_neg_integer,
+          settings: [String.t()],
+          placement: term
         }
 
   @doc "What to start, and the file in which the worker will say its port."
@@ -24,16 +27,16 @@ defmodule Snakepit.GRPCWorker.Launch do
   def build(worker_id, adapter, config) do
     with {:ok, program} <- program(adapter),
          {:ok, script} <- script(adapter, config) do
-      ready_file = ready_file(worker_id)
+      ready_file = ready_file(worker_id, config)
 
       {:ok,
-       %{
+       Map.merge(Settings.build(config), %{
          program: program,
          args: List.wrap(script) ++ arguments(adapter, config),
          env: environment(worker_id, program, ready_file, config),
          cd: script && Path.dirname(script),
          grace_ms: Defaults.graceful_shutdown_timeout_ms()
-       }, ready_file}
+       }), ready_file}
     end
   end
 
@@ -206,9 +209,17 @@ defmodule Snakepit.GRPCWorker.Launch do
     json
   end
 
-  defp ready_file(worker_id) do
+  defp ready_file(worker_id, config) do
     name = String.replace(worker_id, ~r/[^A-Za-z0-9_.-]/, "_")
     unique = System.unique_integer([:positive])
-    Path.join(ApplicationCleanup.run_dir(), "snakepit_ready_#{name}_#{unique}")
+
+    # Another user cannot enter this run's directory, but may write to the other
+    # one, a file with a name that nobody guesses.
+    if Settings.other_user?(config) do
+      secret = Base.url_encode64(:crypto.strong_rand_bytes(18))
+      Path.join(ApplicationCleanup.open_dir(), "#{secret}_#{name}_#{unique}")
+    else
+      Path.join(ApplicationCleanup.run_dir(), "snakepit_ready_#{name}_#{unique}")
+    end
   end
 end

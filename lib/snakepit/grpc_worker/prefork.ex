@@ -5,6 +5,7 @@ defmodule Snakepit.GRPCWorker.Prefork do
 
   alias Snakepit.Pool.Zygotes
   alias Snakepit.Spawner
+  alias Snakepit.Spawner.Settings
 
   # What each worker has of its own; all else is the zygote's, too.
   @own ~w(SNAKEPIT_WORKER_ID SNAKEPIT_READY_FILE SNAKEPIT_LOCAL_SOCKET SNAKEPIT_LOCAL_TOKEN)
@@ -16,8 +17,19 @@ defmodule Snakepit.GRPCWorker.Prefork do
     prefork = Map.get(config, :prefork, true)
 
     if prefork != false and ours?(spec) and Process.whereis(Zygotes) != nil,
-      do: {:ok, Zygotes.ask(claim, zygote(spec, config, prefork), except)},
+      do: {:ok, ask_for(claim, config, zygote(spec, config, prefork), except)},
       else: :cold
+  end
+
+  defp ask_for(claim, config, zygote, except) do
+    case Settings.of_start_only(config) do
+      [] ->
+        Zygotes.ask(claim, zygote, except)
+
+      keys ->
+        why = "#{Enum.join(keys, ", ")} can be set only for a process that is started by itself"
+        Zygotes.refuse(claim, zygote, why)
+    end
   end
 
   @doc "Starts a worker as a copy of a zygote."

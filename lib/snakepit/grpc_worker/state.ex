@@ -2,9 +2,9 @@ defmodule Snakepit.GRPCWorker.State do
   @moduledoc false
 
   alias Snakepit.Config
+  alias Snakepit.GRPCWorker.Output
+  alias Snakepit.Spawner.Settings
 
-  # What is kept of a process's output for the report of its end.
-  @kept_bytes 65_536
   @shown_lines 15
   @shown_bytes 4_096
 
@@ -42,28 +42,45 @@ defmodule Snakepit.GRPCWorker.State do
     phase: :launching,
     fork_failed?: false,
     checks: %{},
-    output: [],
-    output_bytes: 0,
-    line: ""
+    # What the kernel said of the process at its end.
+    usage: %{},
+    output: %Output{}
   ]
 
   @type t :: %__MODULE__{}
 
   @doc "Keeps the bytes, and logs whole lines when that is wanted."
   @spec output(t, :stdout | :stderr, binary) :: t
-  def output(state, _stream, bytes) do
-    state
-    |> keep(bytes)
-    |> log(bytes, Application.get_env(:snakepit, :log_python_output, false))
+  def output(state, stream, bytes) do
+    log? = Application.get_env(:snakepit, :log_python_output, false)
+    {output, lines} = Output.add(state.output, stream, bytes, log?)
+    Enum.each(lines, &log(state, &1))
+    %{state | output: output}
+  end
+
+  @doc "Logs what the process wrote last without an end of line."
+  @spec output_ended(t) :: :ok
+  def output_ended(state), do: state.output |> Output.rest() |> Enum.each(&log(state, &1))
+
+  defp log(state, {level, stream, line}) do
+    metadata = [worker_id: state.id, pool: state.pool, os_pid: state.os_pid, stream: stream]
+    text = fn -> "#{state.id}: #{line}" end
+
+    case level do
+      :debug -> Snakepit.Logger.debug(:worker, text, metadata)
+      :info -> Snakepit.Logger.info(:worker, text, metadata)
+      :warning -> Snakepit.Logger.warning(:worker, text, metadata)
+      :error -> Snakepit.Logger.error(:worker, text, metadata)
+    end
   end
 
   @doc "The last lines of the output: plain, and as the end of a message."
   @spec last_lines(t) :: {String.t(), String.t()}
   def last_lines(state) do
     lines =
-      state
-      |> kept()
-      |> printable()
+      state.output
+      |> Output.last(@shown_bytes)
+      |> Output.printable()
       |> String.split("\n", trim: true)
       |> Enum.take(-@shown_lines)
 
@@ -84,7 +101,10 @@ defmodule Snakepit.GRPCWorker.State do
       os_pid: state.os_pid,
       exit: exit_cause(how),
       stderr: tail,
-      text: "OS process #{state.os_pid} #{exit_text(how)}#{why}#{shown}"
+      usage: Map.take(state.usage, [:utime_us, :stime_us, :max_rss_kb]),
+      core_dumped: Map.get(state.usage, :core_dumped, false),
+      oom: Map.get(state.usage, :oom),
+      text: "OS process #{state.os_pid} #{exit_text(how)}#{cause_text(state, how)}#{why}#{shown}"
     }
 
     case how do
@@ -132,52 +152,62 @@ defmodule Snakepit.GRPCWorker.State do
       else: 1
   end
 
-  @names %{1 => "HUP", 2 => "INT", 6 => "ABRT", 9 => "KILL", 11 => "SEGV", 15 => "TERM"}
+  @doc "What the kernel, or a limit of the pool, had to do with it."
+  @spec cause_text(t, term) :: String.t()
+  def cause_text(state, how) do
+    [
+      if(state.usage[:core_dumped], do: " (core dumped)"),
+      oom_text(state),
+      limit_text(state, how),
+      if(state.usage[:process_limit], do: "; it had met its limit of processes")
+    ]
+    |> Enum.join()
+  end
+
+  defp oom_text(%{usage: %{oom: :cgroup}} = state) do
+    "; it was out of memory (limits: [memory: #{inspect(limit(state, :memory))}])"
+  end
+
+  defp oom_text(%{usage: %{oom: :perhaps}}),
+    do: "; perhaps by the kernel, which has killed for lack of memory meanwhile"
+
+  defp oom_text(_state), do: nil
+
+  defp limit_text(state, {:signal, 24}) do
+    "; it has used up its processor time (limits: [cpu_seconds: " <>
+      "#{inspect(limit(state, :cpu_seconds))}])"
+  end
+
+  defp limit_text(state, {:signal, 25}) do
+    "; it has written too large a file (limits: [file_size: " <>
+      "#{inspect(limit(state, :file_size))}])"
+  end
+
+  defp limit_text(_state, _how), do: nil
+
+  defp limit(state, name), do: Settings.limit_of(state.config || %{}, name)
+
+  @names %{
+    1 => "HUP",
+    2 => "INT",
+    4 => "ILL",
+    6 => "ABRT",
+    7 => "BUS",
+    8 => "FPE",
+    9 => "KILL",
+    11 => "SEGV",
+    13 => "PIPE",
+    15 => "TERM",
+    24 => "XCPU",
+    25 => "XFSZ",
+    31 => "SYS"
+  }
 
   defp signal_name(signal) do
     case @names do
       %{^signal => name} -> " (SIG#{name})"
       _ -> ""
     end
-  end
-
-  # Newest first; joined only when there is much more than is kept.
-  defp keep(state, bytes) do
-    output = [bytes | state.output]
-    size = state.output_bytes + byte_size(bytes)
-
-    if size > 2 * @kept_bytes do
-      all = output |> Enum.reverse() |> IO.iodata_to_binary()
-      rest = :binary.copy(binary_part(all, size - @kept_bytes, @kept_bytes))
-      %{state | output: [rest], output_bytes: @kept_bytes}
-    else
-      %{state | output: output, output_bytes: size}
-    end
-  end
-
-  defp kept(state) do
-    all = state.output |> Enum.reverse() |> IO.iodata_to_binary()
-    size = min(byte_size(all), @shown_bytes)
-    binary_part(all, byte_size(all) - size, size)
-  end
-
-  defp log(state, bytes, true) do
-    {lines, [rest]} = (state.line <> bytes) |> String.split("\n") |> Enum.split(-1)
-
-    for line <- lines, line != "" do
-      Snakepit.Logger.info(:worker, fn -> "#{state.id}: #{printable(line)}" end)
-    end
-
-    %{state | line: rest}
-  end
-
-  defp log(state, _bytes, _), do: state
-
-  # Whatever a process writes, a log and an error hold text.
-  defp printable(bytes) do
-    bytes
-    |> String.chunk(:valid)
-    |> Enum.map_join(&if String.valid?(&1), do: &1, else: String.duplicate("?", byte_size(&1)))
   end
 
   # A worker's output and arguments have no place in a crash report.

@@ -20,6 +20,16 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   @spec run_dir() :: Path.t()
   def run_dir, do: :persistent_term.get(@key)
 
+  @doc false
+  # A directory that everybody may write to, and nobody but us may list.
+  @spec open_dir() :: Path.t()
+  def open_dir do
+    dir = run_dir() <> "-open"
+    _ = File.mkdir(dir)
+    :ok = File.chmod(dir, 0o733)
+    dir
+  end
+
   @impl true
   def init(_opts) do
     _ = Process.flag(:trap_exit, true)
@@ -39,6 +49,7 @@ defmodule Snakepit.Pool.ApplicationCleanup do
     entries = ProcessRegistry.current_run_entries()
     if Application.get_env(:snakepit, :cleanup_on_stop, true), do: clean_up(entries)
     _ = File.rm_rf(dir)
+    _ = File.rm_rf(dir <> "-open")
     :persistent_term.erase(@key)
   end
 

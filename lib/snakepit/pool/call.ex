@@ -613,12 +613,14 @@ defmodule Snakepit.Pool.Call do
     )
   end
 
+  @told_of_exit ~w(worker_id os_pid exit_status signal stderr usage core_dumped oom)a
+
   defp error({:worker_exit, why}, context) do
     details = Map.merge(context, %{reason: :worker_exit, exit_reason: why})
 
     case why do
       %{text: text} = info ->
-        known = Map.take(info, [:worker_id, :os_pid, :exit_status, :signal, :stderr])
+        known = Map.take(info, @told_of_exit)
         exit_reason = Map.get(info, :exit, :unknown)
         details = Map.merge(%{details | exit_reason: exit_reason}, known)
         Error.worker_error("the worker died during the call: #{text}", details)

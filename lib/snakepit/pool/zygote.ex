@@ -10,6 +10,7 @@ defmodule Snakepit.Pool.Zygote do
   use GenServer, restart: :temporary
 
   alias Snakepit.{Defaults, Spawner}
+  alias Snakepit.GRPCWorker.Output
   alias Snakepit.GRPCWorker.State, as: Worker
 
   @type failure :: %{message: String.t(), cause: term, output: binary}
@@ -54,13 +55,15 @@ defmodule Snakepit.Pool.Zygote do
     {:noreply, %{state | log: Worker.output(state.log, stream, bytes)}}
   end
 
-  def handle_info({:snakepit_os, id, {:exit, how, _usage}}, %{os_id: id} = state) do
-    state = %{state | os_id: nil}
+  def handle_info({:snakepit_os, id, {:exit, how, usage}}, %{os_id: id} = state) do
+    state = %{state | os_id: nil, log: %{state.log | usage: usage}}
+    :ok = Worker.output_ended(state.log)
 
     if state.ready? do
       {:stop, {:shutdown, {:ended, how}}, state}
     else
-      message = "#{state.name} #{Worker.exit_text(how)} before it was ready"
+      text = Worker.exit_text(how) <> Worker.cause_text(state.log, how)
+      message = "#{state.name} #{text} before it was ready"
       {:stop, failed(state, message, Worker.exit_cause(how)), state}
     end
   end
@@ -84,7 +87,7 @@ defmodule Snakepit.Pool.Zygote do
   def terminate(_reason, state), do: state.os_id && Spawner.stop(Spawner, state.os_id, 0)
 
   defp failed(state, message, cause) do
-    output = state.log.output |> Enum.reverse() |> IO.iodata_to_binary()
-    {:shutdown, {:failed, %{message: message, cause: cause, output: output}}}
+    {:shutdown,
+     {:failed, %{message: message, cause: cause, output: Output.all(state.log.output)}}}
   end
 end

@@ -25,10 +25,19 @@ defmodule Snakepit.Pool.Zygotes do
   """
   @spec ask(atom | pid, Snakepit.Spawner.spec(), Snakepit.Spawner.id() | nil) :: reference
   def ask(claim, spec, except \\ nil) do
-    ref = Process.monitor(__MODULE__)
     # Environments hold secrets; in a function they are in no crash report.
     question = %{key: key(spec), name: spec.program, spec: fn -> spec end, except: except}
-    GenServer.cast(__MODULE__, {:ask, {self(), ref}, claim, question})
+    put(claim, {:ask, question})
+  end
+
+  @doc "The answer is `{:cold, why}`, and the log tells of it once."
+  @spec refuse(atom | pid, Snakepit.Spawner.spec(), String.t()) :: reference
+  def refuse(claim, spec, why),
+    do: put(claim, {:refuse, %{key: key({spec, claim, why}), name: spec.program, why: why}})
+
+  defp put(claim, {what, question}) do
+    ref = Process.monitor(__MODULE__)
+    GenServer.cast(__MODULE__, {what, {self(), ref}, claim, question})
     ref
   end
 
@@ -72,6 +81,15 @@ defmodule Snakepit.Pool.Zygotes do
     end
   end
 
+  def handle_cast({:refuse, from, claim, %{key: key, why: why} = question}, state) do
+    state = claim(state, claim, key)
+    answer(from, {:cold, why})
+
+    if is_map_key(state.unfit, key),
+      do: {:noreply, state},
+      else: {:noreply, unfit(state, question)}
+  end
+
   @impl true
   def handle_call(:os_ids, _from, state) do
     {:reply, for({_key, %{os_id: id}} when id != nil <- state.zygotes, do: id), state}
@@ -108,15 +126,8 @@ defmodule Snakepit.Pool.Zygotes do
   def handle_info(_other, state), do: {:noreply, state}
 
   defp ended(state, key, zygote, {:shutdown, {:unfit, why}}) do
-    pools = for {pool, ^key} when is_atom(pool) <- state.claims, do: inspect(pool)
-
-    Snakepit.Logger.warning(:pool, fn ->
-      "workers of #{Enum.join([zygote.name | pools], ", ")} are started one by one and not " <>
-        "forked: #{why}. prefork: false does so without trying"
-    end)
-
     reply(zygote, {:cold, why})
-    put_in(state.unfit[key], why)
+    unfit(state, %{key: key, name: zygote.name, why: why})
   end
 
   defp ended(state, _key, zygote, {:shutdown, {:failed, failure}}) do
@@ -127,6 +138,17 @@ defmodule Snakepit.Pool.Zygotes do
   defp ended(state, _key, zygote, reason) do
     reply(zygote, {:cold, "its zygote ended: #{inspect(reason)}"})
     state
+  end
+
+  defp unfit(state, %{key: key, name: name, why: why}) do
+    pools = for {pool, ^key} when is_atom(pool) <- state.claims, do: inspect(pool)
+
+    Snakepit.Logger.warning(:pool, fn ->
+      "workers of #{Enum.join([name | pools], ", ")} are started one by one and not " <>
+        "forked: #{why}. prefork: false does so without trying"
+    end)
+
+    put_in(state.unfit[key], why)
   end
 
   defp reply(zygote, answer), do: Enum.each(zygote.waiting, &answer(&1, answer))

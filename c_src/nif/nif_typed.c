@@ -11,7 +11,7 @@
 #include "nif_fields.h"
 
 /* Written at load only. */
-static ErlNifEnv *template_env;
+static ErlNifEnv *volatile template_env; /* never read: but not lost either */
 static ERL_NIF_TERM empty_set;
 
 static atomic_bool decimals;

@@ -343,6 +343,12 @@ int enif_is_ref(ErlNifEnv *env, ERL_NIF_TERM term) {
 /* Of atoms only, which is what it is used for. */
 int enif_is_identical(ERL_NIF_TERM a, ERL_NIF_TERM b) { return a == b; }
 
+/* Of integers only: nothing else is compared. */
+int enif_compare(ERL_NIF_TERM a, ERL_NIF_TERM b) {
+  int64_t left = node_of(a)->integer, right = node_of(b)->integer;
+  return (left > right) - (left < right);
+}
+
 int enif_get_long(ErlNifEnv *env, ERL_NIF_TERM term, long *out) {
   (void)env;
   if (!is(term, INTEGER))

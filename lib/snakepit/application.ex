@@ -35,6 +35,7 @@ defmodule Snakepit.Application do
         Snakepit.Bridge.ToolRegistry,
         Snakepit.Pool.Registry,
         Snakepit.Pool.ProcessRegistry,
+        Snakepit.ETSOwner,
         {Task.Supervisor, name: Snakepit.TaskSupervisor},
         Snakepit.Pool.ApplicationCleanup
       ]

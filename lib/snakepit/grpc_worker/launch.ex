@@ -2,7 +2,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   @moduledoc false
   # Command line and environment of a worker process.
 
-  alias Snakepit.{Config, Defaults, Native, PythonRuntime}
+  alias Snakepit.{Config, Defaults, Native, PythonRuntime, PythonThreadLimits}
   alias Snakepit.Adapters.GRPCPython
   alias Snakepit.GRPC.Listener
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
@@ -146,6 +146,7 @@ defmodule Snakepit.GRPCWorker.Launch do
     |> Map.merge(Map.new([ProcessRegistry.owner_variable()]))
     |> Map.merge(group())
     |> Map.merge(threads(config))
+    |> Map.merge(identity(program))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
     |> override(config[:adapter_env] || [])
     |> Enum.to_list()
@@ -163,8 +164,16 @@ defmodule Snakepit.GRPCWorker.Launch do
     else
       (@thread_variables ++ ["VECLIB_MAXIMUM_THREADS"])
       |> Map.new(&{&1, System.get_env(&1) || "1"})
+      |> Map.merge(PythonThreadLimits.environment())
       |> Map.put("GRPC_POLL_STRATEGY", System.get_env("GRPC_POLL_STRATEGY") || "poll")
     end
+  end
+
+  # Only of an interpreter: it is asked for its version.
+  defp identity(program) do
+    if program == PythonRuntime.executable_path(),
+      do: PythonRuntime.Identity.environment(program),
+      else: %{}
   end
 
   # The names are compared without regard to case.

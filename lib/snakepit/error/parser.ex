@@ -28,7 +28,7 @@ defmodule Snakepit.Error.Parser do
     message = field(map, :message)
 
     if is_binary(type) and is_binary(message),
-      do: {:ok, recognise(message) || exception(map, type, message)},
+      do: {:ok, recognise(type, message) || exception(map, type, message)},
       else: {:error, :invalid_input}
   end
 
@@ -72,15 +72,10 @@ defmodule Snakepit.Error.Parser do
   defp field(map, key), do: Map.get(map, Atom.to_string(key)) || Map.get(map, key)
 
   defp exception(map, type, message) do
-    wire = %{"type" => type, "message" => message}
-
-    wire =
-      case field(map, :traceback) do
-        text when is_binary(text) -> Map.put(wire, "traceback", text)
-        _ -> wire
-      end
-
-    PythonException.from_wire(wire)
+    [:traceback, :stacktrace, :context, :bases]
+    |> Map.new(&{Atom.to_string(&1), field(map, &1)})
+    |> Map.merge(%{"type" => type, "message" => message})
+    |> PythonException.from_wire()
   end
 
   # ---- shapes -------------------------------------------------------------
@@ -114,22 +109,27 @@ defmodule Snakepit.Error.Parser do
 
   # ---- messages -----------------------------------------------------------
 
-  defp recognise(message), do: out_of_memory(message) || device(message) || shape(message)
+  defp recognise(type, message) do
+    out_of_memory(type, message) || device(message) || shape(message)
+  end
 
-  defp out_of_memory(message) do
-    if message =~
-         ~r/\b(?:CUDA|HIP|MPS)[^.]*out of memory|OutOfMemoryError|RESOURCE_EXHAUSTED.*alloc/is do
-      requested =
-        bytes(message, ~r/(?:tried to allocate|allocating|allocate) ([\d.]+) ?([KMGT]i?B|bytes)/i)
+  @memory ~r/\b(?:CUDA|HIP|MPS)[^.]*out of memory|OutOfMemoryError|OOM when allocating|RESOURCE_EXHAUSTED.*alloc/is
+  @size "([\\d.]{1,24}) ?([KMGT]i?B|bytes)"
 
-      available = bytes(message, ~r/([\d.]+) ?([KMGT]i?B|bytes)(?: is)? free/i)
-      Device.out_of_memory(memory_device(message), requested, available)
+  defp out_of_memory(type, message) do
+    host? = type == "MemoryError"
+
+    if host? or type =~ "OutOfMemory" or message =~ @memory do
+      requested = bytes(message, ~r/(?:tried to allocate|allocating|allocate) #{@size}/i)
+      available = bytes(message, ~r/#{@size}(?: is)? free/i)
+      device = if host?, do: :cpu, else: memory_device(message)
+      Device.out_of_memory(device, requested, available)
     end
   end
 
   defp memory_device(message) do
     index =
-      case Regex.run(~r/GPU (\d{1,6})|(?:cuda|hip):(\d{1,6})/i, message) do
+      case Regex.run(~r/GPU[ :](\d{1,6})|(?:cuda|hip):(\d{1,6})/i, message) do
         nil -> 0
         found -> found |> List.last() |> String.to_integer()
       end
@@ -202,33 +202,40 @@ defmodule Snakepit.Error.Parser do
       with [_, first, second] <- Regex.run(pattern, message),
            expected when is_list(expected) <- extract_shape(first),
            got when is_list(got) <- extract_shape(second) do
-        if operation == "broadcast",
-          do: Shape.broadcast_error(expected, got, operation),
-          else: Shape.shape_mismatch(expected, got, operation)
+        case operation do
+          "broadcast" -> Shape.broadcast_error(expected, got, operation)
+          "dot" -> inner(expected, got, operation)
+          _ -> Shape.shape_mismatch(expected, got, operation)
+        end
       else
         _ -> nil
       end
     end)
   end
 
-  # The inner sizes are what does not fit.
   defp matrices(message) do
     pattern =
       ~r/(?:mat1 and mat2 )?shapes cannot be multiplied \((\d{1,18})x(\d{1,18}) and (\d{1,18})x(\d{1,18})\)/
 
     with [_ | sizes] <- Regex.run(pattern, message) do
       [a, b, c, d] = Enum.map(sizes, &String.to_integer/1)
-
-      Shape.finish(%ShapeMismatch{
-        expected: [a, b],
-        got: [c, d],
-        dimension: 1,
-        expected_dim: b,
-        got_dim: c,
-        operation: "matmul"
-      })
+      inner([a, b], [c, d], "matmul")
     end
   end
+
+  # The last dimension of the one must be the last but one of the other.
+  defp inner([_ | _] = expected, [_ | _] = got, operation) do
+    Shape.finish(%ShapeMismatch{
+      expected: expected,
+      got: got,
+      dimension: length(expected) - 1,
+      expected_dim: List.last(expected),
+      got_dim: Enum.at(got, -2) || hd(got),
+      operation: operation
+    })
+  end
+
+  defp inner(expected, got, operation), do: Shape.shape_mismatch(expected, got, operation)
 
   defp one_dimension(message) do
     pattern =

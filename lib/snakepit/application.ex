@@ -30,6 +30,8 @@ defmodule Snakepit.Application do
     :ok = find_decimal()
 
     with :ok <- check(pooling?) do
+      Config.Keys.warn()
+
       base = [
         Snakepit.Bridge.SessionStore,
         Snakepit.Bridge.ToolRegistry,
@@ -63,6 +65,10 @@ defmodule Snakepit.Application do
       profile not in profiles ->
         refuse(:timeout_profile, {:invalid_timeout_profile, profile, profiles})
 
+      match?({:error, _}, values = Config.Keys.check()) ->
+        {:error, {:invalid_value, key, _value, _text} = reason} = values
+        refuse(key, reason)
+
       pooling? ->
         with {:ok, _} <- named(:pools, Config.get_pool_configs()),
              {:ok, _} <- named(:grpc_listener, Config.grpc_listener_config()) do
@@ -79,7 +85,7 @@ defmodule Snakepit.Application do
   defp named(key, {:error, why}), do: refuse(key, why)
 
   defp refuse(key, reason) do
-    Snakepit.Logger.error(:startup, "config :snakepit, #{key}: #{inspect(reason)}")
+    Snakepit.Logger.error(:startup, Config.Explain.text(key, reason))
     {:error, reason}
   end
 

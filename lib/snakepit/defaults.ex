@@ -145,7 +145,11 @@ defmodule Snakepit.Defaults do
     grpc_server_ready_timeout: [:worker_init_timeout],
     worker_ready_timeout: [:worker_init_timeout],
     cleanup_poll_interval_ms: [:cleanup_retry_interval],
-    process_registry_unregister_cleanup_attempts: [:cleanup_max_retries]
+    process_registry_unregister_cleanup_attempts: [:cleanup_max_retries],
+    session_default_ttl: [session_config: :ttl],
+    session_cleanup_interval: [session_config: :cleanup_interval],
+    pool_startup_timeout: [pool_config: :startup_timeout],
+    grpc_command_timeout: [grpc_config: :request_timeout]
   }
 
   for {name, value, unit, text} <- @values do
@@ -184,9 +188,9 @@ defmodule Snakepit.Defaults do
     @doc "#{String.capitalize(String.first(text))}#{String.slice(text, 1..-1//1)} (#{shown})."
     @spec unquote(name)() :: timeout
     def unquote(name)() do
-      case Application.fetch_env(:snakepit, unquote(name)) do
-        {:ok, value} when not is_nil(value) -> value
-        _ -> unquote(value)
+      case setting(unquote([name | Map.get(@aliases, name, [])]), nil) do
+        nil -> unquote(value)
+        value -> value
       end
     end
   end
@@ -219,10 +223,39 @@ defmodule Snakepit.Defaults do
   defp profile_values, do: Map.get(@profiles, timeout_profile(), @balanced)
 
   defp setting([key | others], default) do
-    case Application.get_env(:snakepit, key) do
+    case configured(key) do
       nil when others == [] -> default
       nil -> setting(others, default)
       value -> value
+    end
+  end
+
+  # Older versions had some keys in maps.
+  defp configured({outer, key}) do
+    case Application.get_env(:snakepit, outer) do
+      %{} = map -> Map.get(map, key)
+      list when is_list(list) -> if Keyword.keyword?(list), do: Keyword.get(list, key)
+      _ -> nil
+    end
+  end
+
+  defp configured(key), do: Application.get_env(:snakepit, key)
+
+  @doc false
+  # Each key with its built-in value; :derived: it follows others.
+  @spec keys() :: %{atom => term}
+  def keys do
+    @values
+    |> Map.new(fn {name, value, _unit, _text} -> {name, value} end)
+    |> Map.merge(Map.new(@derived, fn {name, _from, _text} -> {name, :derived} end))
+  end
+
+  @doc false
+  # The older names of keys.
+  @spec older_keys() :: [atom]
+  def older_keys do
+    for {_key, others} <- @aliases, other <- others do
+      if is_tuple(other), do: elem(other, 0), else: other
     end
   end
 end

@@ -7,7 +7,8 @@ defmodule Snakepit.Logger do
   list of the categories to log (all when it is not set). One process can have
   its own level with `set_process_level/1` or `with_level/2`.
 
-  Each message goes to Elixir's `Logger` with the metadata `:category`.
+  Each message goes to Elixir's `Logger` with the metadata `:category`, and
+  without what looks like a secret; see `redact/1`.
   """
 
   require Logger
@@ -84,10 +85,56 @@ defmodule Snakepit.Logger do
     end
   end
 
+  @hidden "[redacted]"
+  @doc """
+  `term` without what looks like a secret: in texts, tokens after `Bearer`, keys
+  like `sk-...`, quoted values of `api_key`, `token`, `secret` and `password`,
+  and passwords in URLs; in maps and lists of pairs, texts under such names.
+
+      iex> Snakepit.Logger.redact(~s(failed: token="abc", Authorization: Bearer eyJhbGciOi))
+      ~s(failed: token="[redacted]", Authorization: Bearer [redacted])
+      iex> Snakepit.Logger.redact([{"OPENAI_API_KEY", "abc"}, {"LANG", "C"}])
+      [{"OPENAI_API_KEY", "[redacted]"}, {"LANG", "C"}]
+  """
+  @spec redact(term) :: term
+  def redact(text) when is_binary(text) do
+    Enum.reduce(secrets(), text, fn {pattern, shown}, text ->
+      Regex.replace(pattern, text, shown)
+    end)
+  end
+
+  def redact(%_{} = struct), do: struct
+  def redact(map) when is_map(map), do: Map.new(map, &redact/1)
+  def redact([head | tail]), do: [redact(head) | redact(tail)]
+
+  def redact({name, value}) when is_binary(name) or is_atom(name) do
+    secret? = (is_binary(value) or is_list(value)) and secret?(to_string(name))
+    {name, if(secret?, do: @hidden, else: redact(value))}
+  end
+
+  def redact(other), do: other
+
+  defp secret?(name) do
+    name =~
+      ~r/(?:api|access|private|secret)[_-]?key|token|secret|passw(?:or)?d|passphrase|credential|authorization/i
+  end
+
+  # Each with what stands in its place. Not in an attribute: a compiled
+  # pattern cannot be kept in one since OTP 28.
+  defp secrets do
+    [
+      {~r/\b(bearer|basic)\s+[\w.~+\/=-]{6,}/i, "\\1 #{@hidden}"},
+      {~r/\bsk-[\w-]{10,}/, @hidden},
+      {~r/((?:api_?key|token|secret|passw(?:or)?d)["']?\s*(?:=>|[:=])\s*)(["'])(?:\\.|(?!\2).)*\2/i,
+       "\\1\\2#{@hidden}\\2"},
+      {~r/(:\/\/[^\s:\/@]*:)[^\s\/@]+@/, "\\1#{@hidden}@"}
+    ]
+  end
+
   defp log(level, category, message, metadata) do
     if should_log?(level, category) do
       text = if is_function(message, 0), do: message.(), else: message
-      Logger.log(level, text, [{:category, category} | metadata])
+      Logger.log(level, redact(text), [{:category, category} | redact(metadata)])
     end
 
     :ok

@@ -113,18 +113,22 @@ defmodule Snakepit.Error.Parser do
     out_of_memory(type, message) || device(message) || shape(message)
   end
 
-  @memory ~r/\b(?:CUDA|HIP|MPS)[^.]*out of memory|OutOfMemoryError|OOM when allocating|RESOURCE_EXHAUSTED.*alloc/is
   @size "([\\d.]{1,24}) ?([KMGT]i?B|bytes)"
 
   defp out_of_memory(type, message) do
     host? = type == "MemoryError"
 
-    if host? or type =~ "OutOfMemory" or message =~ @memory do
+    if host? or type =~ "OutOfMemory" or exhausted?(message) do
       requested = bytes(message, ~r/(?:tried to allocate|allocating|allocate) #{@size}/i)
       available = bytes(message, ~r/#{@size}(?: is)? free/i)
       device = if host?, do: :cpu, else: memory_device(message)
       Device.out_of_memory(device, requested, available)
     end
+  end
+
+  defp exhausted?(message) do
+    message =~
+      ~r/\b(?:CUDA|HIP|MPS)[^.]*out of memory|OutOfMemoryError|OOM when allocating|RESOURCE_EXHAUSTED.*alloc/is
   end
 
   defp memory_device(message) do
@@ -184,21 +188,23 @@ defmodule Snakepit.Error.Parser do
 
   @shape "[\\[(][\\d,\\s-]*[\\])]"
 
-  # Each with the operation it speaks of; two shapes follow.
-  @two_shapes [
-    {~r/could not be broadcast together with shapes? (#{@shape}) (#{@shape})/, "broadcast"},
-    {~r/incompatible shapes for broadcasting: .*?(#{@shape}).*?(#{@shape})/i, "broadcast"},
-    {~r/shapes? (#{@shape}) and (#{@shape}) not aligned/, "dot"},
-    {~r/incompatible shapes: (#{@shape}) vs\.? (#{@shape})/i, nil},
-    {~r/expected (?:input )?shape:? (?:torch\.Size)?\(?(#{@shape})\)?,? (?:but )?got:? (?:torch\.Size)?\(?(#{@shape})/i,
-     nil},
-    {~r/shape mismatch:?.*?(#{@shape}).*?(#{@shape})/i, nil}
-  ]
-
   defp shape(message), do: two_shapes(message) || matrices(message) || one_dimension(message)
 
+  # Each with the operation it speaks of; two shapes follow.
+  defp pairs do
+    [
+      {~r/could not be broadcast together with shapes? (#{@shape}) (#{@shape})/, "broadcast"},
+      {~r/incompatible shapes for broadcasting: .*?(#{@shape}).*?(#{@shape})/i, "broadcast"},
+      {~r/shapes? (#{@shape}) and (#{@shape}) not aligned/, "dot"},
+      {~r/incompatible shapes: (#{@shape}) vs\.? (#{@shape})/i, nil},
+      {~r/expected (?:input )?shape:? (?:torch\.Size)?\(?(#{@shape})\)?,? (?:but )?got:? (?:torch\.Size)?\(?(#{@shape})/i,
+       nil},
+      {~r/shape mismatch:?.*?(#{@shape}).*?(#{@shape})/i, nil}
+    ]
+  end
+
   defp two_shapes(message) do
-    Enum.find_value(@two_shapes, fn {pattern, operation} ->
+    Enum.find_value(pairs(), fn {pattern, operation} ->
       with [_, first, second] <- Regex.run(pattern, message),
            expected when is_list(expected) <- extract_shape(first),
            got when is_list(got) <- extract_shape(second) do

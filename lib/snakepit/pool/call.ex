@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Call do
   alias Snakepit.Bridge.ToolContext
   alias Snakepit.{Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.Pool.Inputs
+  alias Snakepit.Pool.{Inputs, Options}
 
   @affinities [:hint, :strict_queue, :strict_fail_fast]
   # Beyond its budget a call is ended by the caller itself. The native part
@@ -81,6 +81,8 @@ defmodule Snakepit.Pool.Call do
 
   @doc false
   def request(target, kind, command, args, opts) do
+    :ok = Options.note(opts)
+
     with {:ok, command} <- valid_command(command),
          {:ok, args} <- valid_args(args),
          :ok <- hooked(target, command, args),

@@ -1,0 +1,198 @@
+defmodule Snakepit.Config.Keys do
+  @moduledoc false
+  # The keys that there are, and the values that single ones may have.
+
+  alias Snakepit.Config.Explain
+  alias Snakepit.{Config, Defaults, Logger}
+
+  # Beside those of Snakepit.Defaults.
+  @global [
+    :adapter_args,
+    :adapter_env,
+    :adapter_module,
+    :affinity,
+    :auto_install_python_deps,
+    :bootstrap_project_root,
+    :cleanup_on_stop,
+    :crash_barrier,
+    :data_dir,
+    :default_affinity_mode,
+    :default_pool_size,
+    :enable_otlp?,
+    :env_doctor_module,
+    :environment,
+    :grpc_config,
+    :grpc_host,
+    :grpc_listener,
+    :grpc_log_level,
+    :heartbeat,
+    :instance_name,
+    :library_mode,
+    :log_categories,
+    :log_level,
+    :log_python_output,
+    :opentelemetry,
+    :pool_config,
+    :pooling_enabled,
+    :pools,
+    :prefork,
+    :pool_size,
+    :process_group_kill,
+    :python,
+    :python_adapter,
+    :python_executable,
+    :python_packages,
+    :python_thread_limits,
+    :require_python_313?,
+    :rogue_cleanup,
+    :session_config,
+    :session_store,
+    :telemetry_metrics,
+    :timeout_profile,
+    :transport,
+    :worker_profile,
+    :zero_copy
+  ]
+
+  # What Mix and OTP put there themselves.
+  @others [:included_applications]
+
+  @pool [
+    :adapter_args,
+    :adapter_env,
+    :adapter_module,
+    :adapter_spec,
+    :affinity,
+    :capacity_strategy,
+    :crash_barrier,
+    :env,
+    :heartbeat,
+    :idle_timeout,
+    :max_queue_size,
+    :max_size,
+    :max_workers,
+    :memory_threshold_mb,
+    :min_size,
+    :name,
+    :pool_identifier,
+    :pool_size,
+    :startup_batch_delay_ms,
+    :startup_batch_size,
+    :thread_safety_checks,
+    :threads_per_worker,
+    :transport,
+    :worker_max_requests,
+    :worker_profile,
+    :worker_ttl
+  ]
+
+  @spec global() :: [atom]
+  def global, do: Enum.uniq(@global ++ Map.keys(Defaults.keys()) ++ Defaults.older_keys())
+
+  @doc "A line for each key of the configuration that means nothing."
+  @spec unknown() :: [String.t()]
+  def unknown do
+    known = global()
+
+    lines =
+      for {key, _value} <- Application.get_all_env(:snakepit),
+          key not in known and key not in @others and not module?(key),
+          do: line("config :snakepit", key, known)
+
+    lines ++ unknown_in_pools()
+  end
+
+  defp unknown_in_pools do
+    pools = Application.get_env(:snakepit, :pools)
+    known = Enum.uniq(@pool ++ Map.keys(Config.normalize_pool_config(%{})))
+
+    for pool <- if(is_list(pools), do: pools, else: []),
+        is_map(pool) or Keyword.keyword?(pool),
+        not own_profile?(pool[:worker_profile]),
+        {key, _value} <- pool,
+        key not in known,
+        do: line("pool #{inspect(pool[:name])}", key, known)
+  end
+
+  # A profile of the user's gets the whole pool, and may have keys of its own.
+  defp own_profile?(profile),
+    do: is_atom(profile) and profile not in [nil, :process, :thread] and module?(profile)
+
+  defp line(where, key, known),
+    do: "#{where}: #{inspect(key)} is not known and has no effect.#{Explain.hint(key, known)}"
+
+  # `config :snakepit, MyApp.Something, ...` is somebody's own.
+  defp module?(key), do: key |> Atom.to_string() |> String.starts_with?("Elixir.")
+
+  @doc "Warns of all of them."
+  @spec warn() :: :ok
+  def warn, do: Enum.each(unknown(), &Logger.warning(:startup, &1))
+
+  @doc "The first key whose value is none that it may have."
+  @spec check() :: :ok | {:error, {:invalid_value, atom, term, String.t()}}
+  def check do
+    wrong =
+      Enum.find_value(Enum.sort(Defaults.keys()), fn {key, default} ->
+        value = Application.get_env(:snakepit, key)
+        text = value != nil and wrong(key, default, value)
+        if text, do: {:invalid_value, key, value, text}
+      end)
+
+    if wrong, do: {:error, wrong}, else: :ok
+  end
+
+  @choices %{
+    default_capacity_strategy: [:pool, :profile, :hybrid],
+    default_affinity_mode: [:hint, :strict_queue, :strict_fail_fast]
+  }
+
+  # Whole numbers that must not be 0.
+  @positive [
+    :default_pool_size,
+    :grpc_port,
+    :pool_max_workers,
+    :pool_startup_batch_size,
+    :config_default_batch_size,
+    :config_default_threads_per_worker,
+    :heartbeat_ping_interval_ms,
+    :heartbeat_timeout_ms,
+    :heartbeat_max_missed,
+    :session_cleanup_interval
+  ]
+
+  defp wrong(key, _default, value) when is_map_key(@choices, key) do
+    allowed = Map.fetch!(@choices, key)
+    if value not in allowed, do: "it is one of #{inspect(allowed)}"
+  end
+
+  defp wrong(key, _default, value) when key in @positive do
+    if not (is_integer(value) and value > 0), do: "it is a positive integer"
+  end
+
+  # The time-outs that follow a profile.
+  defp wrong(_key, :derived, value) do
+    if not (value == :infinity or (is_integer(value) and value >= 0)),
+      do: "it is a number of milliseconds or :infinity"
+  end
+
+  defp wrong(_key, default, value) when is_integer(default) do
+    if not (value == :infinity or (is_integer(value) and value >= 0)),
+      do: "it is an integer of at least 0"
+  end
+
+  defp wrong(_key, default, value) when is_float(default) do
+    if not (is_number(value) and value >= 0), do: "it is a number of at least 0"
+  end
+
+  defp wrong(_key, default, value) when is_list(default) do
+    valid? = is_list(value) and value != [] and Enum.all?(value, &(is_integer(&1) and &1 >= 0))
+
+    if not valid?, do: "it is a list of integers of at least 0"
+  end
+
+  defp wrong(_key, default, value) when is_binary(default) do
+    if not is_binary(value), do: "it is a text"
+  end
+
+  defp wrong(_key, _default, _value), do: nil
+end

@@ -76,6 +76,7 @@ run_packages() {
 
 test_packages() {
   header cmocka.h || want libcmocka-dev cmocka "C tests"
+  program node || want nodejs node "workers in JavaScript"
   program clang || want clang llvm "second compiler, fuzzing"
   file /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-* \
     /usr/lib/clang/*/lib/linux/libclang_rt.fuzzer-* /Library/Developer/* ||

@@ -136,6 +136,16 @@ defmodule Snakepit.DocsTest do
     assert output =~ ~s("items" => 2)
   end
 
+  test "guides/configuration.md: settings, errors, a level of one's own", %{python: python} do
+    blocks = blocks("guides/configuration.md")
+    write_python(blocks)
+    assert [settings] = configs(blocks)
+
+    start(settings, python)
+    {count, _output} = quietly(fn -> run_all(blocks, ~r//) end)
+    assert count >= 9
+  end
+
   test "guides/streams.md: chunks out, inputs in", %{python: python} do
     blocks = blocks("guides/streams.md")
     write_python(blocks)

@@ -41,7 +41,7 @@ defmodule Snakepit.ETSOwner do
   # Several may have seen that it is not there.
   @impl true
   def handle_call({:ensure, name}, _from, state) do
-    if :ets.whereis(name) == :undefined, do: :ets.new(name, @options)
+    _ = :ets.whereis(name) == :undefined and :ets.new(name, @options)
     {:reply, name, state}
   end
 end

@@ -16,11 +16,8 @@ defmodule Snakepit.Config.Explain do
   def nearest(word, known) do
     word = to_string(word)
 
-    {best, distance} =
-      known
-      |> Enum.map(&{&1, String.jaro_distance(word, Atom.to_string(&1))})
-      |> Enum.max_by(&elem(&1, 1), fn -> {nil, 0.0} end)
-
+    scored = for atom <- known, do: {atom, String.jaro_distance(word, Atom.to_string(atom))}
+    {best, distance} = Enum.max_by([{nil, 0.0} | scored], &elem(&1, 1))
     if distance >= @close, do: best
   end
 

@@ -16,7 +16,7 @@ defmodule Snakepit.Error.Device do
       iex> Exception.message(error)
       "device mismatch in add: expected cpu, got cuda:0"
   """
-  @spec device_mismatch(DeviceMismatch.device(), DeviceMismatch.device(), String.t()) ::
+  @spec device_mismatch(DeviceMismatch.device(), DeviceMismatch.device(), String.t() | nil) ::
           DeviceMismatch.t()
   def device_mismatch(expected, got, operation) do
     error = %DeviceMismatch{expected: expected, got: got, operation: operation}

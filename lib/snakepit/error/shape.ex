@@ -22,7 +22,7 @@ defmodule Snakepit.Error.Shape do
       iex> Snakepit.Error.Shape.shape_mismatch([2, 3], [2], "add").dimension
       1
   """
-  @spec shape_mismatch(shape, shape, String.t()) :: ShapeMismatch.t()
+  @spec shape_mismatch(shape, shape, String.t() | nil) :: ShapeMismatch.t()
   def shape_mismatch(expected, got, operation) when is_list(expected) and is_list(got) do
     dimension = differing(expected, got, 0)
 
@@ -37,7 +37,8 @@ defmodule Snakepit.Error.Shape do
   end
 
   @doc "One dimension, counted from 0, that has the wrong size; the whole shapes are not known."
-  @spec dimension_mismatch(non_neg_integer, integer, integer, String.t()) :: ShapeMismatch.t()
+  @spec dimension_mismatch(non_neg_integer, integer, integer, String.t() | nil) ::
+          ShapeMismatch.t()
   def dimension_mismatch(dimension, expected_dim, got_dim, operation) do
     error = %ShapeMismatch{
       dimension: dimension,
@@ -60,7 +61,7 @@ defmodule Snakepit.Error.Shape do
       iex> {error.dimension, error.expected_dim, error.got_dim}
       {1, 3, 2}
   """
-  @spec broadcast_error(shape, shape, String.t()) :: ShapeMismatch.t()
+  @spec broadcast_error(shape, shape, String.t() | nil) :: ShapeMismatch.t()
   def broadcast_error(shape1, shape2, operation) when is_list(shape1) and is_list(shape2) do
     rank = max(length(shape1), length(shape2))
 
@@ -89,7 +90,7 @@ defmodule Snakepit.Error.Shape do
   defp differing(_as, _bs, n), do: n
 
   @doc false
-  @spec finish(ShapeMismatch.t(), String.t() | nil) :: ShapeMismatch.t()
+  @spec finish(map, String.t() | nil) :: ShapeMismatch.t()
   def finish(error, text \\ nil) do
     metadata = Map.take(error, [:expected, :got, :dimension, :operation])
     Telemetry.execute([:snakepit, :error, :shape_mismatch], %{}, metadata)

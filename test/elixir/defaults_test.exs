@@ -187,23 +187,14 @@ defmodule Snakepit.DefaultsTest do
       end
     end
 
-    test "is in the table" do
-      listed = Enum.map(@table, &elem(&1, 1)) ++ @derived
-
-      others = [
-        :__info__,
-        :default_pool_size,
-        :keys,
-        :module_info,
-        :older_keys,
-        :rpc_timeout,
-        :timeout_profiles
-      ]
-
-      ours = [:lifecycle_drain_timeout_ms, :pool_idle_timeout_ms]
-      functions = Defaults.module_info(:exports) |> Keyword.keys() |> Enum.uniq()
-      assert Enum.sort(functions -- (listed ++ others)) == ours
-      assert listed -- functions == []
+    test "of our own too" do
+      for {key, value} <- Defaults.keys(), value != :derived do
+        put_env([{key, nil}])
+        assert apply(Defaults, key, []) === value
+        put_env([{key, {:set, value}}])
+        assert apply(Defaults, key, []) == {:set, value}
+        put_env([{key, nil}])
+      end
     end
   end
 

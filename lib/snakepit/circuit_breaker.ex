@@ -1,0 +1,287 @@
+defmodule Snakepit.CircuitBreaker do
+  @moduledoc """
+  Stops calling what keeps failing, and tries again after a while.
+
+  `:closed`: calls go through; `failure_threshold` failures in a row open it.
+  `:open`: calls are answered `{:error, :circuit_open}` without being made.
+  After `reset_timeout_ms` it is `:half_open`: `half_open_max_calls` trial calls
+  may be made. When they have all gone well it closes; one failure opens it
+  again.
+
+  A failure is a result `:error` or `{:error, _}`, an exception, a throw or an
+  exit of the function; the last three reach the caller as they are.
+
+      {:ok, breaker} = Snakepit.CircuitBreaker.start_link(failure_threshold: 3)
+      Snakepit.CircuitBreaker.call(breaker, fn -> Snakepit.execute("predict", %{x: 1}) end)
+
+  The function runs in the caller; the breaker's process only counts. A caller
+  that dies during a trial call gives its trial back as a failure.
+  """
+
+  use GenServer
+
+  alias Snakepit.{Defaults, Telemetry}
+
+  @type state :: :closed | :open | :half_open
+
+  @type t :: %{
+          name: term,
+          state: state,
+          failure_count: non_neg_integer,
+          success_count: non_neg_integer,
+          failure_threshold: pos_integer,
+          reset_timeout_ms: non_neg_integer,
+          half_open_max_calls: pos_integer,
+          half_open_calls: non_neg_integer,
+          last_failure_time: integer | nil
+        }
+
+  @options [:name, :failure_threshold, :reset_timeout_ms, :half_open_max_calls, :clock]
+
+  @doc """
+  Starts a breaker. Options: `:name` (to register it), `:failure_threshold` (5),
+  `:reset_timeout_ms` (30 000), `:half_open_max_calls` (1); the defaults are
+  those of the configuration (`circuit_breaker_*`).
+  """
+  @spec start_link(keyword) :: GenServer.on_start()
+  def start_link(opts \\ []) do
+    case Keyword.keys(opts) -- @options do
+      [] -> GenServer.start_link(__MODULE__, opts, Keyword.take(opts, [:name]))
+      [key | _] -> raise ArgumentError, unknown(key)
+    end
+  end
+
+  defp unknown(key) do
+    "Snakepit.CircuitBreaker has no option #{inspect(key)}; it has :name, " <>
+      ":failure_threshold, :reset_timeout_ms and :half_open_max_calls"
+  end
+
+  @doc "Makes the call if it may be made: what `fun` returns, or `{:error, :circuit_open}`."
+  @spec call(GenServer.server(), (() -> result)) :: result | {:error, :circuit_open}
+        when result: term
+  def call(server, fun) when is_function(fun, 0) do
+    case GenServer.call(server, :enter) do
+      {:ok, pass} -> run(server, pass, fun)
+      :refused -> {:error, :circuit_open}
+    end
+  end
+
+  defp run(server, pass, fun) do
+    result = fun.()
+    leave(server, pass, if(failure?(result), do: :failure, else: :success))
+    result
+  catch
+    kind, reason ->
+      leave(server, pass, :failure)
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp failure?(:error), do: true
+
+  defp failure?(result),
+    do: is_tuple(result) and tuple_size(result) > 0 and elem(result, 0) == :error
+
+  # Counted before the caller goes on, so that its next call sees it.
+  defp leave(server, pass, outcome), do: GenServer.call(server, {:leave, pass, outcome})
+
+  @doc """
+  Whether a call may be made now, for those who make it themselves and say how
+  it went by `record_success/1` or `record_failure/1`. While half open it takes
+  one of the trial calls.
+  """
+  @spec allow_call?(GenServer.server()) :: boolean
+  def allow_call?(server), do: GenServer.call(server, :allow)
+
+  @doc "A call that was made outside went well."
+  @spec record_success(GenServer.server()) :: :ok
+  def record_success(server), do: GenServer.call(server, {:record, :success})
+
+  @doc "A call that was made outside failed."
+  @spec record_failure(GenServer.server()) :: :ok
+  def record_failure(server), do: GenServer.call(server, {:record, :failure})
+
+  @doc "Closes it and forgets what it has counted."
+  @spec reset(GenServer.server()) :: :ok
+  def reset(server), do: GenServer.call(server, :reset)
+
+  @doc "What it is now."
+  @spec state(GenServer.server()) :: state
+  def state(server), do: GenServer.call(server, :state)
+
+  @doc "What it has counted, and its settings. `last_failure_time` is monotonic, in ms."
+  @spec stats(GenServer.server()) :: t
+  def stats(server), do: GenServer.call(server, :stats)
+
+  # ---- the process --------------------------------------------------------
+
+  @impl true
+  def init(opts) do
+    {:ok,
+     %{
+       name: Keyword.get(opts, :name, __MODULE__),
+       state: :closed,
+       failure_count: 0,
+       success_count: 0,
+       half_open_calls: 0,
+       last_failure_time: nil,
+       failure_threshold:
+         positive(opts, :failure_threshold, Defaults.circuit_breaker_failure_threshold()),
+       reset_timeout_ms:
+         delay(opts, :reset_timeout_ms, Defaults.circuit_breaker_reset_timeout_ms()),
+       half_open_max_calls:
+         positive(opts, :half_open_max_calls, Defaults.circuit_breaker_half_open_max_calls()),
+       clock: Keyword.get(opts, :clock, &now/0),
+       trials: %{}
+     }}
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp positive(opts, key, default) do
+    case Keyword.get(opts, key, default) do
+      n when is_integer(n) and n > 0 -> n
+      other -> raise ArgumentError, "#{inspect(key)} is a positive integer, not #{inspect(other)}"
+    end
+  end
+
+  defp delay(opts, key, default) do
+    case Keyword.get(opts, key, default) do
+      ms when is_integer(ms) and ms >= 0 -> ms
+      other -> raise ArgumentError, "#{inspect(key)} is in ms, not #{inspect(other)}"
+    end
+  end
+
+  @impl true
+  def handle_call(:enter, {caller, _tag}, breaker) do
+    case admit(aged(breaker)) do
+      {true, %{state: :half_open} = breaker} ->
+        pass = Process.monitor(caller)
+        {:reply, {:ok, pass}, put_in(breaker.trials[pass], true)}
+
+      {true, breaker} ->
+        {:reply, {:ok, nil}, breaker}
+
+      {false, breaker} ->
+        {:reply, :refused, breaker}
+    end
+  end
+
+  def handle_call({:leave, pass, outcome}, _from, breaker) do
+    breaker = aged(breaker)
+
+    case Map.pop(breaker.trials, pass) do
+      {true, trials} ->
+        _ = Process.demonitor(pass, [:flush])
+        {:reply, :ok, count(%{breaker | trials: trials}, outcome)}
+
+      # It went in while the breaker was closed, or before a reset: how it
+      # went says nothing about a trial.
+      {nil, _} when breaker.state == :closed ->
+        {:reply, :ok, count(breaker, outcome)}
+
+      {nil, _} ->
+        {:reply, :ok, breaker}
+    end
+  end
+
+  def handle_call(:allow, _from, breaker) do
+    {allowed?, breaker} = admit(aged(breaker))
+    {:reply, allowed?, breaker}
+  end
+
+  def handle_call({:record, outcome}, _from, breaker),
+    do: {:reply, :ok, count(aged(breaker), outcome)}
+
+  def handle_call(:reset, _from, breaker), do: {:reply, :ok, close(breaker, :reset)}
+
+  def handle_call(:state, _from, breaker) do
+    breaker = aged(breaker)
+    {:reply, breaker.state, breaker}
+  end
+
+  def handle_call(:stats, _from, breaker) do
+    breaker = aged(breaker)
+    {:reply, Map.drop(breaker, [:clock, :trials]), breaker}
+  end
+
+  @impl true
+  def handle_info({:DOWN, pass, :process, _pid, _reason}, breaker) do
+    case Map.pop(breaker.trials, pass) do
+      {true, trials} -> {:noreply, count(%{breaker | trials: trials}, :failure)}
+      {nil, _trials} -> {:noreply, breaker}
+    end
+  end
+
+  def handle_info(_other, breaker), do: {:noreply, breaker}
+
+  # ---- the machine --------------------------------------------------------
+
+  # Time passes without a timer: an open breaker is looked at when asked.
+  defp aged(%{state: :open} = breaker) do
+    if breaker.clock.() - breaker.last_failure_time >= breaker.reset_timeout_ms,
+      do: half_open(breaker),
+      else: breaker
+  end
+
+  defp aged(breaker), do: breaker
+
+  defp admit(%{state: :closed} = breaker), do: {true, breaker}
+  defp admit(%{state: :open} = breaker), do: {false, breaker}
+
+  defp admit(%{half_open_calls: made, half_open_max_calls: max} = breaker) when made < max,
+    do: {true, %{breaker | half_open_calls: made + 1}}
+
+  defp admit(breaker), do: {false, breaker}
+
+  defp count(%{state: :closed} = breaker, :success),
+    do: %{breaker | failure_count: 0, success_count: breaker.success_count + 1}
+
+  defp count(%{state: :closed} = breaker, :failure) do
+    breaker = failed(breaker)
+    if breaker.failure_count >= breaker.failure_threshold, do: open(breaker), else: breaker
+  end
+
+  defp count(%{state: :half_open} = breaker, :success) do
+    breaker = %{breaker | success_count: breaker.success_count + 1}
+
+    if breaker.success_count >= breaker.half_open_max_calls,
+      do: close(breaker, :recovered),
+      else: breaker
+  end
+
+  defp count(%{state: :half_open} = breaker, :failure), do: breaker |> failed() |> open()
+  # What comes late changes nothing: it is open already.
+  defp count(%{state: :open} = breaker, _outcome), do: breaker
+
+  defp failed(breaker),
+    do: %{
+      breaker
+      | failure_count: breaker.failure_count + 1,
+        last_failure_time: breaker.clock.()
+    }
+
+  defp open(breaker) do
+    emit(:opened, %{failure_count: breaker.failure_count}, breaker, :failure_threshold_exceeded)
+    forget_trials(%{breaker | state: :open})
+  end
+
+  defp half_open(breaker) do
+    emit(:half_open, %{}, breaker, nil)
+    %{breaker | state: :half_open, half_open_calls: 0, success_count: 0}
+  end
+
+  defp close(breaker, reason) do
+    if breaker.state != :closed, do: emit(:closed, %{}, breaker, reason)
+    forget_trials(%{breaker | state: :closed, failure_count: 0, success_count: 0})
+  end
+
+  defp forget_trials(breaker) do
+    for {pass, true} <- breaker.trials, do: Process.demonitor(pass, [:flush])
+    %{breaker | trials: %{}, half_open_calls: 0}
+  end
+
+  defp emit(what, measurements, breaker, reason) do
+    metadata = if reason, do: %{pool: breaker.name, reason: reason}, else: %{pool: breaker.name}
+    Telemetry.execute([:snakepit, :circuit_breaker, what], measurements, metadata)
+  end
+end

@@ -36,24 +36,42 @@ defmodule Snakepit.CircuitBreaker do
           last_failure_time: integer | nil
         }
 
-  @options [:name, :failure_threshold, :reset_timeout_ms, :half_open_max_calls, :clock]
-
   @doc """
   Starts a breaker. Options: `:name` (to register it), `:failure_threshold` (5),
   `:reset_timeout_ms` (30 000), `:half_open_max_calls` (1); the defaults are
-  those of the configuration (`circuit_breaker_*`).
+  those of the configuration (`circuit_breaker_*`). Raises `ArgumentError` for a
+  value out of range.
   """
   @spec start_link(keyword) :: GenServer.on_start()
-  def start_link(opts \\ []) do
-    case Keyword.keys(opts) -- @options do
-      [] -> GenServer.start_link(__MODULE__, opts, Keyword.take(opts, [:name]))
-      [key | _] -> raise ArgumentError, unknown(key)
-    end
+  def start_link(opts \\ []),
+    do: GenServer.start_link(__MODULE__, settings(opts), Keyword.take(opts, [:name]))
+
+  # `:clock` is for tests: a function that says the time in ms.
+  defp settings(opts) do
+    %{
+      name: Keyword.get(opts, :name, __MODULE__),
+      failure_threshold:
+        number(opts, :failure_threshold, 1, Defaults.circuit_breaker_failure_threshold()),
+      reset_timeout_ms:
+        number(opts, :reset_timeout_ms, 0, Defaults.circuit_breaker_reset_timeout_ms()),
+      half_open_max_calls:
+        number(opts, :half_open_max_calls, 1, Defaults.circuit_breaker_half_open_max_calls()),
+      clock: Keyword.get(opts, :clock, &now/0)
+    }
   end
 
-  defp unknown(key) do
-    "Snakepit.CircuitBreaker has no option #{inspect(key)}; it has :name, " <>
-      ":failure_threshold, :reset_timeout_ms and :half_open_max_calls"
+  defp now, do: System.monotonic_time(:millisecond)
+
+  defp number(opts, key, least, default) do
+    case Keyword.get(opts, key, default) do
+      n when is_integer(n) and n >= least ->
+        n
+
+      other ->
+        raise ArgumentError,
+              "Snakepit.CircuitBreaker: #{inspect(key)} is an integer of at least #{least}, " <>
+                "not #{inspect(other)}"
+    end
   end
 
   @doc "Makes the call if it may be made: what `fun` returns, or `{:error, :circuit_open}`."
@@ -67,13 +85,15 @@ defmodule Snakepit.CircuitBreaker do
   end
 
   defp run(server, pass, fun) do
-    result = fun.()
-    leave(server, pass, if(failure?(result), do: :failure, else: :success))
-    result
+    fun.()
   catch
     kind, reason ->
       leave(server, pass, :failure)
       :erlang.raise(kind, reason, __STACKTRACE__)
+  else
+    result ->
+      leave(server, pass, if(failure?(result), do: :failure, else: :success))
+      result
   end
 
   defp failure?(:error), do: true
@@ -81,13 +101,19 @@ defmodule Snakepit.CircuitBreaker do
   defp failure?(result),
     do: is_tuple(result) and tuple_size(result) > 0 and elem(result, 0) == :error
 
-  # Counted before the caller goes on, so that its next call sees it.
-  defp leave(server, pass, outcome), do: GenServer.call(server, {:leave, pass, outcome})
+  # Counted before the caller goes on, so that its next call sees it. What the
+  # call returned is not lost with a breaker that has gone meanwhile.
+  defp leave(server, pass, outcome) do
+    GenServer.call(server, {:leave, pass, outcome})
+  catch
+    :exit, _ -> :ok
+  end
 
   @doc """
   Whether a call may be made now, for those who make it themselves and say how
   it went by `record_success/1` or `record_failure/1`. While half open it takes
-  one of the trial calls.
+  one of the trial calls; one of which nothing is heard for `reset_timeout_ms`
+  is given to others.
   """
   @spec allow_call?(GenServer.server()) :: boolean
   def allow_call?(server), do: GenServer.call(server, :allow)
@@ -115,40 +141,17 @@ defmodule Snakepit.CircuitBreaker do
   # ---- the process --------------------------------------------------------
 
   @impl true
-  def init(opts) do
+  def init(settings) do
     {:ok,
-     %{
-       name: Keyword.get(opts, :name, __MODULE__),
+     Map.merge(settings, %{
        state: :closed,
        failure_count: 0,
        success_count: 0,
        half_open_calls: 0,
        last_failure_time: nil,
-       failure_threshold:
-         positive(opts, :failure_threshold, Defaults.circuit_breaker_failure_threshold()),
-       reset_timeout_ms:
-         delay(opts, :reset_timeout_ms, Defaults.circuit_breaker_reset_timeout_ms()),
-       half_open_max_calls:
-         positive(opts, :half_open_max_calls, Defaults.circuit_breaker_half_open_max_calls()),
-       clock: Keyword.get(opts, :clock, &now/0),
+       admitted_at: nil,
        trials: %{}
-     }}
-  end
-
-  defp now, do: System.monotonic_time(:millisecond)
-
-  defp positive(opts, key, default) do
-    case Keyword.get(opts, key, default) do
-      n when is_integer(n) and n > 0 -> n
-      other -> raise ArgumentError, "#{inspect(key)} is a positive integer, not #{inspect(other)}"
-    end
-  end
-
-  defp delay(opts, key, default) do
-    case Keyword.get(opts, key, default) do
-      ms when is_integer(ms) and ms >= 0 -> ms
-      other -> raise ArgumentError, "#{inspect(key)} is in ms, not #{inspect(other)}"
-    end
+     })}
   end
 
   @impl true
@@ -201,7 +204,7 @@ defmodule Snakepit.CircuitBreaker do
 
   def handle_call(:stats, _from, breaker) do
     breaker = aged(breaker)
-    {:reply, Map.drop(breaker, [:clock, :trials]), breaker}
+    {:reply, Map.drop(breaker, [:clock, :trials, :admitted_at]), breaker}
   end
 
   @impl true
@@ -223,13 +226,22 @@ defmodule Snakepit.CircuitBreaker do
       else: breaker
   end
 
+  # Who was allowed a trial and never said how it went does not block the
+  # others for ever. Trials of call/2 are known to run, and are waited for.
+  defp aged(%{state: :half_open, half_open_calls: made, trials: trials} = breaker)
+       when made > 0 and map_size(trials) == 0 do
+    if breaker.clock.() - breaker.admitted_at >= breaker.reset_timeout_ms,
+      do: %{breaker | half_open_calls: breaker.success_count},
+      else: breaker
+  end
+
   defp aged(breaker), do: breaker
 
   defp admit(%{state: :closed} = breaker), do: {true, breaker}
   defp admit(%{state: :open} = breaker), do: {false, breaker}
 
   defp admit(%{half_open_calls: made, half_open_max_calls: max} = breaker) when made < max,
-    do: {true, %{breaker | half_open_calls: made + 1}}
+    do: {true, %{breaker | half_open_calls: made + 1, admitted_at: breaker.clock.()}}
 
   defp admit(breaker), do: {false, breaker}
 

@@ -42,6 +42,7 @@ defmodule Snakepit.Executor do
     case run(fun, Keyword.fetch!(opts, :timeout_ms)) do
       {:done, result} -> result
       {:raised, kind, reason, stack} -> :erlang.raise(kind, reason, stack)
+      {:exit, reason} -> exit(reason)
       :timeout -> {:error, :timeout}
     end
   end
@@ -53,7 +54,8 @@ defmodule Snakepit.Executor do
 
     case Task.yield(task, timeout) || Task.shutdown(task, :brutal_kill) do
       {:ok, outcome} -> outcome
-      _killed -> :timeout
+      {:exit, reason} -> {:exit, reason}
+      nil -> :timeout
     end
   end
 
@@ -92,7 +94,7 @@ defmodule Snakepit.Executor do
     result = fun.()
 
     cond do
-      not RetryPolicy.retry_for_error?(policy, result) ->
+      not (error?(result) and RetryPolicy.retry_for_error?(policy, result)) ->
         if attempt > 1, do: ended(:success, attempt, started, %{})
         result
 
@@ -108,6 +110,12 @@ defmodule Snakepit.Executor do
         result
     end
   end
+
+  # Whatever else a function returns is what it was called for.
+  defp error?(:error), do: true
+
+  defp error?(result),
+    do: is_tuple(result) and tuple_size(result) > 0 and elem(result, 0) == :error
 
   defp ended(how, attempts, started, metadata) do
     measured = %{attempts: attempts, total_duration: System.monotonic_time() - started}

@@ -68,8 +68,8 @@ defmodule Snakepit.RetryPolicy do
   A policy. Options are the fields; what is not given comes from the
   configuration (`retry_max_attempts`, `retry_backoff_sequence`,
   `retry_base_backoff_ms`, `retry_backoff_multiplier`, `retry_max_backoff_ms`,
-  `retry_jitter_factor`). Raises `ArgumentError` for an unknown option or a
-  value out of range.
+  `retry_jitter_factor`). Raises `ArgumentError` for a value out of range;
+  options that it does not know are ignored.
   """
   @spec new(keyword | map) :: t
   def new(opts \\ []) do
@@ -83,7 +83,7 @@ defmodule Snakepit.RetryPolicy do
           max_backoff_ms: Defaults.retry_max_backoff_ms(),
           jitter_factor: Defaults.retry_jitter_factor()
         },
-        Map.new(opts)
+        opts |> Map.new() |> known()
       )
 
     Enum.each(fields, &check/1)
@@ -159,6 +159,18 @@ defmodule Snakepit.RetryPolicy do
 
   # ---- options ------------------------------------------------------------
 
+  defp known(opts) do
+    {known, others} = Map.split(opts, Map.keys(%__MODULE__{max_attempts: 1}))
+
+    for {key, _value} <- others do
+      Snakepit.Logger.debug(:general, fn ->
+        "Snakepit.RetryPolicy knows no option #{inspect(key)}"
+      end)
+    end
+
+    known
+  end
+
   defp check({:max_attempts, n}) when is_integer(n) and n > 0, do: :ok
   defp check({:jitter, flag}) when is_boolean(flag), do: :ok
   defp check({:jitter_factor, x}) when is_number(x) and x >= 0 and x <= 1, do: :ok
@@ -189,9 +201,4 @@ defmodule Snakepit.RetryPolicy do
   defp allowed(:jitter_factor), do: "give a number from 0 to 1"
   defp allowed(:backoff_multiplier), do: "give a number of 1 or more"
   defp allowed(key) when key in [:base_backoff_ms, :max_backoff_ms], do: "give milliseconds"
-
-  defp allowed(_unknown) do
-    known = %__MODULE__{max_attempts: 1} |> Map.from_struct() |> Map.keys()
-    "the options are #{Enum.map_join(known, ", ", &inspect/1)}"
-  end
 end

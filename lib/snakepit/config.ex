@@ -228,7 +228,8 @@ defmodule Snakepit.Config do
       &check_ttl/1,
       &check_max_requests/1,
       &check_numbers/1,
-      &Settings.problem/1
+      &Settings.problem/1,
+      &check_crash_barrier/1
     ]
   end
 
@@ -380,6 +381,13 @@ defmodule Snakepit.Config do
   defp check_max_requests(%{worker_max_requests: other}) do
     {:invalid_worker_max_requests, other,
      "worker_max_requests is :infinity or a positive integer"}
+  end
+
+  defp check_crash_barrier(config) do
+    case Snakepit.CrashBarrier.problem(config) do
+      nil -> nil
+      {key, value, text} -> {:invalid_crash_barrier, key, value, text}
+    end
   end
 
   @numbers [

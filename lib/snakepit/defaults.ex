@@ -72,7 +72,7 @@ defmodule Snakepit.Defaults do
     {:grpc_worker_health_check_timeout_ms, 5_000, "ms", "bound of that check"},
     {:health_monitor_check_interval, 30_000, "ms", "period of `Snakepit.HealthMonitor`"},
     {:health_monitor_crash_window_ms, 60_000, "ms", "window in which crashes count"},
-    {:health_monitor_max_crashes, 10, "", "crashes above which a pool is unhealthy"},
+    {:health_monitor_max_crashes, 10, "", "crashes in it that make a pool unhealthy"},
     {:heartbeat_initial_delay_ms, 0, "ms", "wait before the first heartbeat"},
     {:heartbeat_max_missed, 3, "", "missed heartbeats that end a worker"},
     {:heartbeat_ping_interval_ms, 2_000, "ms", "period of heartbeats"},

@@ -12,8 +12,8 @@ defmodule Snakepit.GRPCWorker do
   use GenServer, restart: :transient
 
   alias Snakepit.Bridge.WorkerRequests
-  alias Snakepit.{Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Output, Prefork, State}
+  alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
+  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Output, Prefork, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.LifecycleManager
@@ -388,7 +388,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({:give_up, os_id}, %State{os_id: os_id} = state) when os_id != nil do
     :ok = Spawner.stop(Spawner, os_id, 0)
-    {:noreply, state}
+    {:noreply, %{state | killed?: true}}
   end
 
   def handle_info({:snakepit_slot, :served, _n}, state) do
@@ -406,6 +406,10 @@ defmodule Snakepit.GRPCWorker do
     watch(state)
     {:noreply, state}
   end
+
+  def handle_info(:taint_over, %State{phase: :ready, slot: nil, pool: pool} = state)
+      when pool != nil,
+      do: {:noreply, enter(state)}
 
   # The monitor has given it up.
   def handle_info({:EXIT, heart, {:shutdown, {:heartbeat_failed, text}}}, state)
@@ -431,7 +435,8 @@ defmodule Snakepit.GRPCWorker do
   @impl true
   def handle_call(:direct, _from, %State{phase: :ready} = state) do
     state = with_direct(state)
-    config = Map.put(state.config, :adapter_module, state.adapter)
+    # There is no other worker for a retry.
+    config = Map.merge(state.config, %{adapter_module: state.adapter, crash_barrier: false})
     {:reply, {:ok, Call.target(state.pool || :direct, state.direct, config)}, state}
   catch
     :error, :closed -> {:reply, {:error, :closed}, state}
@@ -536,6 +541,7 @@ defmodule Snakepit.GRPCWorker do
   defp ready(state) do
     state = join(%{state | phase: :ready, ping: nil})
     state = Heart.start(state)
+    if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
     Events.spawned(state, took)
 
@@ -547,11 +553,24 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp join(state) do
+    :ok = Workers.put_metadata(state.id, %{ready: true, slot: nil})
+    state = if avoided?(state), do: state, else: enter(state)
+    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
+    state
+  end
+
+  defp avoided?(state) do
+    left = Taint.avoid_ms(state)
+    _ = left > 0 and Process.send_after(self(), :taint_over, left)
+    left > 0
+  end
+
+  # From now on it gets calls.
+  defp enter(state) do
     state = %{state | slot: add_slot(state)}
-    :ok = Workers.put_metadata(state.id, %{ready: true, slot: state.slot})
+    :ok = Workers.put_metadata(state.id, %{slot: state.slot})
     watch(state)
     track(state)
-    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
     state
   end
 
@@ -637,6 +656,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp exited(state, how) do
+    :ok = Taint.exited(state, how)
     state = release(state, how)
 
     reason =
@@ -699,7 +719,7 @@ defmodule Snakepit.GRPCWorker do
   # Its callers need not wait for the end of a process that may not even take
   # a signal; that is waited for before another one is started.
   defp give_up(state, text) do
-    state = leave(%{state | phase: :lost, suspect: text}, {:lost, text})
+    state = leave(%{state | phase: :lost, suspect: text, killed?: true}, {:lost, text})
     _ = state.os_id && Spawner.stop(Spawner, state.os_id, 0)
     _ = Process.send_after(self(), {:not_gone, state.os_id}, @kill_wait_ms)
     state
@@ -711,6 +731,7 @@ defmodule Snakepit.GRPCWorker do
     served = served(state)
     for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
     for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
+    :ok = if state.slot, do: Taint.left(state), else: :ok
     %{state | slot: nil, direct: nil, direct_slot: nil, served: served}
   end
 

@@ -36,6 +36,8 @@ defmodule Snakepit.GRPCWorker.State do
     :heart,
     # Of one that is being replaced: why, since and until when.
     :retiring,
+    # Whether it was Snakepit that killed it.
+    killed?: false,
     served: 0,
     # Of a gRPC worker that takes arguments as CBOR.
     cbor?: false,
@@ -106,6 +108,8 @@ defmodule Snakepit.GRPCWorker.State do
       oom: Map.get(state.usage, :oom),
       text: "OS process #{state.os_pid} #{exit_text(how)}#{cause_text(state, how)}#{why}#{shown}"
     }
+
+    known = if state.killed?, do: Map.put(known, :killed, true), else: known
 
     case how do
       {:status, status} -> Map.put(known, :exit_status, status)

@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Async do
   # See Snakepit.async/3 and Snakepit.stream/3.
 
   alias Snakepit.{Async, Error, Native}
-  alias Snakepit.Pool.{Call, Targets}
+  alias Snakepit.Pool.{Call, Retry, Targets}
 
   @last_words_ms 1_000
 
@@ -38,8 +38,14 @@ defmodule Snakepit.Pool.Async do
 
   @spec await(Async.t(), timeout) :: {:ok, term} | {:error, term}
   def await(%Async{result: nil, ref: ref, request: request} = async, timeout) do
+    until = Retry.until(request, timeout)
+
     receive do
-      {^ref, answer} -> answer |> Call.answered(request) |> processed(request)
+      {^ref, answer} ->
+        answer
+        |> Call.answered(request)
+        |> Retry.after_crash(Retry.within(request, until), &Call.unary/1)
+        |> processed(request)
     after
       timeout ->
         _ = cancel(async)

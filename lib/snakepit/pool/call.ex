@@ -4,9 +4,9 @@ defmodule Snakepit.Pool.Call do
   # pool is, as far as a call needs to know, is its target; see target/3.
 
   alias Snakepit.Bridge.ToolContext
-  alias Snakepit.{Defaults, Encoder, Error, Native}
+  alias Snakepit.{CrashBarrier, Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.Pool.{Inputs, Options}
+  alias Snakepit.Pool.{Inputs, Options, Retry}
 
   @affinities [:hint, :strict_queue, :strict_fail_fast]
   # Beyond its budget a call is ended by the caller itself. The native part
@@ -26,6 +26,7 @@ defmodule Snakepit.Pool.Call do
           adapter: module | nil,
           hooks: [atom],
           streams?: boolean,
+          barrier: CrashBarrier.config() | nil,
           errors: :counters.counters_ref(),
           max_queue: non_neg_integer
         }
@@ -33,6 +34,7 @@ defmodule Snakepit.Pool.Call do
   @spec target(atom, reference, map) :: target
   def target(name, handle, config) do
     adapter = config[:adapter_module]
+    barrier = CrashBarrier.config(config)
     has? = fn {fun, arity} -> adapter != nil and function_exported?(adapter, fun, arity) end
     _ = adapter && Code.ensure_loaded(adapter)
 
@@ -43,6 +45,7 @@ defmodule Snakepit.Pool.Call do
       adapter: adapter,
       hooks: for({fun, arity} <- @hooks, has?.({fun, arity}), do: fun),
       streams?: adapter == nil or (has?.({:uses_grpc?, 0}) and adapter.uses_grpc?()),
+      barrier: if(CrashBarrier.enabled?(barrier), do: barrier),
       errors: :counters.new(1, [:write_concurrency]),
       max_queue: config[:max_queue_size] || Defaults.pool_max_queue_size()
     }
@@ -51,9 +54,12 @@ defmodule Snakepit.Pool.Call do
   @spec execute(target, String.t(), map | keyword, keyword) ::
           {:ok, term} | {:error, Exception.t() | :worker_busy}
   def execute(target, command, args, opts) do
-    with {:ok, request} <- request(target, :execute, command, args, opts),
-         {:ok, value} <- unary(request) do
-      processed(request, value)
+    with {:ok, request} <- request(target, :execute, command, args, opts) do
+      case unary(request) do
+        {:ok, value} -> processed(request, value)
+        {:error, _} = error when request.retry == nil -> error
+        error -> survived(error, request)
+      end
     end
   end
 
@@ -68,13 +74,20 @@ defmodule Snakepit.Pool.Call do
 
   def stream(target, command, args, fun, opts) when is_function(fun, 1) do
     with {:ok, request} <- request(target, :execute_stream, command, args, opts) do
-      streaming(request, fun)
+      request |> streaming(fun) |> Retry.after_crash(request, &streaming(&1, fun))
     end
   end
 
   def stream(target, command, _args, fun, _opts) do
     message = "the callback of a stream is a function of one argument, not #{inspect(fun)}"
     {:error, Error.validation_error(message, context(target, command))}
+  end
+
+  @doc false
+  # A unary call that failed, made again if it may be.
+  def survived(error, request) do
+    with {:ok, value} <- Retry.after_crash(error, request, &unary/1),
+         do: processed(request, value)
   end
 
   # ---- the request --------------------------------------------------------
@@ -103,7 +116,8 @@ defmodule Snakepit.Pool.Call do
          affinity: affinity,
          times: times,
          extra: {metadata(correlation_id, opts), binaries},
-         inputs: inputs
+         inputs: inputs,
+         retry: Retry.mark(target.barrier, args, opts)
        }}
     else
       {:error, {:validation, message}} ->
@@ -275,7 +289,8 @@ defmodule Snakepit.Pool.Call do
 
   # ---- unary --------------------------------------------------------------
 
-  defp unary(%{inputs: %{}} = request) do
+  @doc false
+  def unary(%{inputs: %{}} = request) do
     ref = make_ref()
 
     case submit(request, ref, :unary) do
@@ -287,7 +302,7 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
-  defp unary(request) do
+  def unary(request) do
     # Made here, so that the receive below looks at newer messages only.
     ref = make_ref()
 
@@ -376,7 +391,7 @@ defmodule Snakepit.Pool.Call do
     receive do
       {^ref, {:chunk, bytes}} -> chunk(Native.decode_chunk(bytes), ref, stream)
       {^ref, :done} -> :ok
-      {^ref, {:error, reason}} -> failed(reason, stream.request)
+      {^ref, {:error, reason}} -> broken(reason, stream)
     after
       left(stream.until) ->
         stop(stream)
@@ -412,6 +427,13 @@ defmodule Snakepit.Pool.Call do
     :ok = Inputs.halt(stream.inputs)
     result
   end
+
+  defp broken({:worker_exit, _} = reason, %{taken: taken} = stream) when taken > 0 do
+    {:error, error} = failed(reason, stream.request)
+    {:error, %{error | details: Map.put(error.details, :chunks_delivered, true)}}
+  end
+
+  defp broken(reason, stream), do: failed(reason, stream.request)
 
   defp chunk({:error, reason}, _ref, stream) do
     stop(stream)
@@ -452,12 +474,11 @@ defmodule Snakepit.Pool.Call do
   end
 
   @doc false
-  def credited(%{taken: taken} = stream) when taken + 1 < @credit,
-    do: %{stream | taken: taken + 1}
-
-  def credited(stream) do
-    :ok = Native.call_credit(stream.call, @credit)
-    %{stream | taken: 0}
+  # `taken` goes from 1 to @credit and again: it is 0 before the first chunk only.
+  def credited(%{taken: taken} = stream) do
+    taken = rem(taken, @credit) + 1
+    if taken == @credit, do: :ok = Native.call_credit(stream.call, @credit)
+    %{stream | taken: taken}
   end
 
   @doc false
@@ -533,7 +554,8 @@ defmodule Snakepit.Pool.Call do
   end
 
   defp context(%{target: target, command: command} = request) do
-    {_queue, total} = request.times
+    # Of a retry, which has less, it is what the call had at first.
+    {_queue, total} = Map.get(request, :allowed, request.times)
     context = target |> context(command) |> Map.put(:timeout_ms, total)
     if request.inputs, do: Map.put(context, :inputs, true), else: context
   end

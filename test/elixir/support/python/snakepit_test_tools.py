@@ -9,6 +9,7 @@ import ctypes
 import itertools
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -53,6 +54,19 @@ def _touch(path: str) -> None:
 def _wait_for(path: str) -> None:
     while not os.path.exists(path):
         time.sleep(0.005)
+
+
+def _die_once(path: str, number: int, say: str) -> None:
+    """A file remembers that it has happened; each call adds its process to it."""
+    first = not os.path.exists(path)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(f"{os.getpid()}\n")
+    if first:
+        # No core file is left.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        print(say, file=sys.stderr, flush=True)
+        os.kill(os.getpid(), number)
+        time.sleep(60)
 
 
 class TestTools(BaseAdapter):
@@ -185,6 +199,22 @@ class TestTools(BaseAdapter):
         yield {"n": 0}
         _wait_for(path + ".go")
         os._exit(status)
+
+    @tool("The first call ends this process by a signal, the others say its number")
+    def die_once(self, path: str, number: int, say: str = "", idempotent: bool = False) -> int:
+        _die_once(path, number, say)
+        return os.getpid()
+
+    @tool("The same, after so many chunks", supports_streaming=True)
+    def die_once_in_stream(
+        self, path: str, number: int, chunks: int, idempotent: bool = False
+    ) -> Iterator[dict[str, int]]:
+        for n in range(chunks):
+            yield {"n": n}
+        if chunks:
+            _wait_for(path + ".go")
+        _die_once(path, number, "")
+        yield {"n": os.getpid()}
 
     # ---- inputs -----------------------------------------------------------
 

@@ -43,6 +43,8 @@ static void call_dtor(ErlNifEnv *env, void *obj) {
     sp_grpc_call_release(call->grpc);
   if (call->probe != NULL)
     sp_grpc_call_release(call->probe);
+  if (call->unavailable != NULL)
+    enif_free(call->unavailable);
   if (call->slot != NULL)
     enif_release_resource(call->slot);
   if (call->pool != NULL)
@@ -278,9 +280,23 @@ static void on_probed(void *user, int status, const char *text, size_t len) {
     nif_slot_suspect(call->slot, NULL, "connection lost");
   else if (status == GRPC_STATUS_DEADLINE_EXCEEDED)
     nif_slot_suspect(call->slot, NULL, "a cancelled call does not end");
-  else /* the worker answers and has nothing of this call any more */
+  else { /* the worker answers and has nothing of this call any more */
     nif_pool_complete(call, NULL);
+    if (call->unavailable != NULL)
+      nif_call_answer(call, NULL, GRPC_STATUS_UNAVAILABLE, call->unavailable,
+                      call->unavailable_len);
+  }
   enif_release_resource(call);
+}
+
+static bool keep_text(nif_call *call, const char *text, size_t len) {
+  call->unavailable = enif_alloc(len + 1);
+  if (call->unavailable == NULL)
+    return false;
+  if (len > 0)
+    memcpy(call->unavailable, text, len);
+  call->unavailable_len = len;
+  return true;
 }
 
 static void drop_message(void *user, grpc_byte_buffer *bytes) {
@@ -331,6 +347,11 @@ static void on_ended(void *user, int status, const char *text, size_t len) {
              !sp_grpc_channel_connected(call->slot->channel)) {
     /* What became of the worker is known in a moment, and said then. */
     nif_slot_suspect(call->slot, NULL, "connection lost");
+  } else if (status == GRPC_STATUS_UNAVAILABLE && !stopped &&
+             keep_text(call, text, len)) {
+    /* The worker may have said so; but calls hear of a lost connection before
+     * their channel does. The worker is asked. */
+    probe(call);
   } else if (stopped || status == GRPC_STATUS_DEADLINE_EXCEEDED) {
     nif_call_answer(call, NULL, status, text, len);
     probe(call);

@@ -89,6 +89,10 @@ typedef struct nif_call {
   atomic_llong due;   /* chunks that a local worker may still send */
   sp_grpc_call *grpc;
   sp_grpc_call *probe;
+  /* With which text it ended, when only a probe tells whether the worker or
+   * the connection said so. Written before the probe starts. */
+  char *unavailable;
+  size_t unavailable_len;
   grpc_byte_buffer *answer;
   /* Calls of a pool only: */
   nif_pool *pool; /* kept */

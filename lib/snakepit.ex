@@ -39,6 +39,8 @@ defmodule Snakepit do
     * `:binary_parameters` - a map of binaries, sent as they are
     * `:thread_sensitive` - true: the tool must run in the worker's main thread
     * `:correlation_id` - appears in the worker's log
+    * `:idempotent` - true: may be made again when its worker crashes, as with
+      `idempotent: true` among the arguments; see `guides/faults.md`
     * `:inputs` - an enumerable that the tool reads as an iterator while it
       runs. It is run in this process, a little ahead of what the tool has
       taken, and halted when the tool returns early; what it raises is raised

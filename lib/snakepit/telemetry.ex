@@ -30,6 +30,9 @@ defmodule Snakepit.Telemetry do
   | `pool, worker, terminated` | `lifetime`, `total_commands` | `node`, `pool_name`, `worker_id`, `worker_pid`, `reason`, `planned` |
   | `worker, recycled` | `count`, and `memory_mb` | `worker_id`, `pool`, `reason`, `uptime_seconds`, `request_count`, and `memory_mb`, `memory_threshold_mb` |
   | `worker, health_check_failed` | `count` | `worker_id`, `pool`, `reason` |
+  | `worker, crash`, `tainted`, `restarted` | `duration_ms` when tainted | `worker_id`, `pool`, `reason`, `exit_code`, `device` |
+  | `circuit_breaker, opened`, `half_open`, `closed` | `failure_count` when opened | `pool`, `reason` |
+  | `retry, attempt`, `success`, `exhausted` | `attempt`, `delay_ms`, or `attempts`, `total_duration` | `pool`, `operation`, `last_error` |
   | `heartbeat, monitor_started`, `monitor_stopped` | `timestamp`, `count` | `worker_id`, `worker_pid`, `missed_heartbeats`, `dependent`, `reason` when stopped |
   | `heartbeat, ping_sent` | `timestamp`, `count`, `pings` | the same |
   | `heartbeat, pong_received` | `timestamp`, `count`, `pongs`, `latency_ms` | the same, `latency_ms` |

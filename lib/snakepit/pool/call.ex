@@ -117,7 +117,7 @@ defmodule Snakepit.Pool.Call do
          times: times,
          extra: {metadata(correlation_id, opts), binaries},
          inputs: inputs,
-         retry: Retry.mark(target.barrier, args, opts)
+         retry: target.barrier && Retry.mark(args, opts)
        }}
     else
       {:error, {:validation, message}} ->
@@ -637,7 +637,7 @@ defmodule Snakepit.Pool.Call do
     )
   end
 
-  @told_of_exit ~w(worker_id os_pid exit_status signal stderr usage core_dumped oom)a
+  @told_of_exit ~w(worker_id os_pid exit_status signal stderr usage core_dumped oom killed)a
 
   defp error({:worker_exit, why}, context) do
     details = Map.merge(context, %{reason: :worker_exit, exit_reason: why})

@@ -17,10 +17,8 @@ defmodule Snakepit.Pool.Retry do
   ]
 
   @doc "What a request has to remember for this: when it began, and whether it may run twice."
-  @spec mark(map | nil, term, keyword) :: {integer, boolean} | nil
-  def mark(nil, _args, _opts), do: nil
-
-  def mark(_barrier, args, opts) do
+  @spec mark(term, keyword) :: {integer, boolean}
+  def mark(args, opts) do
     marked? =
       case opts[:idempotent] do
         nil -> CrashBarrier.idempotent?(args)

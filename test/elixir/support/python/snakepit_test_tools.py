@@ -201,11 +201,20 @@ class TestTools(BaseAdapter):
         os._exit(status)
 
     @tool("The first call ends this process by a signal, the others say its number")
-    def die_once(self, path: str, number: int, say: str = "", idempotent: bool = False) -> int:
+    def die_once(
+        self, path: str, number: int, say: str = "", idempotent: bool = False, inputs: Any = None
+    ) -> int:
         _die_once(path, number, say)
         return os.getpid()
 
-    @tool("The same, after so many chunks", supports_streaming=True)
+    @tool("Ends this process for the first of these files that is not there yet")
+    def die_each(self, paths: list[str], number: int, idempotent: bool = False) -> int:
+        for path in paths:
+            if not os.path.exists(path):
+                _die_once(path, number, "")
+        return os.getpid()
+
+    @tool("As die_once, after so many chunks", supports_streaming=True)
     def die_once_in_stream(
         self, path: str, number: int, chunks: int, idempotent: bool = False
     ) -> Iterator[dict[str, int]]:

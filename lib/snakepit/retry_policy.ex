@@ -188,6 +188,7 @@ defmodule Snakepit.RetryPolicy do
 
   defp check(option), do: refuse(option)
 
+  @spec refuse({atom, term}) :: no_return
   defp refuse({key, value}) do
     raise ArgumentError,
           "Snakepit.RetryPolicy: #{inspect(key)} cannot be #{inspect(value)}; " <>

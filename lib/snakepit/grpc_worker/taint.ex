@@ -50,10 +50,15 @@ defmodule Snakepit.GRPCWorker.Taint do
   def left(%{pool: nil}), do: :ok
 
   def left(state) do
-    if match?({:ok, _}, barrier(state)) and not others?(state) do
-      for {pid, id} <- avoided(state.pool), id != state.id, do: send(pid, :taint_over)
-    end
+    if match?({:ok, _}, barrier(state)) and not others?(state),
+      do: Enum.each(avoided(state.pool), &come(&1, state.id)),
+      else: :ok
+  end
 
+  defp come({_pid, id}, id), do: :ok
+
+  defp come({pid, _id}, _gone) do
+    send(pid, :taint_over)
     :ok
   end
 

@@ -335,6 +335,10 @@ defmodule Snakepit.PreforkTest do
       {^port, {:data, {:eol, "spawner " <> last}}} ->
         {Enum.uniq(pids), last |> String.split() |> Enum.map(&String.to_integer/1)}
 
+      # What DETS may say of another test's file is no number.
+      {^port, {:data, {:eol, "dets: " <> _}}} ->
+        lines(port, pids)
+
       {^port, {:data, {:eol, pid}}} ->
         lines(port, [String.to_integer(pid) | pids])
     after

@@ -6,7 +6,7 @@ defmodule Snakepit.DeadlineTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, Native}
+  alias Snakepit.{Error, Native, OSProcess}
   alias Snakepit.Pool.Targets
 
   @moduletag :capture_log
@@ -102,12 +102,12 @@ defmodule Snakepit.DeadlineTest do
     for {tool, kind} <- [stubborn: "ignores it", seize: "is in C and keeps the interpreter"] do
       test "which #{kind}: the caller is told, the worker replaced after the grace time" do
         path = signal_path()
-        [{first, _}] = os_processes()
+        [{first, time}] = os_processes()
         grace(50)
         timed_out(Snakepit.execute(unquote(to_string(tool)), %{path: path}, timeout: 50))
         assert {:ok, second} = Snakepit.execute("pid", %{}, timeout: @long)
         assert second != first
-        refute File.exists?("/proc/#{first}")
+        refute OSProcess.alive?(first, time)
       end
 
       test "which #{kind}, cancelled: the worker is replaced after the grace time" do

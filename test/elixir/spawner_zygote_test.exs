@@ -109,6 +109,7 @@ defmodule Snakepit.SpawnerZygoteTest do
     assert {:error, %{errno: :esrch}} = Task.await(task, @patience)
   end
 
+  @tag :not_under_asan
   test "one that says it is ready and then does nothing is ended", %{spawner: spawner} do
     {id, _pid} = zygote!(spawner, @ready <> "exec sleep 1000")
     assert_receive {:snakepit_os, ^id, {:zygote, :ready}}, @patience

@@ -166,8 +166,8 @@ defmodule Snakepit.HostileTest do
     assert {:error, %Error{category: :worker}} =
              Snakepit.execute_stream("pid", %{}, callback, timeout: @long)
 
-    # The rest of the 16 that a stream starts with, and its end.
-    assert Process.get(:most) == 16
+    # The rest of the 16 that a stream starts with, and its end, which may come later.
+    assert Process.get(:most) in 15..16
     assert {:ok, _other} = call()
     assert_no_message()
   end

@@ -368,7 +368,14 @@ enif_schedule_nif(ErlNifEnv *env, const char *name, int flags,
   return enif_make_atom(env, "scheduled");
 }
 
+/* What the library makes when it is loaded is there for ever. They are there
+ * under AddressSanitizer. */
+void __lsan_disable(void) __attribute__((weak));
+void __lsan_enable(void) __attribute__((weak));
+
 void fake_load(void) {
+  if (__lsan_disable != NULL)
+    __lsan_disable();
   ErlNifEnv *env = enif_alloc_env();
   void *priv = NULL;
   entry = nif_init();
@@ -376,6 +383,8 @@ void fake_load(void) {
   if (entry->load(env, &priv, enif_make_new_map(env)) != 0)
     abort();
   enif_free_env(env);
+  if (__lsan_enable != NULL)
+    __lsan_enable();
 }
 
 ERL_NIF_TERM fake_call(ErlNifEnv *env, const char *name, int argc,

@@ -39,7 +39,6 @@ typedef struct nif_pool {
 
 struct nif_slot {
   nif_pool *pool; /* kept */
-  sp_slot_id id;
   ErlNifPid worker;
   ErlNifMonitor monitor;
   sp_grpc_channel *channel; /* counted; NULL for a local worker, ... */
@@ -47,23 +46,24 @@ struct nif_slot {
   ErlNifBinary worker_id;
   grpc_slice session;  /* as a field of the request, for calls without one */
   grpc_slice metadata; /* the same for what goes into every request */
-  atomic_bool suspect;
   /* For a local worker: looks whether cancelled calls have ended. While it is
    * set it keeps the slot. */
   sp_reactor_timer timer;
+  sp_slot_id id;
   /* Whether it pays to wait for an answer in submit: goes up when it came in
    * time, down when not. */
   atomic_int quick;
   atomic_int unsent; /* calls started but not yet in a local worker's ring */
+  atomic_bool suspect;
   /* Guarded by the pool's lock: */
+  bool removed;
+  bool to_ring;
+  bool tell_full;       /* the worker wants to know when no room is left */
+  uint64_t tell_served; /* and of so many served; 0: not */
   ErlNifEnv *reason_env;
   ERL_NIF_TERM reason; /* why it was removed */
-  bool removed;
-  uint64_t tell_served; /* the worker wants to know of so many; 0: not */
-  bool tell_full;       /* and of the next time that it has no room left */
-  nif_slot *prev;       /* in its pool */
+  nif_slot *prev;      /* in its pool */
   nif_slot *next;
-  bool to_ring;
   nif_slot *ring_next;
 };
 

@@ -166,14 +166,11 @@ int64_t sp_link_insist(sp_link *link);
 void sp_link_pinged(sp_link *link, uint64_t id);
 /* Looks whether pings come. When it looks again; 0 for never. */
 int64_t sp_link_listen(sp_link *link);
-/* Owes the BEAM a frame. */
+/* Owes the BEAM a frame: whoever reads next sends it. */
 void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
                  const uint8_t *bytes, size_t len);
 /* Puts a job without references away. */
 void sp_link_recycle(sp_link *link, sp_job *job);
-/* A frame to be sent by whoever reads next. */
-void sp_link_owe(sp_link *link, uint8_t kind, uint64_t call,
-                 const uint8_t *bytes, size_t len);
 /* Owes the BEAM the answer of a call that never ran. */
 void sp_link_refuse(sp_link *link, uint64_t call, const char *message);
 /* The job of a call that runs; NULL when there is none. */

@@ -454,12 +454,16 @@ defmodule Snakepit.Config do
   @spec instance_token_identifier() :: String.t() | nil
   def instance_token_identifier, do: identifier(instance_token())
 
-  @doc "Where state that outlives the VM is kept: `:data_dir`, `SNAKEPIT_DATA_DIR`, else `priv/data`."
+  @doc """
+  Where state that outlives the VM is kept: `:data_dir`, `SNAKEPIT_DATA_DIR`, else
+  `data` in the application's folder. (Not in `priv`, which a build links to the
+  sources.)
+  """
   @spec data_dir() :: String.t()
   def data_dir do
     case set(Application.get_env(:snakepit, :data_dir)) ||
            set(System.get_env("SNAKEPIT_DATA_DIR")) do
-      nil -> Application.app_dir(:snakepit, "priv/data")
+      nil -> Application.app_dir(:snakepit, "data")
       dir -> Path.expand(dir)
     end
   end

@@ -193,6 +193,8 @@ defmodule Snakepit.Script do
   defp clean_up(_entries, _stopped?, 0), do: :skipped
 
   # In a process of its own, so that the time is bounded whatever it waits for.
+  # What it found is how it exits, which is meant.
+  @dialyzer {:nowarn_function, clean_up: 3}
   defp clean_up(entries, stopped?, timeout) do
     work = fn ->
       if stopped?,

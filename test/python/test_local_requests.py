@@ -248,7 +248,7 @@ def test_other_calls_go_on_while_one_waits(threaded: LocalWorker) -> None:
     request = asked(threaded)
     for _ in range(20):
         assert threaded.call("pid") == threaded.process.pid
-    assert threaded.ping(b"x") == b"x"
+    assert threaded.ping() == 0
     request.answer("late")
     assert threaded.value(call) == "late"
 

@@ -33,7 +33,10 @@ defmodule Snakepit.Pool.ProcessRegistry.Orphans do
     _ = found != [] && report(found, kill(found))
 
     # A file whose processes do not end is looked at again by the next start.
-    for {path, processes} <- recorded, not Enum.any?(processes, &running?/1), do: File.rm(path)
+    for {path, processes} <- recorded,
+        not Enum.any?(processes, &running?/1),
+        do: _ = File.rm(path)
+
     for {pid, _start} = process <- found, not running?(process), do: pid
   end
 

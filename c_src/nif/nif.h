@@ -46,7 +46,6 @@
   X(noproc)                                                                    \
   X(not_found)                                                                 \
   X(ok)                                                                        \
-  X(one)                                                                       \
   X(pong)                                                                      \
   X(pool_closed)                                                               \
   X(pool_draining)                                                             \

@@ -593,9 +593,24 @@ nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term) {
   return enif_get_resource(env, term, call_type, (void **)&call) ? call : NULL;
 }
 
+/* How often a chunk that is being sent is looked at in one go. */
+#define QUIET_SPINS 200
+
+/* A chunk that is under way may have been received already: the caller must
+ * not wait for it, and none may come later. So it is sent before this ends. */
+static ERL_NIF_TERM call_quiet(ErlNifEnv *env, int argc,
+                               const ERL_NIF_TERM argv[]) {
+  nif_call *call = nif_call_get(env, argv[0]);
+  for (unsigned i = 0; call != NULL && i < QUIET_SPINS; i++) {
+    if ((atomic_load(&call->state) & SENDING) == 0)
+      return am_ok;
+    sp_local_relax();
+  }
+  return enif_schedule_nif(env, "call_cancel", 0, call_quiet, argc, argv);
+}
+
 NIF(nif_call_cancel) {
   nif_call *call;
-  (void)argc;
   if (!enif_get_resource(env, argv[0], call_type, (void **)&call))
     return enif_make_badarg(env);
   unsigned before = atomic_fetch_or(&call->state, CLAIMED);
@@ -603,7 +618,7 @@ NIF(nif_call_cancel) {
     return am_ended;
   enif_demonitor_process(env, call, &call->monitor);
   abandon(call, env);
-  return before & SENDING ? am_one : am_ok;
+  return before & SENDING ? call_quiet(env, argc, argv) : am_ok;
 }
 
 NIF(nif_call_credit) {

@@ -179,11 +179,11 @@ defmodule Snakepit.Native do
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
 
   @doc """
-  Cancels. `:ok`: no further message of this call comes. `:one`: exactly one
-  more chunk (or wish for inputs) comes, and no end. `:ended`: the call had ended by itself, its end
-  is in the mailbox or about to be.
+  Cancels. `:ok`: what there is of this call is in the mailbox, no further
+  message comes. `:ended`: the call had ended by itself, its end is in the
+  mailbox or about to be.
   """
-  @spec call_cancel(handle) :: :ok | :one | :ended
+  @spec call_cancel(handle) :: :ok | :ended
   def call_cancel(_call), do: err!()
 
   @doc "Allows `n` more chunks to be sent. A stream starts with 16."

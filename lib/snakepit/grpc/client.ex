@@ -311,7 +311,6 @@ defmodule Snakepit.GRPC.Client do
   defp end_stream(%{rpc: rpc, ref: ref}) do
     case Native.call_cancel(rpc) do
       :ok -> flush(ref)
-      :one -> receive(do: ({^ref, {:chunk, _}} -> flush(ref)))
       :ended -> flush_end(ref)
     end
   end

@@ -12,9 +12,8 @@ defmodule Snakepit.Pool.Call do
   # Beyond its budget a call is ended by the caller itself. The native part
   # does that in time; this is for the case that it does not.
   @slack_ms 10_000
-  # A message that is being sent at this moment arrives within these.
+  # An end that is being sent at this moment arrives within these.
   @last_words_ms 1_000
-  @one_more_ms 20
   @credit 8
 
   @hooks [validate_command: 2, prepare_args: 2, process_response: 2, command_timeout: 2]
@@ -491,7 +490,6 @@ defmodule Snakepit.Pool.Call do
   defp cancel(stream) do
     case Native.call_cancel(stream.call) do
       :ok -> flush(stream.ref, 0)
-      :one -> flush(stream.ref, @one_more_ms)
       :ended -> flush(stream.ref, @last_words_ms)
     end
   end

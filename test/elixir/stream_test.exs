@@ -146,6 +146,39 @@ defmodule Snakepit.StreamTest do
     await_file(path <> ".closed")
   end
 
+  # The window is wide for small chunks only.
+  for {size, least, most} <- [{0, 33, 64}, {100_000, 10, 16}] do
+    test "between #{least} and #{most} chunks of #{size} bytes lie ready" do
+      path = signal_path()
+      test = self()
+
+      task =
+        Task.async(fn ->
+          args = %{path: path, size: unquote(size)}
+
+          Snakepit.execute_stream("endless", args, fn %{"n" => n} ->
+            if n == 200 do
+              send(test, {:waits, self()})
+
+              receive do
+                :on -> :halt
+              end
+            end
+          end)
+        end)
+
+      assert_receive {:waits, pid}, 60_000
+      waiting = fn -> elem(Process.info(pid, :message_queue_len), 1) end
+      eventually(fn -> waiting.() >= unquote(least) end)
+      # It grows no more once the worker has to wait, which nothing here can see;
+      # whatever is seen is within the bound.
+      assert waiting.() <= unquote(most)
+      send(pid, :on)
+      assert Task.await(task, 60_000) == :ok
+      await_file(path <> ".closed")
+    end
+  end
+
   test "a stream that takes too long is a time-out" do
     path = signal_path()
 

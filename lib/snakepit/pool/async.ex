@@ -105,7 +105,7 @@ defmodule Snakepit.Pool.Async do
 
   defp next(%{inputs: %{}} = stream) do
     case Call.next(stream) do
-      {{:chunk, bytes}, stream} -> chunk(Native.decode_chunk(bytes), stream)
+      {{:chunk, bytes}, stream} -> chunk(bytes, stream)
       {:done, stream} -> {:halt, %{stream | ended: true}}
       {{:error, reason}, stream} -> {:halt, failed(%{stream | ended: true}, reason)}
       {{:raised, _} = what, stream} -> {:halt, %{stream | ended: true, error: what}}
@@ -114,14 +114,18 @@ defmodule Snakepit.Pool.Async do
 
   defp next(%{ref: ref} = stream) do
     receive do
-      {^ref, {:chunk, bytes}} -> chunk(Native.decode_chunk(bytes), stream)
+      {^ref, {:chunk, bytes}} -> chunk(bytes, stream)
       {^ref, :done} -> {:halt, %{stream | ended: true}}
       {^ref, {:error, reason}} -> {:halt, failed(%{stream | ended: true}, reason)}
     end
   end
 
-  defp chunk({:ok, chunk}, stream), do: {[chunk], Call.credited(stream)}
-  defp chunk({:error, reason}, stream), do: {:halt, failed(stream, reason)}
+  defp chunk(bytes, stream) do
+    case Native.decode_chunk(bytes) do
+      {:ok, chunk} -> {[chunk], Call.credited(stream, byte_size(bytes))}
+      {:error, reason} -> {:halt, failed(stream, reason)}
+    end
+  end
 
   defp failed(stream, reason) do
     {:error, error} = Call.failed(reason, stream.request)

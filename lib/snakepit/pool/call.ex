@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Call do
   alias Snakepit.Bridge.ToolContext
   alias Snakepit.{CrashBarrier, Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.Pool.{Inputs, Options, Retry}
+  alias Snakepit.Pool.{Inputs, Options, Retry, Window}
 
   @affinities [:hint, :strict_queue, :strict_fail_fast]
   # Beyond its budget a call is ended by the caller itself. The native part
@@ -14,7 +14,6 @@ defmodule Snakepit.Pool.Call do
   @slack_ms 10_000
   # An end that is being sent at this moment arrives within these.
   @last_words_ms 1_000
-  @credit 8
 
   @hooks [validate_command: 2, prepare_args: 2, process_response: 2, command_timeout: 2]
 
@@ -361,8 +360,16 @@ defmodule Snakepit.Pool.Call do
   # ---- streams ------------------------------------------------------------
 
   @doc false
-  def opened(request, ref, call),
-    do: %{ref: ref, call: call, request: request, inputs: request.inputs, taken: 0}
+  def opened(request, ref, call) do
+    %{
+      ref: ref,
+      call: call,
+      request: request,
+      inputs: request.inputs,
+      window: Window.new(),
+      delivered: false
+    }
+  end
 
   defp streaming(request, fun) do
     ref = make_ref()
@@ -380,7 +387,7 @@ defmodule Snakepit.Pool.Call do
   defp consume(ref, %{inputs: %{}} = stream) do
     case next(stream) do
       {{:raised, what}, _stream} -> raise_again(what)
-      {{:chunk, bytes}, stream} -> chunk(Native.decode_chunk(bytes), ref, stream)
+      {{:chunk, bytes}, stream} -> chunk(bytes, ref, stream)
       {:done, stream} -> ended(stream, :ok)
       {{:error, reason}, stream} -> ended(stream, failed(reason, stream.request))
     end
@@ -388,7 +395,7 @@ defmodule Snakepit.Pool.Call do
 
   defp consume(ref, stream) do
     receive do
-      {^ref, {:chunk, bytes}} -> chunk(Native.decode_chunk(bytes), ref, stream)
+      {^ref, {:chunk, bytes}} -> chunk(bytes, ref, stream)
       {^ref, :done} -> :ok
       {^ref, {:error, reason}} -> broken(reason, stream)
     after
@@ -427,20 +434,26 @@ defmodule Snakepit.Pool.Call do
     result
   end
 
-  defp broken({:worker_exit, _} = reason, %{taken: taken} = stream) when taken > 0 do
+  defp broken({:worker_exit, _} = reason, %{delivered: true} = stream) do
     {:error, error} = failed(reason, stream.request)
     {:error, %{error | details: Map.put(error.details, :chunks_delivered, true)}}
   end
 
   defp broken(reason, stream), do: failed(reason, stream.request)
 
-  defp chunk({:error, reason}, _ref, stream) do
-    stop(stream)
-    failed(reason, stream.request)
+  defp chunk(bytes, ref, stream) do
+    case Native.decode_chunk(bytes) do
+      {:ok, chunk} ->
+        delivered(deliver(stream, chunk), byte_size(bytes), ref, stream)
+
+      {:error, reason} ->
+        stop(stream)
+        failed(reason, stream.request)
+    end
   end
 
-  defp chunk({:ok, chunk}, ref, stream) do
-    case deliver(stream, chunk) do
+  defp delivered(what, size, ref, stream) do
+    case what do
       {:value, :halt} ->
         stop(stream)
         :ok
@@ -450,7 +463,7 @@ defmodule Snakepit.Pool.Call do
         {:error, reason}
 
       {:value, _} ->
-        consume(ref, credited(stream))
+        consume(ref, credited(stream, size))
 
       {:raised, exception, stacktrace} ->
         message = "the stream's callback raised: #{Exception.message(exception)}"
@@ -473,12 +486,8 @@ defmodule Snakepit.Pool.Call do
   end
 
   @doc false
-  # `taken` goes from 1 to @credit and again: it is 0 before the first chunk only.
-  def credited(%{taken: taken} = stream) do
-    taken = rem(taken, @credit) + 1
-    if taken == @credit, do: :ok = Native.call_credit(stream.call, @credit)
-    %{stream | taken: taken}
-  end
+  def credited(stream, size),
+    do: %{stream | window: Window.take(stream.window, stream.call, size), delivered: true}
 
   @doc false
   # No message of a stream is left to its caller.

@@ -151,11 +151,11 @@ class TestTools(BaseAdapter):
             yield {"n": i}
 
     @tool("Counts for ever; makes <path>.closed when it is stopped", supports_streaming=True)
-    def endless(self, path: str) -> Iterator[dict[str, int]]:
+    def endless(self, path: str, size: int = 0) -> Iterator[dict[str, Any]]:
         i = 0
         try:
             while True:
-                yield {"n": i}
+                yield {"n": i, "more": " " * size}
                 i += 1
         finally:
             _touch(path + ".closed")

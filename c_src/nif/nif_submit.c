@@ -270,6 +270,27 @@ static uint64_t caller_key(const ErlNifPid *pid) {
  * wait for one of them. */
 #define CROWD 4
 
+/* Callers that a scheduler would block are not under way yet. So many others
+ * that came to it, the last within this time, are a crowd as well. */
+#define FAMILIAR 4
+#define RECENT_NS 1000000
+
+static _Thread_local struct {
+  uint64_t callers[FAMILIAR]; /* the last different ones, in a ring */
+  unsigned oldest;
+  int64_t left; /* when the last had been served */
+} counter;
+
+/* Whether |caller| is one of a row of different ones. */
+static bool in_a_row(uint64_t caller, int64_t now) {
+  for (unsigned i = 0; i < FAMILIAR; i++)
+    if (counter.callers[i] == caller)
+      return false;
+  counter.callers[counter.oldest] = caller;
+  counter.oldest = (counter.oldest + 1) % FAMILIAR;
+  return now - counter.left < RECENT_NS;
+}
+
 static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
                              nif_call *call, int64_t now) {
   nif_pool *pool = s->pool;
@@ -295,7 +316,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   int err = draining
                 ? SP_ERR_NOTREADY
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  bool crowded = sp_dispatch_under_way(pool->dispatch) > CROWD;
+  bool crowded = in_a_row(request.caller, now) ||
+                 sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
   nif_pool_leave(pool, env);
   if (is_short)
@@ -308,7 +330,9 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       nif_pool_cancel(call, env);
     if (hold && !crowded && nif_call_awaitable(call))
       nif_local_await(call, env);
-    if (hold && nif_call_settle(call, env, &result))
+    bool settled = hold && nif_call_settle(call, env, &result);
+    counter.left = sp_reactor_now();
+    if (settled)
       return result;
     return enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
   }

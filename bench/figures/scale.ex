@@ -12,7 +12,7 @@ defmodule Bench.Figures.Scale do
   def run(carrier, ctx) do
     ms = if ctx.quick, do: 500, else: 1_500
     callers(carrier, ms, if(ctx.quick, do: [32, 10_000], else: [32, 100, 1_000, 10_000]))
-    workers(carrier, ms, if(ctx.quick, do: [2, 8], else: [1, 2, 4, 8, 16, 32]))
+    workers(carrier, ms, if(ctx.quick, do: [2, 8], else: [1, 2, 4, 8, 32, 200]))
     if ctx.quick, do: :ok, else: sessions(carrier, ms)
   end
 

@@ -146,12 +146,14 @@ defmodule Bench.Figures.Start do
     )
   end
 
+  # The one that was replaced last may still be in the list.
   defp recycled do
     start = now()
-    [id | _] = Snakepit.list_workers()
-    :ok = LifecycleManager.recycle_worker(:default, id)
+    true = Enum.any?(Snakepit.list_workers(), &(recycle(&1) == :ok))
     (now() - start) / 1000
   end
+
+  defp recycle(id), do: LifecycleManager.recycle_worker(:default, id)
 
   defp call_on(over, calls, failed) do
     failed = if match?({:ok, _}, Load.ping()), do: failed, else: failed + 1

@@ -1,7 +1,6 @@
-/* One call: what its caller is told, and its RPC. */
+/* One call: what its caller is told, and its start and stop. */
 #include "nif_local.h"
 
-#include <stdio.h>
 #include <string.h>
 
 #include <grpc/byte_buffer_reader.h>
@@ -21,16 +20,6 @@ enum {
 enum { STARTED = 1, STOPPED = 2, OVER = 4, OFFERED = 8 };
 
 static ErlNifResourceType *call_type;
-
-static const char METHOD_UNARY[] = "/snakepit.bridge.BridgeService/ExecuteTool";
-static const char METHOD_STREAM[] =
-    "/snakepit.bridge.BridgeService/ExecuteStreamingTool";
-static const char METHOD_INPUTS[] =
-    "/snakepit.bridge.BridgeService/ExecuteInteractiveTool";
-static const char METHOD_PING[] = "/snakepit.bridge.BridgeService/Ping";
-
-/* Chunks that may arrive before the consumer has asked for more. */
-#define STREAM_CREDIT 16
 
 /* ---- life -------------------------------------------------------------- */
 
@@ -91,7 +80,7 @@ nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
   atomic_init(&call->state, 0);
   atomic_init(&call->run, 0);
   atomic_init(&call->credit, 0);
-  atomic_init(&call->due, STREAM_CREDIT);
+  atomic_init(&call->due, NIF_STREAM_CREDIT);
   atomic_init(&call->asked, false);
   atomic_init(&call->wanted, 0);
   atomic_init(&call->unsent, 0);
@@ -270,152 +259,7 @@ void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
   nif_call_finish(call, caller_env, payload);
 }
 
-/* ---- a pool's RPC ------------------------------------------------------ */
-
-static void on_probed(void *user, int status, const char *text, size_t len) {
-  nif_call *call = user;
-  (void)text;
-  (void)len;
-  if (status == GRPC_STATUS_UNAVAILABLE)
-    nif_slot_suspect(call->slot, NULL, "connection lost");
-  else if (status == GRPC_STATUS_DEADLINE_EXCEEDED)
-    nif_slot_suspect(call->slot, NULL, "a cancelled call does not end");
-  else { /* the worker answers and has nothing of this call any more */
-    nif_pool_complete(call, NULL);
-    if (call->unavailable != NULL)
-      nif_call_answer(call, NULL, GRPC_STATUS_UNAVAILABLE, call->unavailable,
-                      call->unavailable_len);
-  }
-  enif_release_resource(call);
-}
-
-static bool keep_text(nif_call *call, const char *text, size_t len) {
-  call->unavailable = enif_alloc(len + 1);
-  if (call->unavailable == NULL)
-    return false;
-  if (len > 0)
-    memcpy(call->unavailable, text, len);
-  call->unavailable_len = len;
-  return true;
-}
-
-static void drop_message(void *user, grpc_byte_buffer *bytes) {
-  (void)user;
-  grpc_byte_buffer_destroy(bytes);
-}
-
-static size_t call_id(const nif_call *call, char *text, size_t size) {
-  int n = snprintf(text, size, "%llx.%llx", (unsigned long long)call->pool->tag,
-                   (unsigned long long)call->req);
-  return n < 0 ? 0 : (size_t)n;
-}
-
-/* A cancelled RPC is over on this side at once; whether the tool has let go
- * of the worker is known only by asking. A worker that knows the header
- * answers when it has; any other answers at once. */
-static void probe(nif_call *call) {
-  static const sp_grpc_handler handler = {drop_message, on_probed};
-  char id[48];
-  size_t id_len = call_id(call, id, sizeof id);
-  sp_grpc_header header = {
-      grpc_slice_from_static_string("x-snakepit-await-call"),
-      grpc_slice_from_copied_buffer(id, id_len)};
-  sp_grpc_start start = {
-      .method =
-          grpc_slice_from_static_buffer(METHOD_PING, sizeof METHOD_PING - 1),
-      .headers = &header,
-      .header_count = 1,
-      .deadline = sp_reactor_now() + atomic_load(&call->pool->grace_ns),
-      .handler = &handler,
-      .user = call};
-  enif_keep_resource(call);
-  if (sp_grpc_call_start(call->slot->channel, &start, &call->probe) != SP_OK) {
-    nif_slot_suspect(call->slot, NULL, "connection lost");
-    enif_release_resource(call);
-  }
-  grpc_slice_unref(header.value);
-}
-
-static void on_ended(void *user, int status, const char *text, size_t len) {
-  nif_call *call = user;
-  bool stopped = (atomic_load(&call->run) & STOPPED) != 0;
-  if (status == GRPC_STATUS_OK) {
-    /* The worker gets its next request before the caller is woken. */
-    nif_pool_complete(call, NULL);
-    nif_call_answer(call, NULL, status, text, len);
-  } else if (status == GRPC_STATUS_UNAVAILABLE &&
-             !sp_grpc_channel_connected(call->slot->channel)) {
-    /* What became of the worker is known in a moment, and said then. */
-    nif_slot_suspect(call->slot, NULL, "connection lost");
-  } else if (status == GRPC_STATUS_UNAVAILABLE && !stopped &&
-             keep_text(call, text, len)) {
-    /* The worker may have said so; but calls hear of a lost connection before
-     * their channel does. The worker is asked. */
-    probe(call);
-  } else if (stopped || status == GRPC_STATUS_DEADLINE_EXCEEDED) {
-    nif_call_answer(call, NULL, status, text, len);
-    probe(call);
-  } else {
-    nif_pool_complete(call, NULL);
-    nif_call_answer(call, NULL, status, text, len);
-  }
-  enif_release_resource(call);
-}
-
-static void on_message(void *user, grpc_byte_buffer *bytes) {
-  nif_call *call = user;
-  if (call->inputs)
-    nif_input_output(call, bytes);
-  else if (call->stream)
-    nif_call_chunk(call, bytes);
-  else
-    call->answer = bytes;
-}
-
-/* The slices that make up the first message; how many. */
-static size_t request_parts(const nif_call *call, grpc_slice body[4]) {
-  size_t parts = call->inputs ? 1 : 0; /* the head is made last */
-  size_t first = parts, len = 0;
-  body[parts++] = grpc_slice_ref(call->body);
-  body[parts++] = grpc_slice_ref(call->slot->metadata);
-  if (call->session.size == 0)
-    body[parts++] = grpc_slice_ref(call->slot->session);
-  for (size_t i = first; i < parts; i++)
-    len += GRPC_SLICE_LENGTH(body[i]);
-  if (call->inputs)
-    body[0] = nif_input_head(len);
-  return parts;
-}
-
-static int start_rpc(nif_call *call) {
-  static const sp_grpc_handler handler = {on_message, on_ended};
-  char id[48];
-  size_t id_len = call_id(call, id, sizeof id);
-  sp_grpc_header headers[2] = {
-      {grpc_slice_from_static_string("x-snakepit-call-id"),
-       grpc_slice_from_copied_buffer(id, id_len)},
-      {grpc_slice_from_static_string("x-snakepit-correlation-id"),
-       call->correlation}};
-  grpc_slice body[4];
-  size_t parts = request_parts(call, body);
-  const char *method = call->inputs   ? METHOD_INPUTS
-                       : call->stream ? METHOD_STREAM
-                                      : METHOD_UNARY;
-  sp_grpc_start start = {.method = grpc_slice_from_static_string(method),
-                         .body = body,
-                         .body_count = parts,
-                         .headers = headers,
-                         .header_count = 2,
-                         .deadline = call->deadline,
-                         .credit =
-                             call->stream || call->inputs ? STREAM_CREDIT : 0,
-                         .more = call->inputs,
-                         .handler = &handler,
-                         .user = call};
-  int err = sp_grpc_call_start(call->slot->channel, &start, &call->grpc);
-  grpc_slice_unref(headers[0].value);
-  return err;
-}
+/* ---- starting and stopping ---------------------------------------------- */
 
 static bool is_local(const nif_call *call) {
   return call->slot != NULL && call->slot->link != NULL;
@@ -436,8 +280,7 @@ static void cancel(nif_call *call) {
     sp_grpc_call_cancel(call->grpc);
 }
 
-/* It can be cancelled now: makes up for what came before it could. */
-static void started(nif_call *call) {
+void nif_call_started(nif_call *call) {
   if (atomic_fetch_or(&call->run, STARTED) & STOPPED)
     cancel(call);
   pass_credit(call);
@@ -462,16 +305,13 @@ void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
   }
   if (is_local(call)) {
     nif_local_start_call(call);
-    started(call);
+    nif_call_started(call);
     return;
   }
-  enif_keep_resource(call);
-  if (start_rpc(call) != SP_OK) {
+  if (nif_rpc_start(call) == SP_OK)
+    nif_call_started(call);
+  else
     nif_slot_suspect(call->slot, env, "connection lost");
-    enif_release_resource(call);
-    return;
-  }
-  started(call);
 }
 
 void nif_call_stop(nif_call *call) {
@@ -479,111 +319,15 @@ void nif_call_stop(nif_call *call) {
     cancel(call);
 }
 
+bool nif_call_stopped(const nif_call *call) {
+  return (atomic_load(&call->run) & STOPPED) != 0;
+}
+
 void nif_call_over(nif_call *call) { atomic_fetch_or(&call->run, OVER); }
 
 bool nif_call_awaitable(nif_call *call) {
   return (atomic_load(&call->run) & (STARTED | OFFERED)) == STARTED &&
          is_local(call);
-}
-
-/* ---- plain RPCs -------------------------------------------------------- */
-
-static void on_rpc_ended(void *user, int status, const char *text, size_t len) {
-  nif_call_answer(user, NULL, status, text, len);
-  enif_release_resource(user);
-}
-
-/* At most this many headers from Elixir. */
-#define MAX_HEADERS 32
-
-static int get_headers(ErlNifEnv *env, ERL_NIF_TERM list,
-                       sp_grpc_header *headers, size_t *count) {
-  ERL_NIF_TERM head;
-  for (*count = 0; enif_get_list_cell(env, list, &head, &list); (*count)++) {
-    const ERL_NIF_TERM *pair;
-    ErlNifBinary key, value;
-    int arity;
-    if (*count == MAX_HEADERS || !enif_get_tuple(env, head, &arity, &pair) ||
-        arity != 2 || !enif_inspect_binary(env, pair[0], &key) ||
-        !enif_inspect_binary(env, pair[1], &value))
-      return SP_ERR_INVAL;
-    sp_grpc_header *h = &headers[*count];
-    h->key = grpc_slice_from_copied_buffer((const char *)key.data, key.size);
-    h->value =
-        grpc_slice_from_copied_buffer((const char *)value.data, value.size);
-    if (!grpc_header_key_is_legal(h->key) ||
-        !grpc_header_nonbin_value_is_legal(h->value)) {
-      (*count)++;
-      return SP_ERR_INVAL;
-    }
-  }
-  return enif_is_empty_list(env, list) ? SP_OK : SP_ERR_INVAL;
-}
-
-static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[],
-                        bool stream) {
-  static const sp_grpc_handler handler = {on_message, on_rpc_ended};
-  sp_grpc_header headers[MAX_HEADERS];
-  size_t header_count = 0;
-  ErlNifBinary method, body;
-  nif_channel *channel;
-  ERL_NIF_TERM result;
-  int64_t deadline;
-  if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel) ||
-      !enif_is_ref(env, argv[1]) ||
-      !enif_inspect_binary(env, argv[2], &method) ||
-      !enif_inspect_binary(env, argv[3], &body) ||
-      !nif_get_deadline(env, argv[4], sp_reactor_now(), &deadline))
-    return enif_make_badarg(env);
-  if (get_headers(env, argv[5], headers, &header_count) != SP_OK) {
-    result = enif_make_badarg(env);
-    goto done;
-  }
-  nif_call *call = nif_call_new(env, NULL, argv[1], stream);
-  if (call == NULL) {
-    result = enif_raise_exception(env, am_system_limit);
-    goto done;
-  }
-  grpc_slice part =
-      grpc_slice_from_copied_buffer((const char *)body.data, body.size);
-  sp_grpc_start start = {.method = grpc_slice_from_copied_buffer(
-                             (const char *)method.data, method.size),
-                         .body = &part,
-                         .body_count = 1,
-                         .headers = headers,
-                         .header_count = header_count,
-                         .deadline = deadline,
-                         .credit = stream ? STREAM_CREDIT : 0,
-                         .handler = &handler,
-                         .user = call};
-  enif_keep_resource(call);
-  if (sp_grpc_call_start(channel->ch, &start, &call->grpc) != SP_OK) {
-    static const char closed[] = "the channel is closed";
-    nif_call_answer(call, env, GRPC_STATUS_UNAVAILABLE, closed,
-                    sizeof closed - 1);
-    enif_release_resource(call);
-  } else {
-    started(call);
-  }
-  grpc_slice_unref(start.method);
-  result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
-  enif_release_resource(call);
-done:
-  for (size_t i = 0; i < header_count; i++) {
-    grpc_slice_unref(headers[i].key);
-    grpc_slice_unref(headers[i].value);
-  }
-  return result;
-}
-
-NIF(nif_rpc_unary) {
-  (void)argc;
-  return rpc(env, argv, false);
-}
-
-NIF(nif_rpc_stream) {
-  (void)argc;
-  return rpc(env, argv, true);
 }
 
 /* ---- handles ----------------------------------------------------------- */

@@ -67,6 +67,9 @@ struct nif_slot {
   nif_slot *ring_next;
 };
 
+/* Chunks that may arrive before the consumer has asked for more. */
+#define NIF_STREAM_CREDIT 16
+
 /* One request, from submit or rpc_* to its end. What the caller is told is
  * decided by |state| alone: whoever sets CLAIMED first may send the end. */
 typedef struct nif_call {
@@ -156,8 +159,11 @@ void nif_call_sent(nif_call *call, bool offered);
 void nif_call_unsent(nif_call *call);
 /* Tells the worker that nobody waits any more. */
 void nif_call_stop(nif_call *call);
+bool nif_call_stopped(const nif_call *call);
 /* A local worker has answered: nif_call_stop has nothing to do any more. */
 void nif_call_over(nif_call *call);
+/* The RPC can be cancelled now: makes up for what came before it could. */
+void nif_call_started(nif_call *call);
 /* Whether it was handed to a local worker, for good. */
 bool nif_call_awaitable(nif_call *call);
 
@@ -166,6 +172,12 @@ nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term);
 /* The end of a stream that an ExecuteToolResponse tells of: done, or the error
  * as gRPC says it. */
 ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len);
+
+/* nif_rpc.c -------------------------------------------------------------- */
+
+/* Starts the call's RPC to its slot, which holds a reference on the call until
+ * it has ended. SP_OK or an error. */
+int nif_rpc_start(nif_call *call);
 
 /* nif_input.c ------------------------------------------------------------ */
 

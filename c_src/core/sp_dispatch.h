@@ -72,6 +72,9 @@ typedef struct sp_dispatch_config {
                               goes first */
   int64_t affinity_ttl_ns; /* an assignment unused for so long is forgotten;
                               SP_DISPATCH_NEVER for never */
+  int64_t hold_ns;         /* a session unused for so long still has its slot,
+                              but that does not count it any more; 0: no
+                              sooner than it is forgotten */
   uint64_t seed[2];        /* secret random numbers: names of sessions are
                               hashed with them */
   /* For slots that take requests ahead (sp_dispatch_slot_ahead); both may be
@@ -116,7 +119,7 @@ typedef struct sp_dispatch_slot_state {
   uint32_t load; /* what lies ahead included */
   uint32_t capacity;
   uint64_t served;    /* requests that it is done with */
-  size_t sessions;    /* that are remembered to have it */
+  size_t sessions;    /* that have it, and count (config.hold_ns) */
   int64_t idle_since; /* when its load became 0, or it was added */
 } sp_dispatch_slot_state;
 
@@ -197,6 +200,10 @@ void *sp_dispatch_slot_tied(const sp_dispatch *d, sp_slot_id slot);
  */
 int sp_dispatch_assign(sp_dispatch *d, const uint8_t *session, size_t len,
                        sp_slot_id slot, int64_t now);
+/* How long a session has had no request; 0 while it has one.
+ * SP_ERR_NOTFOUND. */
+int sp_dispatch_unused(sp_dispatch *d, const uint8_t *session, size_t len,
+                       int64_t now, int64_t *ns);
 /* Forgets a session's assignment. What waits for its slot waits for any now;
  * the first to start assigns the session again. SP_ERR_NOTFOUND. */
 int sp_dispatch_forget(sp_dispatch *d, const uint8_t *session, size_t len);

@@ -24,6 +24,11 @@ typedef struct sp_request_list {
   sp_request *last;
 } sp_request_list;
 
+typedef struct sp_session_list {
+  sp_session *first;
+  sp_session *last;
+} sp_session_list;
+
 enum sp_request_state {
   SP_REQUEST_FREE,
   SP_REQUEST_SHARED, /* waits for any slot, in its caller's flow */
@@ -77,6 +82,7 @@ struct sp_session {
   sp_slot_id slot_id; /* 0: none yet. Not slot->id: that slot has gone. */
   size_t requests;    /* waiting or running */
   int64_t used;       /* when |requests| became 0 */
+  bool stale;         /* unused for so long that its slot does not count it */
   sp_session *prev;   /* unused ones, the longest unused first */
   sp_session *next;
   uint8_t name[];
@@ -94,7 +100,7 @@ struct sp_slot {
   sp_request_list running;
   sp_heap pinned; /* sessions with requests that wait for this slot */
   uint64_t served;
-  size_t sessions;    /* whose |slot| it is, and was not lost since */
+  size_t sessions;    /* whose |slot| it is, and that are not stale */
   int64_t idle_since; /* of use while |load| is 0 */
   void *user;
 
@@ -137,8 +143,8 @@ struct sp_dispatch {
   size_t flow_count; /* made: one for each request that waits */
 
   sp_map sessions;
-  sp_session *unused_first;
-  sp_session *unused_last;
+  sp_session_list unused;
+  sp_session_list stale;
 
   sp_map slots;
   sp_slot *free_slots;
@@ -221,7 +227,7 @@ void sp_session_drop(sp_dispatch *d, sp_session *s);
 sp_slot *sp_session_slot(const sp_session *s);
 /* |slot| NULL: none any more. */
 void sp_session_assign(sp_dispatch *d, sp_session *s, sp_slot *slot);
-/* Forgets at most |most| expired ones. */
+/* Forgets at most |most| expired ones, and has slots count as many less. */
 void sp_session_expire(sp_dispatch *d, size_t most);
 void sp_session_free_all(sp_dispatch *d);
 

@@ -5,55 +5,93 @@
 
 /* ---- the unused ones, the longest unused first --------------------------- */
 
-static void unused_append(sp_dispatch *d, sp_session *s) {
-  s->prev = d->unused_last;
+/* The list that an unused session is in: of those that their slot still counts,
+ * or of the older ones. */
+static sp_session_list *list_of(sp_dispatch *d, const sp_session *s) {
+  return s->stale ? &d->stale : &d->unused;
+}
+
+static void append(sp_dispatch *d, sp_session *s) {
+  sp_session_list *list = list_of(d, s);
+  s->prev = list->last;
   s->next = NULL;
   if (s->prev != NULL)
     s->prev->next = s;
   else
-    d->unused_first = s;
-  d->unused_last = s;
+    list->first = s;
+  list->last = s;
 }
 
-static void unused_unlink(sp_dispatch *d, sp_session *s) {
+static void unlist(sp_dispatch *d, sp_session *s) {
+  sp_session_list *list = list_of(d, s);
   if (s->prev != NULL)
     s->prev->next = s->next;
   else
-    d->unused_first = s->next;
+    list->first = s->next;
   if (s->next != NULL)
     s->next->prev = s->prev;
   else
-    d->unused_last = s->prev;
+    list->last = s->prev;
 }
 
-/* |s| has no requests and is not in the list of unused ones. */
-static void destroy(sp_dispatch *d, sp_session *s) {
+static void count_for_slot(const sp_session *s, bool counts) {
   sp_slot *slot = sp_session_slot(s);
-  if (slot != NULL)
+  if (slot != NULL && counts)
+    slot->sessions++;
+  else if (slot != NULL)
     slot->sessions--;
+}
+
+/* |s| has no requests and is in no list. */
+static void destroy(sp_dispatch *d, sp_session *s) {
+  if (!s->stale)
+    count_for_slot(s, false);
   sp_map_take(&d->sessions, &s->node);
   sp_mem_release(d->mem, s);
 }
 
 static void evict(sp_dispatch *d, sp_session *s) {
-  unused_unlink(d, s);
+  unlist(d, s);
   destroy(d, s);
 }
 
+static sp_session *longest_unused(const sp_dispatch *d) {
+  return d->stale.first != NULL ? d->stale.first : d->unused.first;
+}
+
 static void keep_bound(sp_dispatch *d) {
-  while (d->sessions.count > d->config.max_sessions && d->unused_first != NULL)
-    evict(d, d->unused_first);
+  sp_session *s;
+  while (d->sessions.count > d->config.max_sessions &&
+         (s = longest_unused(d)) != NULL)
+    evict(d, s);
+}
+
+static bool unused_for(const sp_dispatch *d, const sp_session *s, int64_t ns) {
+  return s->requests == 0 && ns != SP_DISPATCH_NEVER &&
+         (uint64_t)d->now - (uint64_t)s->used >= (uint64_t)(ns > 0 ? ns : 0);
 }
 
 static bool expired(const sp_dispatch *d, const sp_session *s) {
-  int64_t ttl = d->config.affinity_ttl_ns;
-  return s->requests == 0 && ttl != SP_DISPATCH_NEVER &&
-         (uint64_t)d->now - (uint64_t)s->used >= (uint64_t)(ttl > 0 ? ttl : 0);
+  return unused_for(d, s, d->config.affinity_ttl_ns);
+}
+
+static void age(sp_dispatch *d, sp_session *s) {
+  unlist(d, s);
+  count_for_slot(s, false);
+  s->stale = true;
+  append(d, s);
 }
 
 void sp_session_expire(sp_dispatch *d, size_t most) {
-  while (most-- > 0 && d->unused_first != NULL && expired(d, d->unused_first))
-    evict(d, d->unused_first);
+  sp_session *s;
+  for (size_t i = 0; i < most && (s = longest_unused(d)) != NULL; i++)
+    if (expired(d, s))
+      evict(d, s);
+  for (size_t i = 0;
+       i < most && d->config.hold_ns > 0 && (s = d->unused.first) != NULL &&
+       unused_for(d, s, d->config.hold_ns);
+       i++)
+    age(d, s);
 }
 
 /* ---- sessions ------------------------------------------------------------ */
@@ -80,8 +118,12 @@ sp_session *sp_session_new(sp_dispatch *d, const uint8_t *name, size_t len) {
 }
 
 void sp_session_hold(sp_dispatch *d, sp_session *s) {
-  if (s->requests++ == 0)
-    unused_unlink(d, s);
+  if (s->requests++ > 0)
+    return;
+  unlist(d, s);
+  if (s->stale)
+    count_for_slot(s, true);
+  s->stale = false;
 }
 
 void sp_session_drop(sp_dispatch *d, sp_session *s) {
@@ -92,7 +134,7 @@ void sp_session_drop(sp_dispatch *d, sp_session *s) {
     return;
   }
   s->used = d->now;
-  unused_append(d, s);
+  append(d, s);
   keep_bound(d);
 }
 
@@ -146,6 +188,16 @@ int sp_dispatch_assign(sp_dispatch *d, const uint8_t *session, size_t len,
     sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
   sp_session_drop(d, s);
   sp_dispatch_hand_out(d, found);
+  return SP_OK;
+}
+
+int sp_dispatch_unused(sp_dispatch *d, const uint8_t *session, size_t len,
+                       int64_t now, int64_t *ns) {
+  sp_dispatch_set_now(d, now);
+  const sp_session *s = sp_session_find(d, session, len);
+  if (s == NULL)
+    return SP_ERR_NOTFOUND;
+  *ns = s->requests == 0 ? d->now - s->used : 0;
   return SP_OK;
 }
 

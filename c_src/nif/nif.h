@@ -139,6 +139,8 @@ NIF(nif_slot_remove);
 NIF(nif_slot_set_state);
 NIF(nif_slot_load);
 NIF(nif_session_assign);
+NIF(nif_session_forget);
+NIF(nif_session_unused);
 NIF(nif_slot_stats);
 NIF(nif_slot_watch);
 NIF(nif_pool_watch);

@@ -18,8 +18,9 @@ ErlNifResourceType *nif_pool_type;
 #define AHEAD_NS 1000000
 #endif
 
-/* Sessions remembered by one pool. */
-#define MAX_SESSIONS ((size_t)1 << 20)
+/* Sessions remembered by one pool, the last used of them: until they are
+ * forgotten, by the store that has them. One takes some 150 bytes. */
+#define MAX_SESSIONS ((size_t)1 << 18)
 
 /* ---- events ------------------------------------------------------------ */
 
@@ -257,11 +258,11 @@ int nif_pool_load(ErlNifEnv *env) {
 }
 
 NIF(nif_pool_new) {
-  ErlNifUInt64 max_queue, ttl_ms;
+  ErlNifUInt64 max_queue, hold_ms;
   (void)argc;
   if (!enif_is_atom(env, argv[0]) ||
       !enif_get_uint64(env, argv[1], &max_queue) ||
-      !enif_get_uint64(env, argv[2], &ttl_ms) || ttl_ms > INT64_MAX / 1000000)
+      !enif_get_uint64(env, argv[2], &hold_ms) || hold_ms > INT64_MAX / 1000000)
     return enif_make_badarg(env);
   nif_pool *pool = enif_alloc_resource(nif_pool_type, sizeof *pool);
   if (pool == NULL)
@@ -270,7 +271,8 @@ NIF(nif_pool_new) {
   ERL_NIF_TERM result;
   sp_dispatch_config config = {.max_queue = (size_t)max_queue,
                                .max_sessions = MAX_SESSIONS,
-                               .affinity_ttl_ns = (int64_t)ttl_ms * 1000000,
+                               .affinity_ttl_ns = SP_DISPATCH_NEVER,
+                               .hold_ns = (int64_t)hold_ms * 1000000 + 1,
                                .ahead_ns = AHEAD_NS,
                                .offer = nif_local_offer,
                                .take_back = nif_local_take_back,

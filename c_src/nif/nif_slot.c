@@ -336,20 +336,3 @@ NIF(nif_slot_load) {
   return load < 0 ? nif_make_error(env, am_not_found)
                   : enif_make_tuple2(env, am_ok, enif_make_int(env, load));
 }
-
-NIF(nif_session_assign) {
-  nif_pool *pool;
-  nif_slot *slot;
-  ErlNifBinary session;
-  (void)argc;
-  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
-      !enif_inspect_binary(env, argv[1], &session) ||
-      !enif_get_resource(env, argv[2], nif_slot_type, (void **)&slot) ||
-      slot->pool != pool)
-    return enif_make_badarg(env);
-  enif_mutex_lock(pool->lock);
-  int err = sp_dispatch_assign(pool->dispatch, session.data, session.size,
-                               slot->id, sp_reactor_now());
-  nif_pool_leave(pool, env);
-  return err == SP_OK ? am_ok : nif_make_error(env, am_not_found);
-}

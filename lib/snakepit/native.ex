@@ -64,10 +64,14 @@ defmodule Snakepit.Native do
 
   # ---- pools --------------------------------------------------------------
 
-  @doc "A scheduler owned by the caller; closed when that process dies."
-  @spec pool_new(name :: atom, max_queue :: non_neg_integer, affinity_ttl_ms :: non_neg_integer) ::
+  @doc """
+  A scheduler owned by the caller; closed when that process dies. A session keeps
+  its slot until `session_forget/2`; unused for `hold_ms` it does not count as one
+  of its slot's any more.
+  """
+  @spec pool_new(name :: atom, max_queue :: non_neg_integer, hold_ms :: non_neg_integer) ::
           handle
-  def pool_new(_name, _max_queue, _affinity_ttl_ms), do: err!()
+  def pool_new(_name, _max_queue, _hold_ms), do: err!()
 
   @spec pool_close(handle) :: :ok
   def pool_close(_pool), do: err!()
@@ -136,9 +140,19 @@ defmodule Snakepit.Native do
   @spec pool_set_cancel_grace(handle, ms :: non_neg_integer) :: :ok
   def pool_set_cancel_grace(_pool, _ms), do: err!()
 
+  @doc "Gives a session a slot, in place of the one it has."
   @spec session_assign(handle, session :: String.t(), slot :: handle) ::
           :ok | {:error, :not_found}
   def session_assign(_pool, _session, _slot), do: err!()
+
+  @doc "The session has no slot any more; its next call goes to any."
+  @spec session_forget(handle, session :: String.t()) :: :ok | {:error, :not_found}
+  def session_forget(_pool, _session), do: err!()
+
+  @doc "For how many milliseconds a session has had no call; 0 while it has one."
+  @spec session_unused(handle, session :: String.t()) ::
+          {:ok, non_neg_integer} | {:error, :not_found}
+  def session_unused(_pool, _session), do: err!()
 
   # ---- calls --------------------------------------------------------------
 

@@ -546,6 +546,52 @@ static void test_slot_sessions(void **state) {
   sp_dispatch_del(d);
 }
 
+/* Unused for a while it keeps its slot, but the slot is free of it. */
+static void test_slot_held(void **state) {
+  (void)state;
+  sp_dispatch_config config = roomy;
+  config.affinity_ttl_ns = 1000;
+  config.hold_ns = 100;
+  config.max_sessions = 3;
+  sp_dispatch *d = new_with(&config);
+  sp_slot_id a = add(d, 1), b = add(d, 1);
+  const uint8_t *one = (const uint8_t *)"one", *two = (const uint8_t *)"two";
+  int64_t ns;
+  assert_int_equal(sp_dispatch_assign(d, one, 3, a, 0), SP_OK);
+  assert_int_equal(sp_dispatch_assign(d, two, 3, b, 50), SP_OK);
+  assert_int_equal(info(d, a, 99).sessions, 1);
+  assert_int_equal(info(d, a, 100).sessions, 0);
+  assert_int_equal(info(d, b, 149).sessions, 1);
+  assert_int_equal(info(d, b, 150).sessions, 0);
+  assert_int_equal(sp_dispatch_unused(d, one, 3, 160, &ns), SP_OK);
+  assert_int_equal(ns, 160);
+  /* Used again it counts again, wherever it is now. */
+  sp_req_id id = occupy(d, "one", a);
+  assert_int_equal(info(d, a, 160).sessions, 1);
+  assert_int_equal(sp_dispatch_unused(d, one, 3, 170, &ns), SP_OK);
+  assert_int_equal(ns, 0);
+  complete(d, id, 180);
+  drain(d);
+  assert_int_equal(info(d, a, 279).sessions, 1);
+  assert_int_equal(info(d, a, 280).sessions, 0);
+  assert_int_equal(sp_dispatch_assign(d, one, 3, b, 280), SP_OK);
+  assert_int_equal(info(d, b, 281).sessions, 1);
+  /* The longest unused is the first to go, then what has expired. */
+  assert_int_equal(sp_dispatch_assign(d, (const uint8_t *)"3", 1, a, 300),
+                   SP_OK);
+  assert_int_equal(sp_dispatch_assign(d, (const uint8_t *)"4", 1, a, 310),
+                   SP_OK);
+  assert_int_equal(sp_dispatch_unused(d, two, 3, 320, &ns), SP_ERR_NOTFOUND);
+  assert_int_equal(sp_dispatch_unused(d, one, 3, 1279, &ns), SP_OK);
+  assert_int_equal(sp_dispatch_unused(d, one, 3, 1280, &ns), SP_ERR_NOTFOUND);
+  /* A slot that has gone is counted for by nobody. */
+  assert_int_equal(sp_dispatch_slot_remove(d, a, 1281), SP_OK);
+  sp_slot_id c = add(d, 1);
+  assert_int_equal(info(d, c, 1290).sessions, 0);
+  assert_int_equal(info(d, c, 1290).sessions, 0);
+  sp_dispatch_del(d);
+}
+
 static void test_short(void **state) {
   (void)state;
   sp_slot_id slot;
@@ -593,6 +639,7 @@ int main(void) {
       cmocka_unit_test(test_stats),
       cmocka_unit_test(test_slot_info),
       cmocka_unit_test(test_slot_sessions),
+      cmocka_unit_test(test_slot_held),
       cmocka_unit_test(test_short),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -325,6 +325,7 @@ static void begin(const setting *set, uint64_t seed) {
   sp_dispatch_config config = {.max_queue = set->max_queue,
                                .max_sessions = set->max_sessions,
                                .affinity_ttl_ns = set->ttl,
+                               .hold_ns = set->ttl / 2, /* changes nothing */
                                .seed = {seed, ~seed},
                                .ahead_ns = 8,
                                .offer = model_offer,

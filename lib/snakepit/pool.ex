@@ -644,7 +644,7 @@ defmodule Snakepit.Pool do
   end
 
   defp remember(session_id, worker_id) do
-    _ = SessionStore.store_worker_session(session_id, worker_id)
+    _ = SessionStore.served_by(session_id, worker_id)
     :ok
   catch
     # The store is restarting; what it had is gone with it.

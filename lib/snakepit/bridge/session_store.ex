@@ -7,9 +7,10 @@ defmodule Snakepit.Bridge.SessionStore do
       {:ok, session} = SessionStore.update_session("s1", &Session.put_metadata(&1, :step, 2))
       :ok = SessionStore.delete_session("s1")
 
-  A session lives for its `:ttl` (seconds) after it was last used; from then on
-  nobody sees it, whether or not it has been swept away. With a session go its
-  tools and variables.
+  A session lives for its `:ttl` (seconds) after it was last used, by these
+  functions or by a call of a worker; from then on nobody sees it, whether or not
+  it has been swept away. With a session go its tools and variables, and it has no
+  worker any more.
 
   Reading is concurrent and does not pass through the server; updates are done
   one after the other. Every function takes another server as its first
@@ -23,6 +24,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
   alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry}
   alias Snakepit.{Defaults, Logger}
+  alias Snakepit.Pool.Sessions
 
   @table :snakepit_sessions
 
@@ -100,10 +102,21 @@ defmodule Snakepit.Bridge.SessionStore do
   def delete_session(server \\ __MODULE__, session_id),
     do: GenServer.call(server, {:delete, session_id})
 
-  @doc "Notes which worker served the session last; a session that is new begins."
+  @doc """
+  Notes which worker serves the session, and gives it that worker if there is one
+  of this name; a session that is new begins.
+  """
   @spec store_worker_session(String.t(), String.t()) :: :ok
   def store_worker_session(session_id, worker_id)
       when is_binary(session_id) and is_binary(worker_id) do
+    :ok = served_by(session_id, worker_id)
+    Sessions.assign(session_id, worker_id)
+  end
+
+  @doc false
+  # The same when it has that worker already.
+  @spec served_by(String.t(), String.t()) :: :ok
+  def served_by(session_id, worker_id) do
     case get_session(session_id) do
       {:ok, %Session{last_worker_id: ^worker_id}} -> :ok
       _ -> GenServer.call(__MODULE__, {:store_worker, session_id, worker_id})
@@ -198,8 +211,22 @@ defmodule Snakepit.Bridge.SessionStore do
     ArgumentError -> exit({:noproc, {__MODULE__, :lookup, [session_id]}})
   end
 
-  defp expired?({_id, session, clock}, now),
-    do: now - :atomics.get(clock, 1) >= session.ttl * 1000
+  defp expired?({id, session, clock}, now) do
+    ttl = session.ttl * 1000
+    now - :atomics.get(clock, 1) >= ttl and not called?(id, clock, now, ttl)
+  end
+
+  # Calls in the session do not tell the store: it asks once it would expire.
+  defp called?(id, clock, now, ttl) do
+    case Sessions.unused_ms(id) do
+      ms when is_integer(ms) and ms < ttl ->
+        :atomics.put(clock, 1, now - ms)
+        true
+
+      _ ->
+        false
+    end
+  end
 
   defp with_time(session, ms), do: %{session | last_accessed: Integer.floor_div(ms, 1000)}
 
@@ -417,6 +444,7 @@ defmodule Snakepit.Bridge.SessionStore do
   defp remove(id, state) do
     :ets.delete(state.tables.sessions, id)
     :ets.match_delete(state.tables.extras, {{:variable, id, :_}, :_})
+    if state.name == __MODULE__, do: Sessions.forget(id)
     if state.registry, do: remove_tools(state.registry, id)
   end
 

@@ -1,0 +1,41 @@
+defmodule Snakepit.Pool.Sessions do
+  @moduledoc false
+  # What the schedulers of all pools know of a session: which worker it has, and
+  # when it was used last. The store of sessions asks here, so that no call has to
+  # tell it.
+
+  alias Snakepit.Native
+  alias Snakepit.Pool.Registry, as: Workers
+  alias Snakepit.Pool.Targets
+
+  @doc "Milliseconds since a call of the session ended, 0 while there is one; nil: never known."
+  @spec unused_ms(String.t()) :: non_neg_integer | nil
+  def unused_ms(session_id),
+    do: Targets.all() |> Enum.map(&unused_ms(&1.handle, session_id)) |> Enum.min(fn -> nil end)
+
+  defp unused_ms(handle, session_id) do
+    case Native.session_unused(handle, session_id) do
+      {:ok, ms} -> ms
+      {:error, :not_found} -> nil
+    end
+  end
+
+  @doc "Its next call goes to any worker."
+  @spec forget(String.t()) :: :ok
+  def forget(session_id) do
+    Enum.each(Targets.all(), &Native.session_forget(&1.handle, session_id))
+  end
+
+  @doc "Its next call goes to that worker, if there is one."
+  @spec assign(String.t(), String.t()) :: :ok
+  def assign(session_id, worker_id) do
+    with {:ok, %{slot: slot, pool_name: pool}} when slot != nil <-
+           Workers.get_worker_metadata(worker_id),
+         {:ok, %{handle: handle}} <- Targets.find(pool),
+         :ok <- Native.session_assign(handle, session_id, slot) do
+      :ok
+    else
+      _no_such_worker -> :ok
+    end
+  end
+end

@@ -1,0 +1,98 @@
+defmodule Snakepit.SessionLifeTest do
+  use ExUnit.Case, async: false
+
+  import Snakepit.Test.Pools
+
+  alias Snakepit.Bridge.SessionStore
+  alias Snakepit.GRPCWorker
+
+  setup_all do
+    before = Application.fetch_env(:snakepit, :affinity_cache_ttl_seconds)
+    Application.put_env(:snakepit, :affinity_cache_ttl_seconds, 0)
+
+    on_exit(fn ->
+      case before do
+        {:ok, value} -> Application.put_env(:snakepit, :affinity_cache_ttl_seconds, value)
+        :error -> Application.delete_env(:snakepit, :affinity_cache_ttl_seconds)
+      end
+    end)
+
+    start_pools(pool_size: 2)
+  end
+
+  setup do
+    id = "session-#{System.unique_integer([:positive])}"
+    on_exit(fn -> SessionStore.delete_session(id) end)
+    {:ok, id: id}
+  end
+
+  defp pid_in(id), do: Snakepit.execute_in_session(id, "pid", %{}, affinity: :strict_queue)
+
+  # As if the store had heard of it so many seconds ago for the last time.
+  defp age(id, seconds) do
+    [{^id, _session, clock}] = :ets.lookup(:snakepit_sessions, id)
+    :atomics.sub(clock, 1, seconds * 1000)
+  end
+
+  defp stored(id), do: eventually(fn -> SessionStore.session_exists?(id) end)
+
+  test "an unused session keeps its worker", %{id: id} do
+    {:ok, pid} = pid_in(id)
+    {first, second} = {signal_path(), signal_path()}
+    in_session = occupy(first, session_id: id)
+    beside = occupy(second)
+    go(first)
+    assert Task.await(in_session, 60_000) == {:ok, pid}
+    go(second)
+    {:ok, other} = Task.await(beside, 60_000)
+    # Which was used last, and is the first choice of whoever has none.
+    assert Snakepit.execute("pid", %{}) == {:ok, other}
+    assert other != pid
+    assert pid_in(id) == {:ok, pid}
+  end
+
+  test "calls keep it in the store, silence does not", %{id: id} do
+    {:ok, _} = pid_in(id)
+    stored(id)
+    age(id, 10_000)
+    assert {:ok, _} = SessionStore.get_session(id)
+
+    silent = id <> "-silent"
+    {:ok, _} = SessionStore.create_session(silent)
+    age(silent, 10_000)
+    assert SessionStore.get_session(silent) == {:error, :not_found}
+  end
+
+  test "one that is deleted or has expired has no worker", %{id: id} do
+    for ending <- [
+          fn -> SessionStore.delete_session(id) end,
+          fn ->
+            {:ok, _} = SessionStore.update_session(id, &%{&1 | ttl: 0})
+            assert SessionStore.cleanup_expired_sessions() >= 1
+          end
+        ] do
+      {:ok, pid} = pid_in(id)
+      stored(id)
+      kill(pid)
+      eventually(fn -> match?({:error, %{category: :pool}}, pid_in(id)) end)
+      ending.()
+      assert {:ok, other} = pid_in(id)
+      assert other != pid
+      SessionStore.delete_session(id)
+      eventually(fn -> match?(%{workers: 2}, Snakepit.get_stats()) end)
+    end
+  end
+
+  test "store_worker_session/2 gives it a worker", %{id: id} do
+    for worker <- Snakepit.list_workers() do
+      {:ok, %{process_pid: pid}} = GRPCWorker.get_info(worker)
+      assert SessionStore.store_worker_session(id, worker) == :ok
+      assert pid_in(id) == {:ok, pid}
+      assert {:ok, %{last_worker_id: ^worker}} = SessionStore.get_session(id)
+    end
+
+    {:ok, pid} = pid_in(id)
+    assert SessionStore.store_worker_session(id, "no such worker") == :ok
+    assert pid_in(id) == {:ok, pid}
+  end
+end

@@ -396,6 +396,7 @@ defmodule Snakepit.Config do
     threads_per_worker: 1,
     max_workers: 1,
     max_queue_size: 0,
+    cancel_grace_ms: 0,
     memory_threshold_mb: 1
   ]
 

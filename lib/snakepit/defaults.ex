@@ -35,6 +35,7 @@ defmodule Snakepit.Defaults do
   # {function, value, unit, what it is for}; older names of a key in @aliases.
   @values [
     {:affinity_cache_ttl_seconds, 60, "s", "how long an unused session keeps its worker"},
+    {:cancel_grace_ms, 5_000, "ms", "`cancel_grace_ms` of a pool without one"},
     {:circuit_breaker_failure_threshold, 5, "", "failures that open a circuit breaker"},
     {:circuit_breaker_half_open_max_calls, 1, "", "trial calls of a half-open breaker"},
     {:circuit_breaker_reset_timeout_ms, 30_000, "ms", "how long a breaker stays open"},

@@ -611,6 +611,8 @@ defmodule Snakepit.GRPCWorker do
   defp with_direct(%State{direct: nil} = state) do
     queue = Defaults.pool_max_queue_size()
     handle = Native.pool_new(:direct, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
+    grace = state.config[:cancel_grace_ms] || Defaults.cancel_grace_ms()
+    :ok = Native.pool_set_cancel_grace(handle, grace)
     %{state | direct: handle, direct_slot: slot(state, handle)}
   end
 

@@ -310,6 +310,8 @@ defmodule Snakepit.Pool do
     size = size(config)
     queue = config[:max_queue_size] || Defaults.pool_max_queue_size()
     handle = Native.pool_new(config.name, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
+    grace = config[:cancel_grace_ms] || Defaults.cancel_grace_ms()
+    :ok = Native.pool_set_cancel_grace(handle, grace)
     :ok = Targets.put(Call.target(config.name, handle, config))
     Elastic.open(Roster.new(config, size), handle)
   end

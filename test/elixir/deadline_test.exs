@@ -140,6 +140,7 @@ defmodule Snakepit.DeadlineTest do
         Map.merge(Map.new(Keyword.take(defaults(), [:adapter_env, :transport])), %{
           name: :default,
           worker_profile: :thread,
+          cancel_grace_ms: 300,
           pool_size: 1,
           threads_per_worker: 2,
           adapter_args: ["--adapter", "snakepit_test_tools.ThreadedTestTools"]
@@ -148,7 +149,6 @@ defmodule Snakepit.DeadlineTest do
     )
 
     [first] = os_processes()
-    grace(300)
     timed_out(Snakepit.execute("stubborn", %{path: signal_path()}, timeout: 100))
 
     # One after the other is cancelled and ends, more often than the grace time.

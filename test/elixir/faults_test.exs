@@ -5,8 +5,7 @@ defmodule Snakepit.FaultsTest do
   import Snakepit.Test.Events
   import Snakepit.Test.Pools
 
-  alias Snakepit.{CrashBarrier, Error, Native}
-  alias Snakepit.Pool.Targets
+  alias Snakepit.{CrashBarrier, Error}
   alias Snakepit.Worker.TaintRegistry
 
   @moduletag :capture_log
@@ -141,9 +140,7 @@ defmodule Snakepit.FaultsTest do
   end
 
   test "a worker that Snakepit itself has to kill has not crashed" do
-    path = start([], pool_size: 1)
-    {:ok, target} = Targets.find(:default)
-    :ok = Native.pool_set_cancel_grace(target.handle, 1)
+    path = start([], pool_size: 1, cancel_grace_ms: 1)
     first = worker_pid()
     stuck = Task.async(fn -> Snakepit.execute("deadlock", %{path: path}, timeout: 1_000) end)
     assert {:error, %Error{category: :timeout}} = Task.await(stuck, @long)

@@ -65,6 +65,7 @@ defmodule Snakepit.Config.Keys do
     :adapter_module,
     :adapter_spec,
     :affinity,
+    :cancel_grace_ms,
     :capacity_strategy,
     :cgroup,
     :containment,

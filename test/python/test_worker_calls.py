@@ -115,7 +115,14 @@ def test_known_arguments_are_in_the_context(tools: Any) -> None:
 def test_a_chained_exception_names_its_cause(tools: Any) -> None:
     report = report_of(tools, "raises", {"kind": "chained"})
     assert (report["type"], report["message"]) == ("RuntimeError", "outer")
-    assert report["cause"] == {"type": "KeyError", "message": "'inner'"}
+    cause = report["cause"]
+    assert (cause["type"], cause["message"], cause["relation"]) == (
+        "KeyError",
+        "'inner'",
+        "cause",
+    )
+    assert cause["attributes"] == {"args": ["inner"]}
+    assert [frame["function"].rpartition(".")[2] for frame in cause["frames"]] == ["raises"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
 from . import failure
 from .calls import Call, Reply
+from .exception_facts import text_of
 from .lanes import Lane
 from .lifetimes import Held, lifetimes
 
@@ -77,7 +78,7 @@ class AdapterHost:
         try:
             self.hook(getattr(adapter, "cleanup", None), lane)
         except BaseException as error:
-            _log.error("cleanup after %s failed: %s", when, failure.text_of(error))
+            _log.error("cleanup after %s failed: %s", when, text_of(error))
 
     def hook(self, hook: Any, lane: Lane) -> None:
         if hook is not None and self.has_hooks and callable(hook):
@@ -109,13 +110,23 @@ class AdapterHost:
             adapter.register_with_session(context.session_id, context.stub)
             self._registered.add(context.session_id)
         except Exception as error:
-            _log.warning("register_with_session failed: %s", failure.text_of(error))
+            _log.warning("register_with_session failed: %s", text_of(error))
 
 
 class _Request:
     """The state of one call while it runs."""
 
-    __slots__ = ("adapter", "arguments", "call", "chunks", "ended", "held", "host", "lane")
+    __slots__ = (
+        "adapter",
+        "arguments",
+        "call",
+        "chunks",
+        "ended",
+        "held",
+        "host",
+        "lane",
+        "may_stream",
+    )
 
     def __init__(self, host: AdapterHost, call: Call, lane: Lane) -> None:
         self.host = host
@@ -126,6 +137,8 @@ class _Request:
         self.chunks = 0
         self.ended = False
         self.held: Optional[Held] = None
+        # Of an adapter with its own execute_tool nothing is known beforehand.
+        self.may_stream = host.executes
 
     def run(self) -> Reply:
         if self.host.lifetimes is not None:
@@ -168,7 +181,7 @@ class _Request:
         if call.stream:
             self._stream(value)
             return Reply()
-        if not plain and is_stream(value):
+        if not plain and self._is_stream(value):
             self._close_stream(value)
             raise streams_error(call.tool)
         return call.result(value)
@@ -188,6 +201,7 @@ class _Request:
                 tool_name=self.call.tool, arguments=arguments, context=context
             )
         tool, function = self.host.tools.find(adapter, self.call.tool)
+        self.may_stream = tool.streaming
         if tool.streaming and not self.call.stream:
             raise streams_error(self.call.tool)
         return tool.call(arguments, context, context.stream, function, context.inputs)
@@ -197,16 +211,26 @@ class _Request:
 
     # ---- streams ----------------------------------------------------------
 
+    def _is_stream(self, value: Any) -> bool:
+        """Data that happens to be an iterator is a stream only of a tool that streams."""
+        if self.may_stream:
+            return is_stream(value)
+        return inspect.isgenerator(value) or inspect.isasyncgen(value)
+
     def _stream(self, value: Any) -> None:
-        if hasattr(type(value), "__anext__"):
+        if not self._is_stream(value):
+            self._send_single(value)
+        elif hasattr(type(value), "__anext__"):
             self.lane.run_coroutine(self._drain_async(value))
-        elif is_stream(value):
+        else:
             self._drain(value)
-        elif value is not None or self.chunks == 0:
-            # What a tool returns after sending is its last item.
-            self._emit(StreamChunk(value, is_final=self.chunks > 0))
         if not self.ended:
             self._emit(StreamChunk(None, is_final=True))
+
+    def _send_single(self, value: Any) -> None:
+        # What a tool returns after sending is its last item.
+        if value is not None or self.chunks == 0:
+            self._emit(StreamChunk(value, is_final=self.chunks > 0))
 
     def _drain(self, iterator: Any) -> None:
         try:

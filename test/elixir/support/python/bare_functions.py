@@ -17,6 +17,6 @@ def count(to: int) -> Iterator[int]:
     yield from range(to)
 
 
-async def count_async(to: int):  # type: ignore[no-untyped-def]  # noqa: ANN201
+async def count_async(to: int):  # type: ignore[no-untyped-def]
     for n in range(to):
         yield n

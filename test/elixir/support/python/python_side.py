@@ -123,7 +123,7 @@ class Tools(VariableAwareMixin, BaseAdapter):
 
     @tool
     def fail_as_os_error(self) -> Any:
-        return open("/none/of/this")  # noqa: SIM115
+        return open("/none/of/this")
 
     @tool
     def fail_unknown(self) -> None:

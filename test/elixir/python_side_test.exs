@@ -4,7 +4,7 @@ defmodule Snakepit.PythonSideTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.Bridge.SessionStore
+  alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.Error
 
   @patience 60_000
@@ -30,7 +30,12 @@ defmodule Snakepit.PythonSideTest do
 
   defp session do
     id = "side-#{System.pid()}-#{System.unique_integer([:positive])}"
-    on_exit(fn -> if Process.whereis(SessionStore), do: SessionStore.delete_session(id) end)
+
+    on_exit(fn ->
+      if Process.whereis(SessionStore), do: SessionStore.delete_session(id)
+      if Process.whereis(ToolRegistry), do: ToolRegistry.cleanup_session(id)
+    end)
+
     id
   end
 
@@ -191,6 +196,48 @@ defmodule Snakepit.PythonSideTest do
     assert ["abc"] = items("text", %{}, :tools)
     assert [["a", "b"]] = items("items", %{}, :tools)
     assert [%{"a" => 1}] = items("mapping", %{}, :tools)
+  end
+
+  # ---- tools that are registered ------------------------------------------
+
+  test "a tool that is registered twice, and one that is there twice" do
+    start([:registers])
+    opts = [pool: :registers, session_id: session()]
+    assert {:ok, ["both", "register"]} = run("register", %{}, opts)
+    assert {:ok, ["both", "register"]} = run("register", %{}, opts)
+    assert {:ok, "marked"} = run("both", %{}, opts)
+    assert {:ok, "marked"} = ToolRegistry.execute_tool(opts[:session_id], "both", %{})
+  end
+
+  test "tools whose names cannot be registered can be called" do
+    start([:bad_name, :long_name])
+
+    for {pool, tool, value} <- [
+          {:bad_name, "zählen", 1},
+          {:long_name, String.duplicate("a", 65), 65}
+        ] do
+      opts = [pool: pool, session_id: session()]
+      assert {:ok, []} = run("register", %{}, opts)
+      assert ToolRegistry.list_tools(opts[:session_id]) == []
+      assert {:ok, ^value} = run(tool, %{}, opts)
+    end
+  end
+
+  test "a tool with 10,000 parameters" do
+    start([:many_parameters])
+    opts = [pool: :many_parameters, session_id: session()]
+    all = Map.new(0..9_999, &{"p#{&1}", &1})
+    assert {:ok, 9_999} = run("many", all, opts)
+
+    for args <- [%{}, Map.delete(all, "p5"), Map.put(all, "more", 1)] do
+      assert {:error, %Error.TypeError{message: text}} = run("many", args, opts)
+      assert text =~ ~r/needs the argument|does not take/
+      assert byte_size(text) < 2_000
+    end
+
+    # More than the registry takes: all or nothing.
+    assert {:ok, []} = run("register", %{}, opts)
+    assert ToolRegistry.list_tools(opts[:session_id]) == []
   end
 
   defp items(tool, args, pool) do

@@ -243,3 +243,40 @@ class Published:
     def execute_tool(self, tool_name: str, arguments: dict[str, Any], context: Any) -> Any:
         assert context is self.context
         return [tool_name, arguments, context.session_id]
+
+
+def _with_parameters(count: int) -> Any:
+    names = [f"p{n}" for n in range(count)]
+    source = f"def many(self, {', '.join(names)}):\n    return p0 + p{count - 1}\n"
+    made: dict[str, Any] = {}
+    exec(source, made)
+    return tool(made["many"])
+
+
+class Registers(BaseAdapter):
+    @tool
+    def register(self, ctx: Any) -> list[str]:
+        return sorted(self.register_with_session(ctx.session_id, ctx.stub))
+
+    @tool
+    def both(self) -> str:
+        return "marked"
+
+    async def execute_both(self, args: dict[str, Any]) -> str:
+        return "command"
+
+
+class ManyParameters(Registers):
+    many = _with_parameters(10_000)
+
+
+class BadName(Registers):
+    @tool
+    def zählen(self) -> int:
+        return 1
+
+
+class LongName(Registers):
+    @tool
+    def aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa(self) -> int:
+        return 65

@@ -168,4 +168,13 @@ defmodule Snakepit.DocsTest do
     start(pool, python)
     assert {7, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
+
+  test "guides/adapters.md: tools, lifetimes, variables, exceptions", %{python: python} do
+    blocks = blocks("guides/adapters.md")
+    write_python(blocks)
+    assert [pools] = configs(blocks)
+
+    start(pools, python)
+    assert {11, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
 end

@@ -82,6 +82,18 @@ def test_module_of_functions(start_worker: Callable[..., Any]) -> None:
         worker.call("join")
 
 
+def test_streams_are_told_by_declaration(tools: Any) -> None:
+    assert tools.call("reader") == {"rows": 3}
+    assert tools.items("reader") == [{"rows": 3}]
+    assert tools.items("declared_iterator") == [1, 2]
+    with pytest.raises(ToolFailed, match="'declared_iterator' streams"):
+        tools.call("declared_iterator")
+    # A generator can be nothing else.
+    assert tools.items("made_generator") == [0, 1]
+    with pytest.raises(ToolFailed, match="'made_generator' streams"):
+        tools.call("made_generator")
+
+
 # ---- errors -----------------------------------------------------------------
 
 
@@ -115,7 +127,14 @@ def test_known_arguments_are_in_the_context(tools: Any) -> None:
 def test_a_chained_exception_names_its_cause(tools: Any) -> None:
     report = report_of(tools, "raises", {"kind": "chained"})
     assert (report["type"], report["message"]) == ("RuntimeError", "outer")
-    assert report["cause"] == {"type": "KeyError", "message": "'inner'"}
+    cause = report["cause"]
+    assert (cause["type"], cause["message"], cause["relation"]) == (
+        "KeyError",
+        "'inner'",
+        "cause",
+    )
+    assert cause["attributes"] == {"args": ["inner"]}
+    assert [frame["function"].rpartition(".")[2] for frame in cause["frames"]] == ["raises"]
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,21 @@ defmodule Snakepit.Bridge.SessionStore do
   def update_variable(session_id, name, value),
     do: GenServer.call(__MODULE__, {:update_variable, session_id, to_string(name), value})
 
+  @doc "The variable: `:name`, `:type`, `:value` and `:constraints`."
+  @spec get_variable(String.t(), String.t() | atom) :: {:ok, map} | {:error, :not_found}
+  def get_variable(session_id, name) do
+    with {:ok, _} <- get_session(session_id) do
+      case :ets.lookup(tables(__MODULE__).extras, {:variable, session_id, to_string(name)}) do
+        [{_, variable}] -> {:ok, variable}
+        [] -> {:error, :not_found}
+      end
+    end
+  end
+
+  @spec delete_variable(String.t(), String.t() | atom) :: :ok | {:error, :not_found}
+  def delete_variable(session_id, name),
+    do: GenServer.call(__MODULE__, {:delete_variable, session_id, to_string(name)})
+
   @spec list_variables(String.t()) :: {:ok, [map]} | {:error, :not_found}
   def list_variables(session_id) do
     with {:ok, _} <- get_session(session_id) do
@@ -365,6 +380,11 @@ defmodule Snakepit.Bridge.SessionStore do
       end
 
     {:reply, reply, state}
+  end
+
+  def handle_call({:delete_variable, id, name}, _from, state) do
+    found = :ets.take(state.tables.extras, {:variable, id, name})
+    {:reply, if(found == [], do: {:error, :not_found}, else: :ok), state}
   end
 
   @impl true

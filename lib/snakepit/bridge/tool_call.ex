@@ -2,7 +2,7 @@ defmodule Snakepit.Bridge.ToolCall do
   @moduledoc false
   # Runs an Elixir tool for a client: from the request message to the reply.
 
-  alias Snakepit.Bridge.{Any, SessionStore, ToolContext, ToolRegistry}
+  alias Snakepit.Bridge.{Any, SessionStore, SessionTools, ToolContext, ToolRegistry}
   alias Snakepit.{Encoder, Native}
   alias Snakepit.Pool.Registry, as: Workers
 
@@ -54,7 +54,16 @@ defmodule Snakepit.Bridge.ToolCall do
 
   @doc "The tool of that name that the request's session sees."
   @spec find(map, map | nil) :: {:ok, map} | {:error, term}
-  def find(%{session_id: session_id, tool_name: name}, worker) do
+  def find(%{tool_name: "snakepit." <> _ = name} = request, worker) do
+    case SessionTools.find(name) do
+      nil -> registered(request, worker)
+      tool -> if known?(request.session_id, worker), do: {:ok, tool}, else: unknown()
+    end
+  end
+
+  def find(request, worker), do: registered(request, worker)
+
+  defp registered(%{session_id: session_id, tool_name: name}, worker) do
     case ToolRegistry.lookup(session_id, name) do
       # Tools for all sessions are there for callers without one.
       {:ok, tool, :everywhere} -> {:ok, tool}

@@ -72,7 +72,8 @@ defmodule Snakepit.Error.Parser do
   defp field(map, key), do: Map.get(map, Atom.to_string(key)) || Map.get(map, key)
 
   defp exception(map, type, message) do
-    [:traceback, :stacktrace, :context, :bases]
+    [:traceback, :stacktrace, :context, :bases, :module, :frames]
+    |> Enum.concat([:cause, :exceptions, :notes, :attributes])
     |> Map.new(&{Atom.to_string(&1), field(map, &1)})
     |> Map.merge(%{"type" => type, "message" => message})
     |> PythonException.from_wire()

@@ -8,16 +8,62 @@ defmodule Snakepit.Error.PythonException do
     * `:python_traceback` - the traceback as one text, or nil
     * `:stacktrace` - the traceback as a list of lines
     * `:context` - the tool, the session and the like
+    * `:module` - where its class is from, such as `"builtins"`; nil if unknown
+    * `:bases` - the names of the classes that it derives from, from near to far
+    * `:frames` - the traceback as maps, the innermost last: `:file`, `:line`,
+      `:function`, and `:code`, the text of that line, or nil
+    * `:cause` - the exception that it was raised from, or while that was
+      handled, as another such struct; or nil
+    * `:exceptions` - the members of an `ExceptionGroup`
+    * `:notes` - what `add_note` added
+    * `:attributes` - its attributes that are text, numbers, lists or maps, such
+      as `"errno"` and `"filename"` of an `OSError`; long text is cut
+
+  A class without a struct of its own is the nearest of its bases that has one:
+  `ModuleNotFoundError` is a `Snakepit.Error.ImportError`, with its own name in
+  `:python_type`. Exceptions in streams come over gRPC with 5 KB at most: what
+  does not fit is left out, the lists above first.
   """
 
-  @fields [:message, :python_type, :python_traceback, stacktrace: [], context: %{}]
+  @fields [
+    :message,
+    :python_type,
+    :python_traceback,
+    stacktrace: [],
+    context: %{},
+    module: nil,
+    bases: [],
+    frames: [],
+    cause: nil,
+    exceptions: [],
+    notes: [],
+    attributes: %{}
+  ]
+
+  # Workers send fewer; nobody else may make this recurse for long.
+  @max_chain 32
+
+  @typedoc "A line of a traceback."
+  @type frame :: %{
+          file: String.t(),
+          line: non_neg_integer,
+          function: String.t(),
+          code: String.t() | nil
+        }
 
   @type t :: %__MODULE__{
           message: String.t(),
           python_type: String.t() | nil,
           python_traceback: String.t() | nil,
           stacktrace: [String.t()],
-          context: map
+          context: map,
+          module: String.t() | nil,
+          bases: [String.t()],
+          frames: [frame],
+          cause: Exception.t() | nil,
+          exceptions: [Exception.t()],
+          notes: [String.t()],
+          attributes: %{optional(String.t()) => term}
         }
 
   defexception @fields
@@ -39,7 +85,14 @@ defmodule Snakepit.Error.PythonException do
               python_type: String.t() | nil,
               python_traceback: String.t() | nil,
               stacktrace: [String.t()],
-              context: map
+              context: map,
+              module: String.t() | nil,
+              bases: [String.t()],
+              frames: [Snakepit.Error.PythonException.frame()],
+              cause: Exception.t() | nil,
+              exceptions: [Exception.t()],
+              notes: [String.t()],
+              attributes: %{optional(String.t()) => term}
             }
 
       defexception fields
@@ -55,21 +108,49 @@ defmodule Snakepit.Error.PythonException do
 
   @doc false
   # What a worker sends about an exception: "type" and "message", and maybe
-  # "stacktrace", "traceback", "context", "bases".
+  # the others of the fields under their names.
   @spec from_wire(map) :: Exception.t()
-  def from_wire(%{"type" => type, "message" => message} = info) do
+  def from_wire(%{"type" => _, "message" => _} = info), do: from_wire(info, @max_chain)
+
+  defp from_wire(%{"type" => type, "message" => message} = info, room) do
     stacktrace = lines(info["stacktrace"])
+    bases = lines(info["bases"])
 
     fields = %{
       message: text(message),
       python_type: text(type),
       python_traceback: traceback(info["traceback"], stacktrace),
       stacktrace: stacktrace,
-      context: if(is_map(info["context"]), do: info["context"], else: %{})
+      context: map(info["context"]),
+      module: if(is_binary(info["module"]), do: info["module"]),
+      bases: bases,
+      frames: for(%{} = frame <- List.wrap(info["frames"]), do: frame(frame)),
+      cause: inner(info["cause"], room),
+      exceptions:
+        for(%{} = member <- List.wrap(info["exceptions"]), e = inner(member, room), do: e),
+      notes: lines(info["notes"]),
+      attributes: map(info["attributes"])
     }
 
-    struct(module([type | List.wrap(info["bases"])]), fields)
+    struct(module([type | bases]), fields)
   end
+
+  defp inner(%{"type" => _, "message" => _} = info, room) when room > 0,
+    do: from_wire(info, room - 1)
+
+  defp inner(_none, _room), do: nil
+
+  defp frame(frame) do
+    %{
+      file: text(frame["file"]),
+      line: if(is_integer(frame["line"]), do: max(frame["line"], 0), else: 0),
+      function: text(frame["function"]),
+      code: if(is_binary(frame["code"]), do: frame["code"])
+    }
+  end
+
+  defp map(%{} = map), do: map
+  defp map(_other), do: %{}
 
   defp module(names), do: Enum.find_value(names, __MODULE__, &Map.get(@modules, &1))
 

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Callable, ClassVar, Optional, TypeVar, overload
 
 if TYPE_CHECKING:
     from .session_context import SessionContext
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 _WRAPPERS = (staticmethod, classmethod)
+
+LIFETIMES = ("request", "session", "process")
+
+# Of the call that runs here, for adapters that serve several at a time.
+_shared_context: ContextVar[Optional[SessionContext]] = ContextVar(
+    "snakepit_session_context", default=None
+)
 
 
 @dataclass
@@ -69,15 +77,35 @@ def tool(
 
 
 class BaseAdapter:
-    """One instance serves one request; keep what must last in module globals.
+    """Tools are methods marked with ``@tool``, methods named ``execute_<command>``,
+    and methods whose first parameter is ``ctx``.
 
-    Tools are methods marked with ``@tool``, methods named
-    ``execute_<command>``, and methods whose first parameter is ``ctx``.
-    Optional hooks: ``initialize()`` before, ``cleanup()`` after the tool; both
-    may be coroutines.
+    ``lifetime`` says how long an instance lives: for one ``"request"``, for the
+    requests of a ``"session"``, or as long as the ``"process"``. Optional hooks:
+    ``initialize()`` when it begins, ``cleanup()`` when it ends; both may be
+    coroutines. Instances of sessions end when ``session_ttl`` seconds have
+    passed without a request, and the least recently used ones when there are
+    more than ``max_sessions`` in the process.
     """
 
-    session_context: Optional[SessionContext] = None
+    lifetime: ClassVar[str] = "request"
+    session_ttl: ClassVar[float] = 3600
+    max_sessions: ClassVar[int] = 1000
+
+    @property
+    def session_context(self) -> Optional[SessionContext]:
+        """That of the call that runs; of one instance several may run at a time."""
+        if self.lifetime == "request":
+            own: Optional[SessionContext] = self.__dict__.get("_session_context")
+            return own
+        return _shared_context.get()
+
+    @session_context.setter
+    def session_context(self, context: Optional[SessionContext]) -> None:
+        if self.lifetime == "request":
+            self.__dict__["_session_context"] = context
+        else:
+            _shared_context.set(context)
 
     @property
     def session_id(self) -> Optional[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import FunctionType, MethodType, ModuleType
 from typing import Any, Callable, Optional, Union, get_args, get_origin
 from weakref import WeakKeyDictionary
@@ -19,6 +19,7 @@ _DICT_NAMES = ("params", "args", "arguments")
 _HOOKS = frozenset(
     ("execute_tool", "set_session_context", "initialize", "cleanup", "register_with_session")
 )
+_MAX_LISTED = 40
 _UNIONS = (Union, getattr(types, "UnionType", Union))
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -72,14 +73,14 @@ class _Binding:
         missing = [name for name in self._required if name not in given]
         return ToolArgumentError(
             f"tool {tool!r} needs {_listed('argument', missing)}; "
-            f"given: {', '.join(sorted(map(str, given))) or 'none'}"
+            f"given: {_names(map(str, given))}"
         )
 
     def _extra(self, tool: str, given: Mapping[str, Any]) -> ToolArgumentError:
         extra = [name for name in given if name not in self._known]
         return ToolArgumentError(
             f"tool {tool!r} does not take {_listed('argument', extra)}; "
-            f"it takes: {', '.join(sorted(self._known)) or 'none'}"
+            f"it takes: {_names(self._known)}"
         )
 
 
@@ -374,5 +375,14 @@ def _is_dict(annotation: Any) -> bool:
 
 
 def _listed(noun: str, names: list[str]) -> str:
-    quoted = ", ".join(repr(name) for name in names)
-    return f"the {noun}{'s' if len(names) > 1 else ''} {quoted}"
+    quoted = ", ".join(repr(name) for name in names[:_MAX_LISTED])
+    return f"the {noun}{'s' if len(names) > 1 else ''} {quoted}{_more(len(names))}"
+
+
+def _names(names: Iterable[str]) -> str:
+    found = sorted(names)
+    return (", ".join(found[:_MAX_LISTED]) or "none") + _more(len(found))
+
+
+def _more(count: int) -> str:
+    return f" and {count - _MAX_LISTED} more" if count > _MAX_LISTED else ""

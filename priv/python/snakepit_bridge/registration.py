@@ -10,7 +10,10 @@ from typing import Any
 from . import _graceful
 from ._proto import messages
 from .dispatch import Tool, find_tool, tool_names
+from .logging_config import get_logger
 from .session_context import worker_id
+
+_log = get_logger(__name__)
 
 
 def registrations(adapter: Any) -> list[Any]:
@@ -23,8 +26,8 @@ def register(adapter: Any, session_id: str, stub: Any) -> list[str]:
     request = _request(adapter, session_id)
     try:
         response = stub.RegisterTools(request)
-    except Exception:
-        return []
+    except Exception as error:
+        return _refused(request, str(error))
     return _names(request, response)
 
 
@@ -35,8 +38,8 @@ async def register_async(adapter: Any, session_id: str, stub: Any) -> list[str]:
         response = await answer if inspect.isawaitable(answer) else answer
     except asyncio.CancelledError:
         raise
-    except Exception:
-        return []
+    except Exception as error:
+        return _refused(request, str(error))
     return _names(request, response)
 
 
@@ -53,6 +56,11 @@ def _names(request: Any, response: Any) -> list[str]:
         return list(response.tool_ids)
     if "duplicate_tool" in response.error_message:
         return [tool.name for tool in request.tools]
+    return _refused(request, response.error_message)
+
+
+def _refused(request: Any, why: str) -> list[str]:
+    _log.warning("the tools of session %r are not registered: %s", request.session_id, why)
     return []
 
 

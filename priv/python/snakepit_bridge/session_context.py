@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import time
@@ -12,6 +13,8 @@ from . import _values
 from .elixir_tools import ElixirTools, ToolAnswer, failed, is_unknown, unknown, unreachable
 from .errors import BridgeError
 from .inputs import Inputs
+from .logging_config import get_logger
+from .session_variables import SessionVariables, Variable
 from .streams import ToolStream
 
 STRING_URL = "type.googleapis.com/google.protobuf.StringValue"
@@ -87,6 +90,16 @@ class SessionContext:
         return self.request_metadata.get("correlation_id", "")
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """The same as ``request_metadata``."""
+        return self.request_metadata
+
+    @property
+    def logger(self) -> logging.Logger:
+        """For the tool's own lines; they carry the correlation id."""
+        return get_logger(f"tool.{getattr(self.call, 'tool', None) or 'unknown'}")
+
+    @property
     def cancelled(self) -> bool:
         """True when nobody waits for the result any more."""
         return self._is_cancelled is not None and self._is_cancelled()
@@ -147,6 +160,37 @@ class SessionContext:
             return self._result(name, await self._local.call_async(self, name, given))
         request = self._tool_request(name, given)
         return self._result(name, _answer(await self._send_async(request, name)))
+
+    # ---- variables of the session -----------------------------------------
+
+    @property
+    def variables(self) -> SessionVariables:
+        """``ctx.variables["rate"] = 0.5``: kept by the BEAM as long as the session."""
+        return SessionVariables(self)
+
+    def register_variable(
+        self,
+        name: str,
+        type: str,
+        value: Any,
+        constraints: Optional[Mapping[str, Any]] = None,
+    ) -> Variable:
+        """See ``SessionVariables.register``; older code awaits it."""
+        return self.variables.register(name, type, value, constraints)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.variables[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.variables[name] = value
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and name in self.variables
+
+    # Or iteration would ask for variables named 0, 1, ...
+    __iter__ = None
+
+    # -----------------------------------------------------------------------
 
     def _result(self, name: str, answer: ToolAnswer) -> Any:
         if answer.success:

@@ -91,6 +91,19 @@ class Tools(BaseAdapter):
     def plain_list(self) -> Any:
         return ["a", "b"]
 
+    @tool
+    def reader(self) -> Any:
+        """Data that happens to be an iterator."""
+        return Reader()
+
+    @tool
+    def made_generator(self) -> Any:
+        return (n for n in range(2))
+
+    @tool(supports_streaming=True)
+    def declared_iterator(self) -> Any:
+        return iter([1, 2])
+
     @tool(supports_streaming=True)
     def declared_value(self) -> Any:
         return {"not": "iterated"}
@@ -270,6 +283,17 @@ class Tools(BaseAdapter):
 
 
 _BARRIERS: dict[str, threading.Barrier] = {}
+
+
+class Reader:
+    def __iter__(self) -> Any:
+        return self
+
+    def __next__(self) -> Any:
+        raise AssertionError("must not be read")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rows": 3}
 
 
 class Unprintable(Exception):

@@ -9,7 +9,7 @@ from ..base_adapter import BaseAdapter, tool
 
 
 class TemplateAdapter(BaseAdapter):
-    """One object per request; what must last belongs into module globals."""
+    """One object per request, unless ``lifetime`` is "session" or "process"."""
 
     def initialize(self) -> None:
         """Before the tool: open what it needs."""

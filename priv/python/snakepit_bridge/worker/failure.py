@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Optional
 
 from .. import errors
+from .exception_facts import bases, facts, text_of
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _OWN_FILES = (os.path.join(_PACKAGE, "worker") + os.sep, os.path.join(_PACKAGE, "dispatch.py"))
@@ -18,6 +19,9 @@ _CUT = "... [cut] ..."
 
 # Status details travel in an HTTP/2 header; peers refuse headers above 8 KiB.
 MAX_DETAILS = 5 * 1024
+
+# What goes first where there is no room for all, least telling first.
+_DROPPED = ("attributes", "exceptions", "frames", "notes", "module")
 
 
 def describe(
@@ -38,11 +42,12 @@ def describe(
         "stacktrace": frames,
         "traceback": "".join(frames),
         "context": context,
-        "bases": [base.__name__ for base in type(error).__mro__[1:-1]],
+        "bases": bases(error),
     }
-    cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if cause is not None:
-        report["cause"] = {"type": type(cause).__name__, "message": text_of(cause)}
+    try:
+        report.update(facts(error, _told))
+    except Exception:  # classes of the user's can do anything
+        report["notes"] = ["more about this exception could not be read"]
     return report
 
 
@@ -51,18 +56,20 @@ def to_json(report: Mapping[str, Any], limit: Optional[int] = None) -> str:
     text = json.dumps(_clean(report))
     if limit is None or len(text) <= limit:
         return text
+    report = dict(report)
+    if "cause" in report:
+        cause = report["cause"]
+        report["cause"] = {key: cause[key] for key in ("relation", "type", "message", "bases")}
+    for key in _DROPPED:
+        report.pop(key, None)
+        text = json.dumps(_clean(report))
+        if len(text) <= limit:
+            return text
     room = limit
     while len(text) > limit and room > 64:
         room = room * 2 // 3
         text = json.dumps(_clean(_shortened(report, room)))
     return text
-
-
-def text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:
-        return f"<{type(error).__name__} whose text cannot be had>"
 
 
 def _shortened(report: Mapping[str, Any], room: int) -> dict[str, Any]:
@@ -77,7 +84,11 @@ def _shortened(report: Mapping[str, Any], room: int) -> dict[str, Any]:
     }
     if "cause" in report:
         cause = report["cause"]
-        short["cause"] = {**cause, "message": _middle_cut(cause["message"], room // 8)}
+        short["cause"] = {
+            **cause,
+            "message": _middle_cut(cause["message"], room // 8),
+            "bases": cause["bases"][:16],
+        }
     return short
 
 
@@ -100,10 +111,13 @@ def _middle_cut_list(lines: list[str], room: int) -> list[str]:
 
 def _format(error: BaseException) -> list[str]:
     try:
-        trace = _from_tool(error.__traceback__) or _unless_expected(error)
-        return traceback.format_exception(type(error), error, trace)
+        return traceback.format_exception(type(error), error, _told(error))
     except Exception:
         return [f"{type(error).__name__}: {text_of(error)}\n"]
+
+
+def _told(error: BaseException) -> Optional[TracebackType]:
+    return _from_tool(error.__traceback__) or _unless_expected(error)
 
 
 def _from_tool(trace: Optional[TracebackType]) -> Optional[TracebackType]:

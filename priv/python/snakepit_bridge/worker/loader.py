@@ -14,6 +14,7 @@ from typing import Any
 from ..base_adapter import BaseAdapter
 from ..dispatch import tool_names
 from ..errors import BridgeError
+from .lifetimes import lifetime_of
 
 _REMEDY = (
     'set adapter_args: ["--adapter", "package.module.Class"] and, where the module '
@@ -118,6 +119,7 @@ def _checked_class(path: str, kind: type) -> type:
         pass
     if inspect.isabstract(kind):
         raise BridgeError(f"cannot use adapter {path!r}: {kind.__name__} is abstract")
+    lifetime_of(kind)  # which may say that it cannot be used
     return kind
 
 

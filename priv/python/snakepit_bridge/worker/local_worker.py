@@ -60,6 +60,8 @@ class LocalWorker:
         self._serve(self._lanes[0], True)
         for thread in threads:
             thread.join()
+        self._host.close(self._lanes[0])
+        self._lanes[0].close()
         return self._end()
 
     def _end(self) -> int:
@@ -74,6 +76,7 @@ class LocalWorker:
         lane = ThreadLane()
         self._lanes.append(lane)
         self._serve(lane, False)
+        lane.close()
 
     def _serve(self, lane: Lane, main: bool) -> None:
         take, run = self._link.take, self._host.run
@@ -94,7 +97,6 @@ class LocalWorker:
                 call.finish()
             else:
                 call.fail(_CANCELLED if reply.cancelled else reply.error)
-        lane.close()
 
     def _on_cancel(self, number: int) -> None:
         """In a thread of the extension: calls in other lanes than the main one."""

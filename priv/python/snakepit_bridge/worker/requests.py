@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import threading
 from collections.abc import Mapping
+from functools import partial
 from time import monotonic
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Callable, Optional
@@ -18,7 +19,9 @@ from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
 from . import failure
 from .calls import Call, Reply
+from .exception_facts import text_of
 from .lanes import Lane
+from .lifetimes import Held, lifetimes
 
 if TYPE_CHECKING:
     from .local_calls import LocalCalls
@@ -48,6 +51,7 @@ class AdapterHost:
         self.tools = ToolCache()
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
+        self.lifetimes = lifetimes(adapter)
 
     def run(self, call: Call, lane: Lane) -> Reply:
         """Never raises: whatever the tool does becomes the reply."""
@@ -62,6 +66,25 @@ class AdapterHost:
                 correlation_id.reset(token)
         reply.elapsed_ms = int((monotonic() - started) * 1000)
         return reply
+
+    def close(self, lane: Lane) -> None:
+        """Ends the adapters that were kept. On the lane's thread, when no call runs."""
+        if self.lifetimes is not None:
+            for adapter in self.lifetimes.close():
+                self.clean_up(adapter, lane, "the last call")
+
+    def clean_up(self, adapter: Any, lane: Lane, when: str) -> None:
+        """The hook of an adapter that ends, whose errors are only logged."""
+        try:
+            self.hook(getattr(adapter, "cleanup", None), lane)
+        except BaseException as error:
+            _log.error("cleanup after %s failed: %s", when, text_of(error))
+
+    def hook(self, hook: Any, lane: Lane) -> None:
+        if hook is not None and self.has_hooks and callable(hook):
+            result = hook()
+            if inspect.isawaitable(result):
+                lane.run_coroutine(_await(result))
 
     def instance(self) -> Any:
         return self._adapter() if self._is_class else self._adapter
@@ -87,13 +110,23 @@ class AdapterHost:
             adapter.register_with_session(context.session_id, context.stub)
             self._registered.add(context.session_id)
         except Exception as error:
-            _log.warning("register_with_session failed: %s", failure.text_of(error))
+            _log.warning("register_with_session failed: %s", text_of(error))
 
 
 class _Request:
     """The state of one call while it runs."""
 
-    __slots__ = ("adapter", "arguments", "call", "chunks", "ended", "host", "lane")
+    __slots__ = (
+        "adapter",
+        "arguments",
+        "call",
+        "chunks",
+        "ended",
+        "held",
+        "host",
+        "lane",
+        "may_stream",
+    )
 
     def __init__(self, host: AdapterHost, call: Call, lane: Lane) -> None:
         self.host = host
@@ -103,8 +136,13 @@ class _Request:
         self.arguments: Optional[dict[str, Any]] = None
         self.chunks = 0
         self.ended = False
+        self.held: Optional[Held] = None
+        # Of an adapter with its own execute_tool nothing is known beforehand.
+        self.may_stream = host.executes
 
     def run(self) -> Reply:
+        if self.host.lifetimes is not None:
+            self.held = self.host.lifetimes.enter(self.call.session_id)
         # Disarmed last, outside of everything that could be interrupted.
         try:
             try:
@@ -120,7 +158,7 @@ class _Request:
 
     def _execute(self) -> Reply:
         call, host = self.call, self.host
-        self.adapter = adapter = host.instance()
+        adapter, begins = self._adapter()
         context = host.context(call, self.lane)
         if call.stream:
             context.stream = ToolStream(self._emit)
@@ -131,7 +169,10 @@ class _Request:
             set_context(context)
         if host.registers:
             host.register(adapter, context)
-        self._hook(getattr(adapter, "initialize", None))
+        if begins:
+            host.hook(getattr(adapter, "initialize", None), self.lane)
+            if self.held is not None:
+                self.held.keep(adapter)
         self.arguments = call.parameters()
         value = self._start(adapter, context, self.arguments)
         plain = type(value) in _PLAIN  # the most frequent results need no questions
@@ -140,10 +181,19 @@ class _Request:
         if call.stream:
             self._stream(value)
             return Reply()
-        if not plain and is_stream(value):
+        if not plain and self._is_stream(value):
             self._close_stream(value)
             raise streams_error(call.tool)
         return call.result(value)
+
+    def _adapter(self) -> tuple[Any, bool]:
+        """The adapter, and whether it begins with this call."""
+        held = self.held
+        if held is not None and held.adapter is None:
+            self._wait(partial(held.claim, self, self.call.is_cancelled))
+        kept = None if held is None else held.adapter
+        self.adapter = self.host.instance() if kept is None else kept
+        return self.adapter, kept is None
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
         if self.host.executes:
@@ -151,6 +201,7 @@ class _Request:
                 tool_name=self.call.tool, arguments=arguments, context=context
             )
         tool, function = self.host.tools.find(adapter, self.call.tool)
+        self.may_stream = tool.streaming
         if tool.streaming and not self.call.stream:
             raise streams_error(self.call.tool)
         return tool.call(arguments, context, context.stream, function, context.inputs)
@@ -158,24 +209,28 @@ class _Request:
     def _settle(self, value: Any) -> Any:
         return self.lane.run_coroutine(_await(value)) if inspect.isawaitable(value) else value
 
-    def _hook(self, hook: Any) -> None:
-        if hook is not None and self.host.has_hooks and callable(hook):
-            result = hook()
-            if result is not None:
-                self._settle(result)
-
     # ---- streams ----------------------------------------------------------
 
+    def _is_stream(self, value: Any) -> bool:
+        """Data that happens to be an iterator is a stream only of a tool that streams."""
+        if self.may_stream:
+            return is_stream(value)
+        return inspect.isgenerator(value) or inspect.isasyncgen(value)
+
     def _stream(self, value: Any) -> None:
-        if hasattr(type(value), "__anext__"):
+        if not self._is_stream(value):
+            self._send_single(value)
+        elif hasattr(type(value), "__anext__"):
             self.lane.run_coroutine(self._drain_async(value))
-        elif is_stream(value):
+        else:
             self._drain(value)
-        elif value is not None or self.chunks == 0:
-            # What a tool returns after sending is its last item.
-            self._emit(StreamChunk(value, is_final=self.chunks > 0))
         if not self.ended:
             self._emit(StreamChunk(None, is_final=True))
+
+    def _send_single(self, value: Any) -> None:
+        # What a tool returns after sending is its last item.
+        if value is not None or self.chunks == 0:
+            self._emit(StreamChunk(value, is_final=self.chunks > 0))
 
     def _drain(self, iterator: Any) -> None:
         try:
@@ -251,12 +306,14 @@ class _Request:
         return Reply(error=failure.to_json(report, limit))
 
     def _clean_up(self) -> None:
-        if self.adapter is None:
-            return
-        try:
-            self._hook(getattr(self.adapter, "cleanup", None))
-        except BaseException as error:
-            _log.error("cleanup after %s failed: %s", self.call.tool, failure.text_of(error))
+        held, host = self.held, self.host
+        if held is not None and host.lifetimes is not None:
+            for adapter in host.lifetimes.leave(held, self):
+                host.clean_up(adapter, self.lane, "the end of a session")
+            if held.adapter is self.adapter:
+                return
+        if self.adapter is not None:
+            host.clean_up(self.adapter, self.lane, self.call.tool)
 
 
 async def _await(value: Any) -> Any:

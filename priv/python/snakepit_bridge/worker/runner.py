@@ -109,13 +109,18 @@ class Runner:
         ]
         for worker in workers:
             worker.start()
-        self._serve_lane(MainLane(), self._main)
+        lane = MainLane()
+        self._serve_lane(lane, self._main)
         for worker in workers:
             worker.join()
+        self._host.close(lane)
+        lane.close()
 
     def serve_thread(self) -> None:
         """Runs calls in this thread, not the main one, until ``close``."""
-        self._serve_lane(ThreadLane(), self._shared)
+        lane = ThreadLane()
+        self._serve_lane(lane, self._shared)
+        lane.close()
 
     def _serve_lane(self, lane: Lane, jobs: Jobs[Optional[Job]]) -> None:
         self._here.lane = lane
@@ -130,7 +135,6 @@ class Runner:
                 jobs.put(None)  # another lane's
                 break
             job(lane)
-        lane.close()
 
     def _run_queued(self, call: Call, lane: Lane) -> None:
         with self._lock:

@@ -32,9 +32,7 @@ class _Tools:
         return ctx.call_elixir_tool(name, args)
 
     @tool("Calls an Elixir tool, from a coroutine")
-    async def call_async(
-        self, ctx: Any, name: str, args: Optional[dict[str, Any]] = None
-    ) -> Any:
+    async def call_async(self, ctx: Any, name: str, args: Optional[dict[str, Any]] = None) -> Any:
         return await ctx.call_elixir_tool_async(name, args)
 
     @tool("What Python makes of the failure of an Elixir tool")
@@ -122,9 +120,7 @@ class _Tools:
         import snakepit_bridge_pb2 as pb2
 
         request = pb2.ExecuteElixirToolRequest(session_id=ctx.session_id, tool_name=name)
-        request.parameters["value"].type_url = (
-            "type.googleapis.com/google.protobuf.StringValue"
-        )
+        request.parameters["value"].type_url = "type.googleapis.com/google.protobuf.StringValue"
         request.parameters["value"].value = value.encode()
         answer = ctx.stub.ExecuteElixirTool(
             request, timeout=60, metadata=(("x-snakepit-correlation-id", "by-stub"),)

@@ -50,6 +50,7 @@ defmodule Snakepit.Spawner do
           optional(:placement) => nil | {:spread | :compact, term, pos_integer}
         }
 
+  @type heir :: {pid :: pos_integer, start :: pos_integer, [Path.t()]}
   @type failure :: %{stage: atom, errno: atom, message: String.t()}
 
   @shutdown_ms 12_000
@@ -57,10 +58,13 @@ defmodule Snakepit.Spawner do
   @max_u32 (1 <<< 32) - 2
   # ---- API ----------------------------------------------------------------
 
-  @doc "Options: `:name` (default this module; nil for none) and `:path` of the program."
+  @doc """
+  Options: `:name` (default this module; nil for none), `:path` of the program,
+  `:heir`, `{pid, start, directories}` to remove when that process is dead.
+  """
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts \\ []) do
-    opts = Keyword.validate!(opts, name: __MODULE__, path: default_path())
+    opts = Keyword.validate!(opts, name: __MODULE__, path: default_path(), heir: nil)
     {name, opts} = Keyword.pop!(opts, :name)
     GenServer.start_link(__MODULE__, opts, if(name, do: [name: name], else: []))
   end
@@ -156,7 +160,7 @@ defmodule Snakepit.Spawner do
     at_start = Frame.os_env()
     env = fn -> at_start end
 
-    with {:ok, port} <- Program.open(path),
+    with {:ok, port} <- Program.open(path, opts[:heir]),
          {:ok, os_pid} <- Program.hello(port, path) do
       {:ok, %{port: port, path: path, os_pid: os_pid, env: env, children: %{}, refs: %{}}}
     else

@@ -27,18 +27,25 @@ defmodule Snakepit.GRPCWorker.Ending do
   @doc "Ends the OS process, and waits for it."
   @spec stop_process(State.t(), non_neg_integer) :: :ok | :late
   def stop_process(state, grace) do
+    ref = Process.monitor(Spawner)
     :ok = Spawner.stop(Spawner, state.os_id, grace)
-    await_exit(state, System.monotonic_time(:millisecond) + grace + 1_000)
+    result = await_exit(state, ref, System.monotonic_time(:millisecond) + grace + 1_000)
+    true = Process.demonitor(ref, [:flush])
+    result
   end
 
-  defp await_exit(%State{os_id: os_id} = state, until) do
+  defp await_exit(%State{os_id: os_id} = state, ref, until) do
     receive do
       {:snakepit_os, ^os_id, {:exit, _how, _usage}} ->
         :ok
 
+      # Its port has closed then, and the program kills them all.
+      {:DOWN, ^ref, :process, _spawner, _reason} ->
+        :ok
+
       {:snakepit_os, ^os_id, {:output, _stream, bytes}} ->
         :ok = Spawner.ack(Spawner, os_id, byte_size(bytes))
-        await_exit(state, until)
+        await_exit(state, ref, until)
     after
       max(until - System.monotonic_time(:millisecond), 0) ->
         Snakepit.Logger.error(:worker, "OS process #{state.os_pid} did not end in time")

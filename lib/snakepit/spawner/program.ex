@@ -19,9 +19,16 @@ defmodule Snakepit.Spawner.Program do
     Path.join(to_string(ebin), "snakepit_spawner")
   end
 
-  @spec open(Path.t()) :: {:ok, port} | {:error, String.t()}
-  def open(path) do
-    options = [:binary, :nouse_stdio, :exit_status, :hide, packet: 4, args: ["--port"]]
+  @spec open(Path.t(), Snakepit.Spawner.heir() | nil) :: {:ok, port} | {:error, String.t()}
+  def open(path, heir) do
+    options = [
+      :binary,
+      :nouse_stdio,
+      :exit_status,
+      :hide,
+      packet: 4,
+      args: ["--port" | arguments(heir)]
+    ]
 
     # A directory would be "executed" and end with an obscure status.
     if File.dir?(path),
@@ -31,6 +38,9 @@ defmodule Snakepit.Spawner.Program do
     error in ErlangError -> {:error, unavailable(path, error.original)}
     error in ArgumentError -> {:error, unavailable(path, Exception.message(error))}
   end
+
+  defp arguments(nil), do: []
+  defp arguments({pid, start, dirs}), do: ["#{pid}:#{start}" | dirs]
 
   @doc "Waits for its first word."
   @spec hello(port, Path.t()) :: {:ok, pos_integer} | {:error, String.t()}

@@ -104,9 +104,9 @@ defmodule Snakepit.Spawner.Frame do
 
   # ---- from the program ---------------------------------------------------
 
-  @doc "Why a child was not started: what follows the stage."
+  @doc "Why a child was not started: what follows the stage and the errno."
   @spec failure(byte, binary) :: Spawner.failure()
-  def failure(stage, <<_errno::32, rest::binary>>) do
+  def failure(stage, rest) do
     <<len::32, name::binary-size(len), len2::32, text::binary-size(len2)>> = rest
 
     %{

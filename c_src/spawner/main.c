@@ -69,7 +69,7 @@ static const char help[] =
     "what is\n"
     "      left of the session of one that is gone is killed, too.\n"
     "\n"
-    "  snakepit_spawner --port [PID:START DIR...]\n"
+    "  snakepit_spawner --port [--owner PID:START DIR...]\n"
     "      Serves an Erlang port on descriptors 3 and 4. When its input ends "
     "and "
     "that\n"
@@ -260,10 +260,12 @@ static int fill_stdio(void) {
 static int run_port(int argc, char **argv) {
   sp_scratch scratch = {0, 0, NULL, 0};
   if (argc > 2) {
-    if (parse_process(argv[2], &scratch.owner, &scratch.start) != 0)
-      return complain(not_pid_start, argv[2]);
-    scratch.dirs = argv + 3;
-    scratch.count = (size_t)argc - 3;
+    if (strcmp(argv[2], "--owner") != 0 || argc < 4)
+      return complain("--port takes no more arguments than --owner", argv[2]);
+    if (parse_process(argv[3], &scratch.owner, &scratch.start) != 0)
+      return complain(not_pid_start, argv[3]);
+    scratch.dirs = argv + 4;
+    scratch.count = (size_t)argc - 4;
   }
   for (int fd = SP_LOOP_IN; fd <= SP_LOOP_OUT; fd++)
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)

@@ -40,7 +40,7 @@ defmodule Snakepit.Spawner.Program do
   end
 
   defp arguments(nil), do: []
-  defp arguments({pid, start, dirs}), do: ["#{pid}:#{start}" | dirs]
+  defp arguments({pid, start, dirs}), do: ["--owner", "#{pid}:#{start}" | dirs]
 
   @doc "Waits for its first word."
   @spec hello(port, Path.t()) :: {:ok, pos_integer} | {:error, String.t()}

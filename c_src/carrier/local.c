@@ -301,7 +301,7 @@ static void end_peer(sp_local *local, sp_local_peer *peer) {
     }
   }
   /* What it said before it went counts. */
-  sp_local_drain(peer);
+  sp_local_finish(peer);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->socket, NULL);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->own_bell, NULL);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->again, NULL);

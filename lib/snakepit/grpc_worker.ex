@@ -327,6 +327,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({:snakepit_os, id, {:exit, how, usage}}, %State{os_id: id} = state) do
     :ok = State.output_ended(state)
+    :ok = Place.await_last_words(state)
     exited(%{state | os_id: nil, usage: usage}, how)
   end
 

@@ -9,6 +9,10 @@ defmodule Snakepit.GRPCWorker.Place do
   alias Snakepit.Pool.Targets
   alias Snakepit.Worker.LifecycleManager
 
+  # Nothing takes so long but a descendant that has kept the connection.
+  @last_words_ms 500
+  @look_ms 2
+
   @doc "The pool is told of it, and gives it calls."
   @spec join(State.t()) :: State.t()
   def join(state) do
@@ -97,6 +101,30 @@ defmodule Snakepit.GRPCWorker.Place do
         {:ok, stats} <- [Native.slot_stats(slot)],
         reduce: 0 do
       sum -> sum + Map.fetch!(stats, key)
+    end
+  end
+
+  @doc """
+  For a worker whose process has ended: what it wrote before counts, so its calls
+  are not answered for it until all of that has come. Then its connection ends,
+  which the carrier tells as for any other, after what it read.
+  """
+  @spec await_last_words(State.t()) :: :ok
+  def await_last_words(%State{suspect: nil} = state),
+    do: await_last_words(state, System.monotonic_time(:millisecond) + @last_words_ms)
+
+  def await_last_words(_state), do: :ok
+
+  defp await_last_words(state, until) do
+    if load(state) == 0 or System.monotonic_time(:millisecond) >= until do
+      :ok
+    else
+      receive do
+        {:snakepit_slot, :suspect, _why} -> :ok
+      after
+        # Its last call may be answered, and nobody hears of the connection.
+        @look_ms -> await_last_words(state, until)
+      end
     end
   end
 

@@ -14,7 +14,7 @@ defmodule Snakepit.GRPCWorker do
   alias Snakepit.Bridge.WorkerRequests
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
   alias Snakepit.GRPCWorker.{Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
-  alias Snakepit.GRPCWorker.{Remote, State, Taint}
+  alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.LifecycleManager
@@ -185,6 +185,7 @@ defmodule Snakepit.GRPCWorker do
         state
         | spec: spec,
           program: spec.program,
+          tells?: Prefork.ours?(spec) and ReadyBell.told?(spec.env),
           ready_file: ready_file,
           local: local
       })
@@ -214,7 +215,7 @@ defmodule Snakepit.GRPCWorker do
         deadline: deadline
     }
 
-    {:noreply, Remote.poll(state, Remote.first_poll_ms())}
+    {:noreply, Remote.poll(state)}
   end
 
   defp started(state, {:error, %{message: message}}),
@@ -279,7 +280,15 @@ defmodule Snakepit.GRPCWorker do
       :not_yet ->
         if late?(state),
           do: start_failed(state, too_late(state), :timeout),
-          else: {:noreply, Remote.poll(state, Remote.next_poll(state))}
+          else: {:noreply, Remote.poll(state)}
+    end
+  end
+
+  def handle_info(:ready_file_written, %State{phase: :waiting} = state) do
+    case Remote.read_port(state.ready_file) do
+      {:ok, port} -> came_by_grpc(%{state | port: port})
+      # It was told of the one before.
+      :not_yet -> {:noreply, state}
     end
   end
 
@@ -311,7 +320,7 @@ defmodule Snakepit.GRPCWorker do
   def handle_info({ref, {:error, why}}, %State{phase: :pinging, ping: ref} = state) do
     if late?(state),
       do: start_failed(state, "it does not answer on port #{state.port}: #{inspect(why)}", :ping),
-      else: {:noreply, Remote.poll(state, Remote.slowest_poll_ms())}
+      else: {:noreply, Remote.poll(state)}
   end
 
   def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref) do

@@ -9,27 +9,27 @@ defmodule Snakepit.GRPCWorker.Remote do
   @ping_timeout_ms 2_000
   @first_poll_ms 3
   @slowest_poll_ms 50
+  # Where the look is for the case that what the worker tells gets lost.
+  @told_poll_ms 500
 
-  @spec first_poll_ms() :: pos_integer
-  def first_poll_ms, do: @first_poll_ms
-
-  @spec slowest_poll_ms() :: pos_integer
-  def slowest_poll_ms, do: @slowest_poll_ms
-
-  @doc "Has this process look at the ready file after so many milliseconds."
-  @spec poll(State.t(), non_neg_integer) :: State.t()
-  def poll(state, delay) do
-    _ = Process.send_after(self(), {:poll, state.os_id}, delay)
+  @doc "Has this process look at the ready file again, or ping again."
+  @spec poll(State.t()) :: State.t()
+  def poll(state) do
+    _ = Process.send_after(self(), {:poll, state.os_id}, next_poll(state))
     state
   end
 
-  @doc "When next: so that the look that finds it comes late by an eighth at most."
-  @spec next_poll(State.t()) :: pos_integer
-  def next_poll(state) do
+  # So that the look that finds it comes late by an eighth at most.
+  defp next_poll(%State{phase: :waiting} = state) do
     left = max(state.deadline - System.monotonic_time(:millisecond), 0)
     passed = Defaults.grpc_server_ready_timeout() - left
-    passed |> div(8) |> max(@first_poll_ms) |> min(@slowest_poll_ms)
+
+    if state.tells?,
+      do: min(@told_poll_ms, left + 1),
+      else: passed |> div(8) |> max(@first_poll_ms) |> min(@slowest_poll_ms)
   end
+
+  defp next_poll(_state), do: @slowest_poll_ms
 
   @spec read_port(Path.t()) :: {:ok, :inet.port_number()} | :not_yet
   def read_port(path) do

@@ -16,9 +16,15 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
   @doc false
-  # Only this user can look into it. A VM without workers has none.
+  # Only this user can look into it. A VM without pools has none until it is asked
+  # for.
   @spec run_dir() :: Path.t()
-  def run_dir, do: :persistent_term.get(@key)
+  def run_dir do
+    with nil <- :persistent_term.get(@key, nil) do
+      {:ok, dir} = make_run_dir()
+      dir
+    end
+  end
 
   @doc false
   @spec make_run_dir() :: {:ok, Path.t()} | {:error, {Path.t(), File.posix()}}

@@ -17,6 +17,7 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
   def init(run_dir) do
     children = [
       {Snakepit.Spawner, heir: RunDir.heir(run_dir)},
+      {Snakepit.GRPCWorker.ReadyBell, run_dir},
       Snakepit.GRPC.Listener,
       Snakepit.Pool.Zygotes,
       Snakepit.Pool.Worker.StarterRegistry,

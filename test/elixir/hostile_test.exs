@@ -313,7 +313,8 @@ defmodule Snakepit.HostileTest do
 
   # ---- the handshake ------------------------------------------------------
 
-  for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once) do
+  for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once exits_in_hello
+                 exits_after_hello) do
     test "#{mode}: it is turned away, the next one is let in" do
       {:ok, _} = start_app(Keyword.merge(defaults(), settings(unquote(mode))))
       eventually(fn -> match?({:ok, _}, call()) end)

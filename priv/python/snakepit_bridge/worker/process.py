@@ -9,6 +9,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
+from ..errors import BridgeError
 from ..logging_config import get_logger
 from . import signals
 from .beam import BeamLink
@@ -74,9 +75,15 @@ def _write_ready_file(path: str, port: int) -> None:
     if not path:
         return
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(str(port))
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(str(port))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BridgeError(
+            f"cannot write the ready file {path}: {error.strerror} - free space there, or set "
+            "TMPDIR for the VM to another directory"
+        ) from error
 
 
 def _ring_bell(path: str) -> None:

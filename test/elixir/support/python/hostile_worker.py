@@ -541,6 +541,11 @@ def start(mode: str) -> Optional[Link]:
         sock.sendall(MAGIC + token()[:31])
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)
+    elif mode == "exits_in_hello":
+        connect().sendall(MAGIC + token()[:31])
+    elif mode == "exits_after_hello":
+        connect().sendall(MAGIC + token())
+        os._exit(4)  # nobody takes what the BEAM hands over
     elif mode == "broken_at_once":
         link = Link(connect())
         link.put(b"\xff" * 100)

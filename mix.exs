@@ -33,7 +33,8 @@ defmodule Snakepit.MixProject do
       licenses: ["MIT"],
       links: %{},
       files: ~w(lib priv proto c_src guides mix.exs mix_native.exs .formatter.exs
-           README.md CHANGELOG.md LICENSE)
+           README.md CHANGELOG.md LICENSE),
+      exclude_patterns: ["__pycache__"]
     ]
   end
 end

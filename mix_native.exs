@@ -2,8 +2,8 @@
 # because it must exist before lib is compiled.
 defmodule Mix.Tasks.Compile.SnakepitNative do
   @moduledoc false
-  # Runs c_src/Makefile. All that it makes is under Mix.Project.app_path():
-  # what is used at run time in ebin, the rest in obj.
+  # Runs c_src/Makefile. All that it makes is under Mix.Project.app_path(): what is
+  # used at run time in ebin, the rest in obj. But for Python's own bytecode.
   use Mix.Task.Compiler
 
   @c_src Path.join(__DIR__, "c_src")

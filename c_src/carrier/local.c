@@ -22,6 +22,8 @@
 #define MAX_GUESTS 64
 /* They have so long for it. */
 #define GUEST_NS 5000000000
+/* When descriptors have run out, so long until the next try to let one in. */
+#define FULL_NS 50000000
 
 typedef struct expected {
   uint8_t token[SP_LOCAL_TOKEN];
@@ -47,6 +49,7 @@ struct sp_local {
   pthread_t thread;
   guest *guests[MAX_GUESTS]; /* the thread's own, as what follows */
   size_t guest_count;
+  int64_t full_until; /* no descriptor was left for a connection; 0: not */
   sp_local_peer *hot; /* those that are looked at without a bell */
   int64_t look_at;
   pthread_mutex_t lock; /* guards what follows */
@@ -62,9 +65,21 @@ int64_t sp_local_now(void) {
   return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-static int watch(sp_local *local, int fd, enum sp_local_source *source) {
-  struct epoll_event event = {.events = EPOLLIN, .data.ptr = source};
+static int watch_for(sp_local *local, int fd, enum sp_local_source *source,
+                     uint32_t events) {
+  struct epoll_event event = {.events = events, .data.ptr = source};
   return epoll_ctl(local->epoll, EPOLL_CTL_ADD, fd, &event) == 0 ? 0 : -errno;
+}
+
+static int watch(sp_local *local, int fd, enum sp_local_source *source) {
+  return watch_for(local, fd, source, EPOLLIN);
+}
+
+/* Only what is new is told: a connection for which there is no descriptor would
+ * keep the thread busy. */
+static int watch_listener(sp_local *local) {
+  return watch_for(local, local->listener, &local->listener_source,
+                   EPOLLIN | EPOLLET);
 }
 
 /* ---- who may come ------------------------------------------------------ */
@@ -146,10 +161,16 @@ static void make_room(sp_local *local) {
 }
 
 static void admit(sp_local *local) {
+  local->full_until = 0;
   for (;;) {
     int fd = accept4(local->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-    if (fd < 0)
+    if (fd < 0 && (errno == EINTR || errno == ECONNABORTED))
+      continue;
+    if (fd < 0) {
+      if (errno != EAGAIN)
+        local->full_until = sp_local_now() + FULL_NS;
       return;
+    }
     guest *g = same_user(fd) ? calloc(1, sizeof *g) : NULL;
     if (g == NULL) {
       close(fd);
@@ -228,10 +249,13 @@ static void greet(sp_local *local, guest *g) {
   drop_guest(local, g);
 }
 
-/* Guests that are too slow; how long until the next one is, or -1. */
+/* Drops guests that are too slow and tries again to let others in; how long
+ * until there is something to do, or -1. */
 static int expire_guests(sp_local *local) {
   int64_t now = sp_local_now();
-  int64_t next = INT64_MAX;
+  if (local->full_until != 0 && local->full_until <= now)
+    admit(local);
+  int64_t next = local->full_until != 0 ? local->full_until : INT64_MAX;
   for (size_t i = local->guest_count; i > 0; i--) {
     guest *g = local->guests[i - 1];
     if (g->until <= now)
@@ -239,7 +263,9 @@ static int expire_guests(sp_local *local) {
     else if (g->until < next)
       next = g->until;
   }
-  return next == INT64_MAX ? -1 : (int)((next - now) / 1000000 + 1);
+  if (next == INT64_MAX)
+    return -1;
+  return next > now ? (int)((next - now) / 1000000 + 1) : 0;
 }
 
 /* ---- the thread -------------------------------------------------------- */
@@ -281,7 +307,7 @@ static void look_again(sp_local *local) {
 static int next_event(sp_local *local, struct epoll_event *event) {
   if (local->hot == NULL)
     return epoll_wait(local->epoll, event, 1, expire_guests(local));
-  if (local->guest_count > 0)
+  if (local->guest_count > 0 || local->full_until != 0)
     (void)expire_guests(local);
   int64_t left = local->look_at - sp_local_now();
   if (left <= 0) {
@@ -301,7 +327,7 @@ static void end_peer(sp_local *local, sp_local_peer *peer) {
     }
   }
   /* What it said before it went counts. */
-  sp_local_drain(peer);
+  sp_local_finish(peer);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->socket, NULL);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->own_bell, NULL);
   epoll_ctl(local->epoll, EPOLL_CTL_DEL, peer->again, NULL);
@@ -350,7 +376,8 @@ static bool on_own_bell(sp_local *local) {
   if (listener >= 0) {
     close(local->listener); /* which takes it out of epoll */
     local->listener = listener;
-    (void)watch(local, listener, &local->listener_source);
+    local->full_until = 0;
+    (void)watch_listener(local);
   }
   return !stopping;
 }
@@ -457,7 +484,7 @@ int sp_local_new(const char *path, const sp_local_handler *handler,
   if (err == 0 && (local->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) < 0)
     err = -errno;
   if (err == 0)
-    err = watch(local, local->listener, &local->listener_source);
+    err = watch_listener(local);
   if (err == 0)
     err = watch(local, local->bell, &local->bell_source);
   if (err == 0)

@@ -86,6 +86,9 @@ void sp_local_hand_over(sp_local_peer *peer);
 bool sp_local_look(sp_local_peer *peer);
 /* Handles all that has come and writes all that has room. */
 void sp_local_drain(sp_local_peer *peer);
+/* Handles all that came before the end of the connection. Nobody reads after
+ * this: who is about to goes away. */
+void sp_local_finish(sp_local_peer *peer);
 /* The connection is over: tells the handler, drops the thread's reference. */
 void sp_local_peer_end(sp_local_peer *peer);
 

@@ -351,6 +351,15 @@ void sp_local_drain(sp_local_peer *peer) {
   end_reading(peer);
 }
 
+void sp_local_finish(sp_local_peer *peer) {
+  flush(peer);
+  while (!begin_reading(peer))
+    sched_yield(); /* who reads stops soon, for it is asked to */
+  /* As many as may lie in the ring; one that goes on writing is not heard. */
+  if (!peer->broken)
+    (void)read_some(peer, (int)(SP_LOCAL_CAPACITY / SP_FRAME_HEADER));
+}
+
 bool sp_local_pending(sp_local_peer *peer) {
   return atomic_load_explicit(&peer->reading, memory_order_relaxed) == 0 &&
          sp_ring_pending(&peer->in);

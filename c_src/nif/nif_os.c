@@ -8,27 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
-/* A descriptor of the process, -1 where the system has no such thing. */
-static int pidfd_open_(pid_t pid) {
-#ifdef SYS_pidfd_open
-  return (int)syscall(SYS_pidfd_open, pid, 0);
-#else
-  (void)pid;
-  errno = ENOSYS;
-  return -1;
-#endif
-}
+#include "../spawner/pidfd.h"
 
 static int send_signal(int fd, pid_t pid, int signo) {
-#ifdef SYS_pidfd_send_signal
   if (fd >= 0)
-    return (int)syscall(SYS_pidfd_send_signal, fd, signo, NULL, 0);
-#else
-  (void)fd;
-#endif
+    return sp_pidfd_signal(fd, signo, 0);
   return kill(pid, signo);
 }
 
@@ -56,7 +42,7 @@ static uint64_t start_ticks(pid_t pid) {
  * same number; the start time proves that it was the right one. */
 static int signal_process(pid_t pid, uint64_t start, int signo) {
   int code = 0;
-  int fd = pidfd_open_(pid);
+  int fd = sp_pidfd_open(pid);
   /* EPERM is a sandbox that does not know the call. A thread that leads no
    * process gets EINVAL, since Linux 6.9 ENOENT. */
   if (fd < 0 && errno != ENOSYS && errno != EPERM)

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +17,9 @@ enum {
    * they are again. */
   QUEUE_HIGH = 4 * 1024 * 1024,
   QUEUE_LOW = 1024 * 1024,
-  READ_ROOM = 64 * 1024
+  READ_ROOM = 64 * 1024,
+  /* The port of a BEAM ends a moment before the BEAM itself. */
+  OWNER_WAIT_MS = 5000
 };
 
 typedef struct port {
@@ -29,6 +32,7 @@ typedef struct port {
   size_t len;
   size_t cap;
   int code;
+  bool left_alone; /* the port has ended, and nobody said that it would */
 } port;
 
 typedef struct outgoing {
@@ -41,6 +45,11 @@ static void stop(port *self, int code) {
   uv_stop(&self->loop);
 }
 
+static void be_left(port *self) {
+  self->left_alone = true;
+  stop(self, 0);
+}
+
 /* ---- to the port's owner ------------------------------------------------ */
 
 static void on_written(uv_write_t *req, int status) {
@@ -49,7 +58,7 @@ static void on_written(uv_write_t *req, int status) {
   free(item->frame);
   free(item);
   if (status < 0)
-    stop(self, 0); /* nobody reads: the owner is gone */
+    be_left(self); /* nobody reads: the owner is gone */
   else if (uv_stream_get_write_queue_size((uv_stream_t *)&self->out) <
            QUEUE_LOW)
     sp_nest_pause(&self->nest, false);
@@ -69,7 +78,7 @@ static void write_frame(port *self, uint8_t *frame, size_t len) {
       0) {
     free(frame);
     free(item);
-    stop(self, 0);
+    be_left(self);
     return;
   }
   if (uv_stream_get_write_queue_size((uv_stream_t *)&self->out) > QUEUE_HIGH)
@@ -215,7 +224,7 @@ static void on_read(uv_stream_t *stream, ssize_t got, const uv_buf_t *buf) {
   port *self = stream->data;
   (void)buf;
   if (got < 0) {
-    stop(self, 0);
+    be_left(self);
   } else {
     self->len += (size_t)got;
     consume(self);
@@ -261,7 +270,7 @@ static void leave_terminal(void) {
   (void)setsid();
 }
 
-int sp_loop_run(void) {
+int sp_loop_run(const sp_scratch *scratch) {
   static port self;
   uint8_t frame[SP_PROTO_SMALL];
   leave_terminal();
@@ -274,6 +283,7 @@ int sp_loop_run(void) {
   write_copy(&self, frame, sp_proto_hello(frame, (uint32_t)getpid()));
   (void)uv_run(&self.loop, UV_RUN_DEFAULT);
   sp_nest_kill_all(&self.nest);
+  sp_scratch_remove(scratch, self.left_alone ? OWNER_WAIT_MS : 0);
   free(self.buf);
   return self.code;
 }

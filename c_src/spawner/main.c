@@ -12,6 +12,7 @@
 #include "launch.h"
 #include "loop.h"
 #include "reap.h"
+#include "scratch.h"
 
 enum { GRACE_MS = 6000, KILL_WAIT_MS = 5000, MOST_FILES = 65536 };
 
@@ -68,8 +69,14 @@ static const char help[] =
     "what is\n"
     "      left of the session of one that is gone is killed, too.\n"
     "\n"
-    "  snakepit_spawner --port\n"
-    "      Serves an Erlang port on descriptors 3 and 4.\n";
+    "  snakepit_spawner --port [--owner PID:START DIR...]\n"
+    "      Serves an Erlang port on descriptors 3 and 4. When its input ends "
+    "and "
+    "that\n"
+    "      process with it, removes the directories.\n";
+
+static const char not_pid_start[] =
+    "not PID:START, a process number and its start time";
 
 typedef struct options {
   sp_alone alone;
@@ -97,7 +104,7 @@ static bool parse_number(const char *text, unsigned long long max,
   return errno == 0 && *end == 0 && *out <= max;
 }
 
-static int parse_kill(const char *text, pid_t *pid, uint64_t *start) {
+static int parse_process(const char *text, pid_t *pid, uint64_t *start) {
   char number[24];
   unsigned long long value;
   const char *colon = strchr(text, ':');
@@ -120,11 +127,10 @@ static int kill_listed(int argc, char **argv, bool recent) {
   pid_t pid;
   uint64_t start;
   for (int i = 0; i < argc; i++)
-    if (parse_kill(argv[i], &pid, &start) != 0)
-      return complain("not PID:START, a process number and its start time",
-                      argv[i]);
+    if (parse_process(argv[i], &pid, &start) != 0)
+      return complain(not_pid_start, argv[i]);
   for (int i = 0; i < argc; i++) {
-    (void)parse_kill(argv[i], &pid, &start);
+    (void)parse_process(argv[i], &pid, &start);
     if (sp_reap_process(pid, start, recent, KILL_WAIT_MS) != 0) {
       (void)fprintf(stderr, "snakepit_spawner: %s is still there\n", argv[i]);
       code = 1;
@@ -252,12 +258,19 @@ static int fill_stdio(void) {
 }
 
 static int run_port(int argc, char **argv) {
-  if (argc > 2)
-    return complain("--port takes no more arguments", argv[2]);
+  sp_scratch scratch = {0, 0, NULL, 0};
+  if (argc > 2) {
+    if (strcmp(argv[2], "--owner") != 0 || argc < 4)
+      return complain("--port takes no more arguments than --owner", argv[2]);
+    if (parse_process(argv[3], &scratch.owner, &scratch.start) != 0)
+      return complain(not_pid_start, argv[3]);
+    scratch.dirs = argv + 4;
+    scratch.count = (size_t)argc - 4;
+  }
   for (int fd = SP_LOOP_IN; fd <= SP_LOOP_OUT; fd++)
     if (fcntl(fd, F_SETFD, FD_CLOEXEC) != 0)
       return complain("descriptors 3 and 4 must be open with", argv[1]);
-  return sp_loop_run();
+  return sp_loop_run(&scratch);
 }
 
 int main(int argc, char **argv) {

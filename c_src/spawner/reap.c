@@ -11,8 +11,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/syscall.h>
 #include <unistd.h>
+
+#include "pidfd.h"
 
 #ifndef PIDFD_SIGNAL_PROCESS_GROUP
 #define PIDFD_SIGNAL_PROCESS_GROUP (1U << 2)
@@ -33,26 +34,6 @@ typedef struct table {
   size_t len;
   size_t cap;
 } table;
-
-static int pidfd_open_(pid_t pid) {
-#ifdef SYS_pidfd_open
-  return (int)syscall(SYS_pidfd_open, pid, 0);
-#else
-  (void)pid;
-  errno = ENOSYS;
-  return -1;
-#endif
-}
-
-static int pidfd_signal(int fd, int signo, unsigned flags) {
-#ifdef SYS_pidfd_send_signal
-  return (int)syscall(SYS_pidfd_send_signal, fd, signo, NULL, flags);
-#else
-  (void)fd, (void)signo, (void)flags;
-  errno = ENOSYS;
-  return -1;
-#endif
-}
 
 /* The number at *at, which is then behind it. */
 static long long next_number(const char **at) {
@@ -172,7 +153,7 @@ static void mark_below(table *tab, pid_t root, const pid_t *spare,
  * start time proves that it was the right one to begin with. */
 static void kill_proc(const proc *item) {
   proc now;
-  int fd = pidfd_open_(item->pid);
+  int fd = sp_pidfd_open(item->pid);
   if (fd < 0 && errno != ENOSYS)
     return;
   if (read_proc(item->pid, &now) != 0 || now.start != item->start || now.dead)
@@ -183,8 +164,8 @@ static void kill_proc(const proc *item) {
   }
   /* The whole group in one step, so that nobody in it can fork away. */
   if (now.pgrp == getpgrp() ||
-      pidfd_signal(fd, SIGKILL, PIDFD_SIGNAL_PROCESS_GROUP) != 0)
-    (void)pidfd_signal(fd, SIGKILL, 0);
+      sp_pidfd_signal(fd, SIGKILL, PIDFD_SIGNAL_PROCESS_GROUP) != 0)
+    (void)sp_pidfd_signal(fd, SIGKILL, 0);
 out:
   if (fd >= 0)
     (void)close(fd);
@@ -241,16 +222,16 @@ out:
   free(tab.at);
 }
 
-static bool is_gone(pid_t pid, uint64_t start_ticks) {
+bool sp_reap_is_gone(pid_t pid, uint64_t start_ticks) {
   proc item;
   return read_proc(pid, &item) != 0 || item.start != start_ticks || item.dead;
 }
 
 int sp_reap_process(pid_t pid, uint64_t start_ticks, bool recent, int wait_ms) {
-  if (!recent && is_gone(pid, start_ticks))
+  if (!recent && sp_reap_is_gone(pid, start_ticks))
     return 0;
   kill_family(pid, start_ticks);
-  for (int waited = 0; !is_gone(pid, start_ticks); waited += 10) {
+  for (int waited = 0; !sp_reap_is_gone(pid, start_ticks); waited += 10) {
     if (waited >= wait_ms)
       return -1;
     (void)poll(NULL, 0, 10);
@@ -289,11 +270,16 @@ int sp_reap_below(pid_t root, const pid_t *spare, size_t count) {
   return 0;
 }
 
+bool sp_reap_is_gone(pid_t pid, uint64_t start_ticks) {
+  (void)start_ticks;
+  return kill(pid, 0) != 0 && errno == ESRCH;
+}
+
 /* Without a start time there is no proof that the number still means the
  * process that was meant, and no signal goes to a guess. */
 int sp_reap_process(pid_t pid, uint64_t start_ticks, bool recent, int wait_ms) {
-  (void)start_ticks, (void)recent, (void)wait_ms;
-  return kill(pid, 0) != 0 && errno == ESRCH ? 0 : -1;
+  (void)recent, (void)wait_ms;
+  return sp_reap_is_gone(pid, start_ticks) ? 0 : -1;
 }
 
 #endif

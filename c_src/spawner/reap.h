@@ -14,6 +14,10 @@
 /* Start time of a process in clock ticks since boot, 0 when unknown. */
 uint64_t sp_reap_start_ticks(pid_t pid);
 
+/* Whether the process that had that number and started then has ended. Where
+ * there are no start times it may be said to live when it does not. */
+bool sp_reap_is_gone(pid_t pid, uint64_t start_ticks);
+
 /* Sends SIGKILL to every living descendant of |root|, except the |count|
  * processes in |spare| and what descends from those. Returns how many there
  * were, or a negative value when /proc could not be read. A process that is

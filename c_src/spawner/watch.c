@@ -8,16 +8,11 @@
 
 #ifdef __linux__
 
-#include <sys/syscall.h>
+#include "pidfd.h"
 
 int sp_watch_open(pid_t pid) {
-#ifdef SYS_pidfd_open
-  int fd = (int)syscall(SYS_pidfd_open, pid, 0); /* close-on-exec it is */
+  int fd = sp_pidfd_open(pid);
   return fd < 0 ? -errno : fd;
-#else
-  (void)pid;
-  return -ENOSYS;
-#endif
 }
 
 #else

@@ -13,18 +13,15 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.WorkerRequests
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Events, Heart, Launch, Local, Output, Prefork, State, Taint}
-  alias Snakepit.Pool.{Call, ProcessRegistry, Targets}
+  alias Snakepit.GRPCWorker.{Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
+  alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
+  alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.LifecycleManager
 
   @type worker_state :: map
   @type worker :: pid | String.t()
 
-  @ping "/snakepit.bridge.BridgeService/Ping"
-  @ping_timeout_ms 2_000
-  @first_poll_ms 3
-  @slowest_poll_ms 50
   # A broken connection is most often a process that just ended: then how it
   # ended is worth a moment's wait.
   @suspect_wait_ms 500
@@ -188,6 +185,7 @@ defmodule Snakepit.GRPCWorker do
         state
         | spec: spec,
           program: spec.program,
+          tells?: Prefork.ours?(spec) and ReadyBell.told?(spec.env),
           ready_file: ready_file,
           local: local
       })
@@ -217,7 +215,7 @@ defmodule Snakepit.GRPCWorker do
         deadline: deadline
     }
 
-    {:noreply, poll(state, @first_poll_ms)}
+    {:noreply, Remote.poll(state)}
   end
 
   defp started(state, {:error, %{message: message}}),
@@ -250,60 +248,14 @@ defmodule Snakepit.GRPCWorker do
     started(state, Spawner.spawn(state.spec))
   end
 
-  defp poll(state, delay) do
-    _ = Process.send_after(self(), {:poll, state.os_id}, delay)
-    state
-  end
-
-  # So that the look that finds it comes late by an eighth at most.
-  defp next_poll(state) do
-    passed = Defaults.grpc_server_ready_timeout() - left(state.deadline)
-    passed |> div(8) |> max(@first_poll_ms) |> min(@slowest_poll_ms)
-  end
-
-  defp read_port(path) do
-    with {:ok, text} <- File.read(path),
-         {port, _rest} when port > 0 and port < 65_536 <- Integer.parse(String.trim(text)) do
-      _ = File.rm(path)
-      {:ok, port}
-    else
-      _ -> :not_yet
-    end
-  end
-
   # What was offered besides is withdrawn.
   defp came_by_grpc(state) do
     :ok = Local.withdraw(state.local)
 
     if state.config[:transport] == :local,
       do: start_failed(state, Local.refused(state.program), :transport),
-      else: {:noreply, ping(connect(%{state | phase: :pinging, local: nil}))}
+      else: {:noreply, Remote.ping(Remote.connect(%{state | phase: :pinging, local: nil}))}
   end
-
-  defp connect(state) do
-    channel = Native.channel_open("127.0.0.1:#{state.port}")
-    if state.cbor?, do: :ok = Native.channel_takes_cbor(channel)
-    %{state | channel: channel}
-  end
-
-  # Workers that are not ours do not say so, and get JSON.
-  defp learn(state, pong) do
-    case Native.message_decode(:PingResponse, pong) do
-      {:ok, %{accepts_cbor: true}} ->
-        :ok = Native.channel_takes_cbor(state.channel)
-        %{state | cbor?: true}
-
-      _ ->
-        state
-    end
-  end
-
-  defp reconnect(%State{local: nil} = state) do
-    :ok = Native.channel_close(state.channel)
-    connect(state)
-  end
-
-  defp reconnect(state), do: state
 
   defp late?(state), do: System.monotonic_time(:millisecond) >= state.deadline
 
@@ -321,14 +273,22 @@ defmodule Snakepit.GRPCWorker do
       do: forked(%{state | prefork: nil}, {:cold, inspect(reason)})
 
   def handle_info({:poll, os_id}, %State{phase: :waiting, os_id: os_id} = state) do
-    case read_port(state.ready_file) do
+    case Remote.read_port(state.ready_file) do
       {:ok, port} ->
         came_by_grpc(%{state | port: port})
 
       :not_yet ->
         if late?(state),
           do: start_failed(state, too_late(state), :timeout),
-          else: {:noreply, poll(state, next_poll(state))}
+          else: {:noreply, Remote.poll(state)}
+    end
+  end
+
+  def handle_info(:ready_file_written, %State{phase: :waiting} = state) do
+    case Remote.read_port(state.ready_file) do
+      {:ok, port} -> came_by_grpc(%{state | port: port})
+      # It was told of the one before.
+      :not_yet -> {:noreply, state}
     end
   end
 
@@ -352,15 +312,15 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({:poll, os_id}, %State{phase: :pinging, os_id: os_id} = state),
-    do: {:noreply, ping(state)}
+    do: {:noreply, Remote.ping(state)}
 
   def handle_info({ref, {:ok, pong}}, %State{phase: :pinging, ping: ref} = state),
-    do: state |> learn(pong) |> come()
+    do: state |> Remote.learn(pong) |> come()
 
   def handle_info({ref, {:error, why}}, %State{phase: :pinging, ping: ref} = state) do
     if late?(state),
       do: start_failed(state, "it does not answer on port #{state.port}: #{inspect(why)}", :ping),
-      else: {:noreply, poll(state, @slowest_poll_ms)}
+      else: {:noreply, Remote.poll(state)}
   end
 
   def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref) do
@@ -376,6 +336,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({:snakepit_os, id, {:exit, how, usage}}, %State{os_id: id} = state) do
     :ok = State.output_ended(state)
+    :ok = Place.await_last_words(state)
     exited(%{state | os_id: nil, usage: usage}, how)
   end
 
@@ -403,13 +364,13 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info(:watch_full, state) do
-    watch(state)
+    Place.watch(state)
     {:noreply, state}
   end
 
   def handle_info(:taint_over, %State{phase: :ready, slot: nil, pool: pool} = state)
       when pool != nil,
-      do: {:noreply, enter(state)}
+      do: {:noreply, Place.enter(state)}
 
   # The monitor has given it up.
   def handle_info({:EXIT, heart, {:shutdown, {:heartbeat_failed, text}}}, state)
@@ -421,7 +382,7 @@ defmodule Snakepit.GRPCWorker do
     do: {:noreply, Heart.start(state)}
 
   def handle_info(:drained?, %State{phase: :retiring} = state) do
-    if load(state) == 0 or System.monotonic_time(:millisecond) >= state.retiring.until,
+    if Place.load(state) == 0 or System.monotonic_time(:millisecond) >= state.retiring.until,
       do: retired(state),
       else: {:noreply, look_again(state)}
   end
@@ -434,7 +395,7 @@ defmodule Snakepit.GRPCWorker do
 
   @impl true
   def handle_call(:direct, _from, %State{phase: :ready} = state) do
-    state = with_direct(state)
+    state = Place.with_direct(state)
     # There is no other worker for a retry.
     config = Map.merge(state.config, %{adapter_module: state.adapter, crash_barrier: false})
     {:reply, {:ok, Call.target(state.pool || :direct, state.direct, config)}, state}
@@ -476,7 +437,7 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_call(:get_health, from, %State{phase: :ready} = state) do
-    ref = send_ping(state, Defaults.grpc_worker_health_check_timeout_ms())
+    ref = Remote.send_ping(state, Defaults.grpc_worker_health_check_timeout_ms())
     {:noreply, %{state | checks: Map.put(state.checks, ref, from)}}
   end
 
@@ -486,10 +447,10 @@ defmodule Snakepit.GRPCWorker do
   # closed with it.
   @impl true
   def handle_cast(:attach, %State{phase: :ready} = state) do
-    state = state |> leave(:stopped) |> reconnect()
+    state = state |> Place.leave(:stopped) |> Remote.reconnect()
 
     try do
-      {:noreply, state |> join() |> Heart.restart()}
+      {:noreply, state |> Place.join() |> Heart.restart()}
     catch
       :error, :closed -> handle_info({:snakepit_slot, :suspect, "the connection ended"}, state)
     end
@@ -498,7 +459,7 @@ defmodule Snakepit.GRPCWorker do
   def handle_cast(:attach, state), do: {:noreply, state}
 
   def handle_cast(:track, state) do
-    if state.phase == :ready, do: track(state)
+    if state.phase == :ready, do: Place.track(state)
     {:noreply, state}
   end
 
@@ -529,17 +490,8 @@ defmodule Snakepit.GRPCWorker do
     :error, :closed -> start_failed(state, "its connection ended at once", :transport)
   end
 
-  defp ping(state), do: %{state | ping: send_ping(state, @ping_timeout_ms)}
-
-  defp send_ping(state, timeout) do
-    ref = make_ref()
-    # A message without fields has no bytes.
-    {:ok, _call} = Native.rpc_unary(state.channel, ref, @ping, "", timeout, [])
-    ref
-  end
-
   defp ready(state) do
-    state = join(%{state | phase: :ready, ping: nil})
+    state = Place.join(%{state | phase: :ready, ping: nil})
     state = Heart.start(state)
     if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
@@ -552,77 +504,8 @@ defmodule Snakepit.GRPCWorker do
     state
   end
 
-  defp join(state) do
-    :ok = Workers.put_metadata(state.id, %{ready: true, slot: nil})
-    state = if avoided?(state), do: state, else: enter(state)
-    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
-    state
-  end
-
-  defp avoided?(state) do
-    left = Taint.avoid_ms(state)
-    _ = left > 0 and Process.send_after(self(), :taint_over, left)
-    left > 0
-  end
-
-  # From now on it gets calls.
-  defp enter(state) do
-    state = %{state | slot: add_slot(state)}
-    :ok = Workers.put_metadata(state.id, %{slot: state.slot})
-    watch(state)
-    track(state)
-    state
-  end
-
-  defp add_slot(state) do
-    with true <- state.pool != nil,
-         {:ok, target} <- Targets.find(state.pool) do
-      slot(state, target.handle)
-    else
-      _ -> nil
-    end
-  catch
-    # The pool's process just died; the next one will call for its workers.
-    :error, :pool_closed -> nil
-  end
-
-  defp slot(state, handle) do
-    capacity = State.capacity(state.config)
-    Native.slot_add(handle, self(), state.id, state.session_id, capacity, state.channel, [])
-  end
-
-  defp track(%State{slot: nil}), do: :ok
-
-  defp track(state) do
-    config = Map.put(state.config, :started_at, state.started_at)
-    LifecycleManager.track_worker(state.pool, state.id, self(), config)
-  end
-
-  # Of what the scheduler is to tell this process.
-  defp watch(%State{slot: nil}), do: :ok
-
-  defp watch(state) do
-    most = state.config[:worker_max_requests]
-    full? = state.config[:capacity_strategy] == :hybrid
-    Native.slot_watch(state.slot, if(is_integer(most), do: most, else: 0), full?)
-  end
-
-  # A pool of this worker alone, for calls that name it.
-  defp with_direct(%State{direct: nil} = state) do
-    queue = Defaults.pool_max_queue_size()
-    handle = Native.pool_new(:direct, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
-    grace = state.config[:cancel_grace_ms] || Defaults.cancel_grace_ms()
-    :ok = Native.pool_set_cancel_grace(handle, grace)
-    %{state | direct: handle, direct_slot: slot(state, handle)}
-  end
-
-  defp with_direct(state), do: state
-
   defp health({:ok, _pong}, state), do: {:ok, Map.put(State.info(state), :healthy, true)}
   defp health({:error, why}, _state), do: {:error, why}
-
-  defp tell_pool(%State{pool: nil}, _message), do: :ok
-  defp tell_pool(_state, message), do: GenServer.cast(Snakepit.Pool, message)
 
   # ---- the end ------------------------------------------------------------
 
@@ -641,7 +524,7 @@ defmodule Snakepit.GRPCWorker do
         stderr: tail
       })
 
-    tell_pool(state, {:worker_failed, state.pool, state.id, error})
+    Place.tell_pool(state, {:worker_failed, state.pool, state.id, error})
     if state.pool == nil, do: Snakepit.Logger.error(:worker, message)
     {:stop, {:shutdown, {:start_failed, error}}, %{state | phase: :failed}}
   end
@@ -659,38 +542,26 @@ defmodule Snakepit.GRPCWorker do
 
   defp exited(state, how) do
     :ok = Taint.exited(state, how)
-    state = release(state, how)
-
-    reason =
-      case how do
-        # Its place is taken.
-        _ when state.retiring != nil -> {:shutdown, {:retired, state.retiring.reason}}
-        {:status, 0} -> {:grpc_server_exited_unexpectedly, 0}
-        {:status, status} -> {:grpc_server_exited, status}
-        other -> {:external_process_died, other}
-      end
+    state = Place.release(state, how)
 
     Snakepit.Logger.warning(:worker, fn ->
       "worker #{state.id}: #{State.exit_text(how)}#{State.cause_text(state, how)}"
     end)
 
-    {:stop, reason, state}
+    {:stop, Ending.reason(state, how), state}
   end
 
   @impl true
   def terminate(reason, state) do
-    Events.terminated(state, served(state), reason, planned?(reason))
-    state = release(state, ended_how(reason))
+    Events.terminated(state, Place.served(state), reason, Ending.planned?(reason))
+    state = Place.release(state, Ending.how(reason))
 
-    grace = if planned?(reason) and state.phase != :failed, do: grace(), else: 0
-    ended = if state.os_id, do: stop_process(state, grace), else: :ok
+    grace = if Ending.planned?(reason) and state.phase != :failed, do: grace(), else: 0
+    ended = if state.os_id, do: Ending.stop_process(state, grace), else: :ok
     _ = state.ready_file && File.rm(state.ready_file)
     # What may still run stays on record for the last clean-up.
     if ended == :ok, do: ProcessRegistry.unregister_worker(state.id)
   end
-
-  defp ended_how({:shutdown, {:retired, why}}), do: {:retired, why}
-  defp ended_how(reason), do: if(planned?(reason), do: :stopped, else: {:crashed, reason})
 
   # ---- being replaced -----------------------------------------------------
 
@@ -700,20 +571,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp retired(%State{retiring: %{reason: reason}} = state) do
-    LifecycleManager.retired(state.id, self(), reason, served(state))
+    LifecycleManager.retired(state.id, self(), reason, Place.served(state))
     {:stop, {:shutdown, {:retired, reason}}, state}
-  end
-
-  defp load(state), do: sum(state, :load)
-  defp served(state), do: state.served + sum(state, :served)
-
-  defp sum(state, key) do
-    for slot <- [state.slot, state.direct_slot],
-        slot != nil,
-        {:ok, stats} <- [Native.slot_stats(slot)],
-        reduce: 0 do
-      sum -> sum + Map.fetch!(stats, key)
-    end
   end
 
   # ---- being given up -----------------------------------------------------
@@ -721,56 +580,11 @@ defmodule Snakepit.GRPCWorker do
   # Its callers need not wait for the end of a process that may not even take
   # a signal; that is waited for before another one is started.
   defp give_up(state, text) do
-    state = leave(%{state | phase: :lost, suspect: text, killed?: true}, {:lost, text})
+    state = Place.leave(%{state | phase: :lost, suspect: text, killed?: true}, {:lost, text})
     _ = state.os_id && Spawner.stop(Spawner, state.os_id, 0)
     _ = Process.send_after(self(), {:not_gone, state.os_id}, @kill_wait_ms)
     state
   end
 
-  # What runs there is answered with what is known.
-  defp leave(state, how) do
-    info = State.exit_info(state, how)
-    served = served(state)
-    for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
-    for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
-    :ok = if state.slot, do: Taint.left(state), else: :ok
-    %{state | slot: nil, direct: nil, direct_slot: nil, served: served}
-  end
-
-  defp release(state, how) do
-    state = leave(state, how)
-    :ok = Local.withdraw(state.local)
-
-    _ = state.local == nil && state.channel != nil && Native.channel_close(state.channel)
-    %{state | channel: nil, local: nil}
-  end
-
-  defp stop_process(state, grace) do
-    :ok = Spawner.stop(Spawner, state.os_id, grace)
-    await_exit(state, System.monotonic_time(:millisecond) + grace + 1_000)
-  end
-
-  defp await_exit(%State{os_id: os_id} = state, until) do
-    receive do
-      {:snakepit_os, ^os_id, {:exit, _how, _usage}} ->
-        :ok
-
-      {:snakepit_os, ^os_id, {:output, _stream, bytes}} ->
-        :ok = Spawner.ack(Spawner, os_id, byte_size(bytes))
-        await_exit(state, until)
-    after
-      left(until) ->
-        Snakepit.Logger.error(:worker, "OS process #{state.os_pid} did not end in time")
-        :late
-    end
-  end
-
-  defp left(until), do: max(until - System.monotonic_time(:millisecond), 0)
-
   defp grace, do: Defaults.graceful_shutdown_timeout_ms()
-
-  defp planned?(:normal), do: true
-  defp planned?(:shutdown), do: true
-  defp planned?({:shutdown, _}), do: true
-  defp planned?(_), do: false
 end

@@ -21,9 +21,10 @@ defmodule Snakepit.Spawner do
   use GenServer, shutdown: 15_000
 
   import Kernel, except: [spawn: 1]
-  import Bitwise, only: [<<<: 2, &&&: 2]
+  import Bitwise, only: [<<<: 2]
 
   alias Snakepit.Logger
+  alias Snakepit.Spawner.{Frame, Program, Spec}
 
   @type server :: GenServer.server()
   @type id :: pos_integer
@@ -49,49 +50,21 @@ defmodule Snakepit.Spawner do
           optional(:placement) => nil | {:spread | :compact, term, pos_integer}
         }
 
+  @type heir :: {pid :: pos_integer, start :: pos_integer, [Path.t()]}
   @type failure :: %{stage: atom, errno: atom, message: String.t()}
 
-  @version 2
-  @hello_ms 10_000
   @shutdown_ms 12_000
-  @default_grace 6_000
-  @max_path 4096
-  @max_args 65_536
-  @max_env 16_384
-  @max_settings 256
   @max_frame 64 * 1024 * 1024
   @max_u32 (1 <<< 32) - 2
-
-  @stages %{
-    1 => :request,
-    2 => :pipe,
-    3 => :fork,
-    4 => :session,
-    5 => :stdio,
-    6 => :chdir,
-    7 => :exec,
-    8 => :limit,
-    9 => :affinity,
-    10 => :user,
-    11 => :cgroup,
-    12 => :namespace
-  }
-
-  @held [cgroup: 1, pid_namespace: 2, memory: 4, processes: 8, cpus: 16]
-
-  @errnos Map.new(
-            ~w(e2big eacces eagain echild eexist einval eio eisdir eloop emfile enfile
-               enametoolong enoent enoexec enomem enotdir eperm esrch etxtbsy enospc ebusy
-               eopnotsupp erofs eusers)a,
-            &{&1 |> Atom.to_string() |> String.upcase(), &1}
-          )
-
   # ---- API ----------------------------------------------------------------
 
-  @doc "Options: `:name` (default this module; nil for none) and `:path` of the program."
+  @doc """
+  Options: `:name` (default this module; nil for none), `:path` of the program,
+  `:heir`, `{pid, start, directories}` to remove when that process is dead.
+  """
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts \\ []) do
-    opts = Keyword.validate!(opts, name: __MODULE__, path: default_path())
+    opts = Keyword.validate!(opts, name: __MODULE__, path: default_path(), heir: nil)
     {name, opts} = Keyword.pop!(opts, :name)
     GenServer.start_link(__MODULE__, opts, if(name, do: [name: name], else: []))
   end
@@ -101,7 +74,7 @@ defmodule Snakepit.Spawner do
   def spawn(server \\ __MODULE__, spec), do: start_child(server, :program, spec)
 
   defp start_child(server, kind, spec) do
-    case check(spec) do
+    case Spec.check(spec) do
       {:ok, checked} -> GenServer.call(server, {:spawn, kind, checked}, :infinity)
       {:error, message} -> {:error, refused(message)}
     end
@@ -168,33 +141,12 @@ defmodule Snakepit.Spawner do
   """
   @spec kill_processes([{os_pid :: pos_integer, start_ticks :: pos_integer}], Path.t()) ::
           :ok | {:error, message :: String.t()}
-  def kill_processes(processes, path \\ default_path()), do: kill("--kill", processes, path)
-
-  defp kill(_how, [], _path), do: :ok
-
-  defp kill(how, processes, path) do
-    args = for {pid, start} <- processes, do: "#{pid}:#{start}"
-
-    case System.cmd(path, [how | args], stderr_to_stdout: true) do
-      {_output, 0} -> :ok
-      {output, _status} -> {:error, String.trim(output)}
-    end
-  rescue
-    error in ErlangError -> {:error, unavailable(path, error.original)}
-  end
+  def kill_processes(processes, path \\ default_path()),
+    do: Program.kill("--kill", processes, path)
 
   @doc "Where the build puts the program."
   @spec default_path() :: Path.t()
-  def default_path do
-    # As Snakepit.Native.ebin/0, which would load the NIF.
-    ebin =
-      case :code.which(__MODULE__) do
-        path when is_list(path) -> :filename.dirname(path)
-        _ -> :filename.join(:code.lib_dir(:snakepit), ~c"ebin")
-      end
-
-    Path.join(to_string(ebin), "snakepit_spawner")
-  end
+  def default_path, do: Program.default_path()
 
   # ---- server -------------------------------------------------------------
 
@@ -205,11 +157,11 @@ defmodule Snakepit.Spawner do
     # The port gets the environment as it is now; later changes of the BEAM's
     # are sent along with each child.
     # In a function, so that no report of a crash shows what is in there.
-    at_start = os_env()
+    at_start = Frame.os_env()
     env = fn -> at_start end
 
-    with {:ok, port} <- open(path),
-         {:ok, os_pid} <- hello(port, path) do
+    with {:ok, port} <- Program.open(path, opts[:heir]),
+         {:ok, os_pid} <- Program.hello(port, path) do
       {:ok, %{port: port, path: path, os_pid: os_pid, env: env, children: %{}, refs: %{}}}
     else
       {:error, message} -> {:stop, {:spawner_unavailable, message}}
@@ -221,7 +173,7 @@ defmodule Snakepit.Spawner do
     id = System.unique_integer([:positive, :monotonic])
     {share, setting} = place(spec.placement, state.children)
     spec = %{spec | settings: spec.settings ++ setting}
-    frame = spawn_frame(kind, id, spec, state.env)
+    frame = Frame.start(kind, id, spec, state.env)
 
     if byte_size(frame) > @max_frame do
       {:reply, {:error, refused("arguments and environment take more than 64 MiB")}, state}
@@ -263,7 +215,7 @@ defmodule Snakepit.Spawner do
 
   @impl true
   def handle_cast({:order, id, order}, state) do
-    if is_map_key(state.children, id), do: send_port(state, order_frame(id, order))
+    if is_map_key(state.children, id), do: send_port(state, Frame.order(id, order))
     {:noreply, state}
   end
 
@@ -284,7 +236,7 @@ defmodule Snakepit.Spawner do
       when is_map_key(state.refs, ref) do
     # The child keeps its entry; from now on its output is acknowledged here.
     id = Map.fetch!(state.refs, ref)
-    send_port(state, order_frame(id, {:stop, :default}))
+    send_port(state, Frame.order(id, {:stop, :default}))
     children = Map.update!(state.children, id, &%{&1 | owner: nil})
     {:noreply, %{state | children: children, refs: Map.delete(state.refs, ref)}}
   end
@@ -302,7 +254,7 @@ defmodule Snakepit.Spawner do
     known =
       for {_id, %{start: start} = child} <- state.children, start > 0, do: {child.os_pid, start}
 
-    with {:error, message} <- kill("--kill-family", known, state.path) do
+    with {:error, message} <- Program.kill("--kill-family", known, state.path) do
       Logger.error(:lifecycle, "children of snakepit_spawner may be left: #{message}")
     end
 
@@ -335,95 +287,29 @@ defmodule Snakepit.Spawner do
 
   # ---- the port -----------------------------------------------------------
 
-  defp open(path) do
-    options = [:binary, :nouse_stdio, :exit_status, :hide, packet: 4, args: ["--port"]]
-
-    # A directory would be "executed" and end with an obscure status.
-    if File.dir?(path),
-      do: {:error, unavailable(path, :eisdir)},
-      else: {:ok, Port.open({:spawn_executable, path}, options)}
-  rescue
-    error in ErlangError -> {:error, unavailable(path, error.original)}
-    error in ArgumentError -> {:error, unavailable(path, Exception.message(error))}
-  end
-
-  defp hello(port, path) do
-    receive do
-      {^port, {:data, <<65, @version::32, os_pid::32>>}} ->
-        {:ok, os_pid}
-
-      {^port, {:data, _other}} ->
-        close(port)
-        {:error, "#{path} speaks another protocol than this code: run mix compile --force"}
-
-      {^port, {:exit_status, status}} ->
-        {:error,
-         "#{path} ended with status #{status} before it was ready: " <>
-           "run it by hand with --help to see why, or build it again with mix compile --force"}
-    after
-      @hello_ms ->
-        close(port)
-        {:error, "#{path} did not answer within #{@hello_ms} ms; is the machine overloaded?"}
-    end
-  end
-
-  # It may have ended by itself meanwhile.
-  defp close(port) do
-    Port.close(port)
-  rescue
-    ArgumentError -> true
-  end
-
-  defp unavailable(path, reason) do
-    why =
-      case {reason, File.stat(path)} do
-        {_, {:error, :enoent}} ->
-          "there is no such file: build it with mix compile"
-
-        {_, {:error, posix}} ->
-          "#{:file.format_error(posix)}: check the directories of this path"
-
-        {_, {:ok, %{type: type}}} when type != :regular ->
-          "it is not a file but a #{type}: build it again with mix compile --force"
-
-        {_, {:ok, %{mode: mode}}} when Bitwise.band(mode, 0o111) == 0 ->
-          "it lacks the permission to be executed: chmod +x it, or mix compile --force"
-
-        {:eacces, _} ->
-          "permission denied: is its file system mounted noexec? " <>
-            "Then set MIX_BUILD_PATH to a place on another one"
-
-        _ ->
-          "#{inspect(reason)}: build it again with mix compile --force"
-      end
-
-    "cannot execute #{path}: #{why}"
-  end
-
   defp from_port(<<66, id::64, os_pid::32, start::64, held::32>>, state) do
     child = Map.fetch!(state.children, id)
     GenServer.reply(child.from, {:ok, id, os_pid})
-    held = for {name, bit} <- @held, (held &&& bit) != 0, do: name
-    put_in(state.children[id], %{child | from: nil, os_pid: os_pid, start: start, held: held})
+
+    put_in(state.children[id], %{
+      child
+      | from: nil,
+        os_pid: os_pid,
+        start: start,
+        held: Frame.held(held)
+    })
   end
 
   defp from_port(<<67, id::64, stage, _errno::32, rest::binary>>, state) do
-    <<len::32, name::binary-size(len), len2::32, text::binary-size(len2)>> = rest
     {child, state} = pop_child(state, id)
 
-    failure = %{
-      stage: Map.get(@stages, stage, :unknown),
-      errno: Map.get(@errnos, name, :unknown),
-      message: printable(text)
-    }
-
-    GenServer.reply(child.from, {:error, failure})
+    GenServer.reply(child.from, {:error, Frame.failure(stage, rest)})
     state
   end
 
   defp from_port(<<68, id::64, stream, bytes::binary>>, state) do
     case Map.fetch!(state.children, id) do
-      %{owner: nil} -> send_port(state, order_frame(id, {:credit, byte_size(bytes)}))
+      %{owner: nil} -> send_port(state, Frame.order(id, {:credit, byte_size(bytes)}))
       child -> tell(child, id, {:output, if(stream == 1, do: :stdout, else: :stderr), bytes})
     end
 
@@ -433,35 +319,20 @@ defmodule Snakepit.Spawner do
   defp from_port(<<69, id::64, kind, value::32, usage::binary-size(28)>>, state) do
     {child, state} = pop_child(state, id)
     how = {if(kind == 0, do: :status, else: :signal), value}
-    tell(child, id, {:exit, how, usage(usage)})
+    tell(child, id, {:exit, how, Frame.usage(usage)})
     state
   end
 
   defp from_port(<<71, id::64, len::32, text::binary-size(len)>>, state) do
-    said = if text == "", do: :ready, else: {:unfit, printable(text)}
+    said = if text == "", do: :ready, else: {:unfit, Frame.printable(text)}
     tell(Map.fetch!(state.children, id), id, {:zygote, said})
     state
   end
 
   defp from_port(<<70, len::32, text::binary-size(len)>>, state) do
-    Logger.error(:lifecycle, "snakepit_spawner: #{printable(text)}")
+    Logger.error(:lifecycle, "snakepit_spawner: #{Frame.printable(text)}")
     state
   end
-
-  defp usage(<<utime::64, stime::64, rss::64, flags::32>>) do
-    %{
-      utime_us: utime,
-      stime_us: stime,
-      max_rss_kb: rss,
-      core_dumped: (flags &&& 1) != 0,
-      oom: oom(flags),
-      process_limit: (flags &&& 8) != 0
-    }
-  end
-
-  defp oom(flags) when (flags &&& 2) != 0, do: :cgroup
-  defp oom(flags) when (flags &&& 4) != 0, do: :perhaps
-  defp oom(_flags), do: nil
 
   defp tell(%{owner: nil}, _id, _what), do: :ok
   defp tell(%{owner: owner}, id, what), do: send(owner, {:snakepit_os, id, what})
@@ -479,33 +350,6 @@ defmodule Snakepit.Spawner do
     ArgumentError -> true
   end
 
-  defp order_frame(id, {:stop, :default}), do: order_frame(id, {:stop, 0xFFFFFFFF})
-  defp order_frame(id, {:stop, grace_ms}), do: <<2, id::64, grace_ms::32>>
-  defp order_frame(id, {:signal, signo, :child}), do: <<3, id::64, signo::32, 0>>
-  defp order_frame(id, {:signal, signo, :group}), do: <<3, id::64, signo::32, 1>>
-  defp order_frame(id, {:credit, bytes}), do: <<4, id::64, bytes::32>>
-
-  # A zygote has the environment of the BEAM already.
-  defp spawn_frame({:fork, zygote}, id, spec, _at_start),
-    do: spawn_frame(<<6, id::64, zygote::64, 1::32>>, spec, assignments(spec.env))
-
-  defp spawn_frame(kind, id, spec, at_start) do
-    flags = if kind == :zygote, do: 3, else: 1
-    spawn_frame(<<1, id::64, flags::32>>, spec, changes(at_start.(), spec.env))
-  end
-
-  defp spawn_frame(head, spec, env) do
-    IO.iodata_to_binary([
-      head,
-      <<spec.grace_ms::32, spec.window::32>>,
-      string(spec.program),
-      list(spec.args),
-      list(env),
-      string(spec.cd),
-      list(spec.settings)
-    ])
-  end
-
   # The lowest number that no living child of that key has.
   defp place(nil, _children), do: {nil, []}
 
@@ -513,175 +357,6 @@ defmodule Snakepit.Spawner do
     taken = for {_id, %{share: {^key, n}}} <- children, do: n
     n = Enum.find(0..length(taken), &(&1 not in taken))
     {{key, n}, ["affinity=#{how}:#{n}/#{of}"]}
-  end
-
-  defp list(items), do: [<<length(items)::32>> | Enum.map(items, &string/1)]
-  defp string(bytes), do: [<<byte_size(bytes)::32>>, bytes]
-
-  # ---- environment --------------------------------------------------------
-
-  defp os_env, do: Map.new(:os.env())
-
-  # What has to be changed in the environment the spawner was started with.
-  defp changes(at_start, wanted) do
-    now = os_env()
-    set = for {key, value} <- now, at_start[key] != value, do: {bytes!(key), bytes!(value)}
-    gone = for {key, _value} <- at_start, not is_map_key(now, key), do: {bytes!(key), nil}
-
-    (set ++ gone)
-    |> Map.new()
-    |> Map.merge(wanted)
-    |> assignments()
-  end
-
-  defp assignments(changes) do
-    Enum.map(changes, fn
-      {key, nil} -> key
-      {key, value} -> key <> "=" <> value
-    end)
-  end
-
-  # What :os.env/0 could not decode as text it gives as bytes.
-  defp bytes!(charlist) do
-    case :unicode.characters_to_binary(charlist) do
-      bytes when is_binary(bytes) -> bytes
-      _ -> :erlang.list_to_binary(charlist)
-    end
-  end
-
-  # ---- checks -------------------------------------------------------------
-
-  defp check(spec) when is_map(spec) do
-    with :ok <- known_keys(spec),
-         {:ok, program} <- path_text(Map.get(spec, :program), :program),
-         {:ok, cd} <- path_text(Map.get(spec, :cd) || "", :cd),
-         {:ok, args} <- args(Map.get(spec, :args, [])),
-         {:ok, env} <- env(Map.get(spec, :env, [])),
-         {:ok, grace_ms} <- number(spec, :grace_ms, @default_grace, 0),
-         {:ok, window} <- number(spec, :window, 256 * 1024, 1),
-         {:ok, settings} <- settings(Map.get(spec, :settings, [])),
-         {:ok, placement} <- placement(Map.get(spec, :placement)) do
-      if program == "" do
-        {:error, ":program is empty; name the program to start"}
-      else
-        {:ok,
-         %{
-           program: program,
-           cd: cd,
-           args: args,
-           env: env,
-           grace_ms: grace_ms,
-           window: window,
-           settings: settings,
-           placement: placement
-         }}
-      end
-    end
-  end
-
-  defp check(spec), do: {:error, "expected a map with :program, got #{inspect(spec)}"}
-
-  @keys [:program, :args, :env, :cd, :grace_ms, :window, :settings, :placement]
-
-  defp known_keys(spec) do
-    case Map.keys(spec) -- @keys do
-      [] -> :ok
-      extra -> {:error, "unknown keys #{inspect(extra)}; the keys are #{inspect(@keys)}"}
-    end
-  end
-
-  defp path_text(value, where) do
-    case text(value, where) do
-      {:ok, bytes} when byte_size(bytes) > @max_path ->
-        {:error, "#{inspect(where)} is longer than #{@max_path} bytes"}
-
-      result ->
-        result
-    end
-  end
-
-  defp args(args) when is_list(args) and length(args) <= @max_args do
-    collect(args, &text(&1, :args))
-  end
-
-  defp args(args) when is_list(args), do: {:error, ":args has more than #{@max_args} entries"}
-  defp args(args), do: {:error, ":args is not a list: #{inspect(args)}"}
-
-  defp settings(items) when is_list(items) and length(items) <= @max_settings,
-    do: collect(items, &text(&1, :settings))
-
-  defp settings(other),
-    do: {:error, ":settings is not a list of at most #{@max_settings}: #{inspect(other)}"}
-
-  defp placement(nil), do: {:ok, nil}
-
-  defp placement({how, _key, of} = placement)
-       when how in [:spread, :compact] and of in 1..65_536,
-       do: {:ok, placement}
-
-  defp placement(other), do: {:error, ":placement is #{inspect(other)}; see Snakepit.Spawner"}
-
-  defp env(env) when is_list(env) or is_map(env) do
-    with {:ok, pairs} <- collect(env, &variable/1) do
-      if length(pairs) > @max_env,
-        do: {:error, ":env has more than #{@max_env} entries"},
-        else: {:ok, Map.new(pairs)}
-    end
-  end
-
-  defp env(env), do: {:error, ":env is neither a list of pairs nor a map: #{inspect(env)}"}
-
-  defp variable({key, value}) do
-    key = if is_atom(key) and key not in [nil, true, false], do: Atom.to_string(key), else: key
-
-    with {:ok, key} <- text(key, :env),
-         {:ok, value} <- if(value in [nil, false], do: {:ok, nil}, else: text(value, :env)) do
-      if key == "" or String.contains?(key, "="),
-        do: {:error, ":env has the name #{inspect(key)}; a name is not empty and has no \"=\""},
-        else: {:ok, {key, value}}
-    end
-  end
-
-  defp variable(other), do: {:error, ":env has #{inspect(other)}; expected {name, value}"}
-
-  defp text(value, where) when is_list(value) do
-    case :unicode.characters_to_binary(value) do
-      bytes when is_binary(bytes) -> text(bytes, where)
-      _ -> {:error, "#{inspect(where)} has #{inspect(value)}, which is not text"}
-    end
-  rescue
-    ArgumentError -> {:error, "#{inspect(where)} has #{inspect(value)}, which is not text"}
-  end
-
-  defp text(value, where) when is_binary(value) do
-    if :binary.match(value, <<0>>) == :nomatch,
-      do: {:ok, value},
-      else: {:error, "#{inspect(where)} has a NUL byte in #{inspect(value)}; remove it"}
-  end
-
-  defp text(value, where) do
-    {:error, "#{inspect(where)} has #{inspect(value)}; expected a string"}
-  end
-
-  defp number(spec, key, default, least) do
-    case Map.get(spec, key, default) do
-      n when is_integer(n) and n >= least and n <= @max_u32 -> {:ok, n}
-      other -> {:error, "#{inspect(key)} is #{inspect(other)}; expected an integer from #{least}"}
-    end
-  end
-
-  defp collect(items, fun) do
-    items
-    |> Enum.reduce_while([], fn item, done ->
-      case fun.(item) do
-        {:ok, value} -> {:cont, [value | done]}
-        error -> {:halt, error}
-      end
-    end)
-    |> case do
-      done when is_list(done) -> {:ok, Enum.reverse(done)}
-      error -> error
-    end
   end
 
   defp ended(program) do
@@ -696,9 +371,5 @@ defmodule Snakepit.Spawner do
 
   defp refused(message) do
     %{stage: :request, errno: :einval, message: "cannot start a program: " <> message}
-  end
-
-  defp printable(text) do
-    if String.valid?(text), do: text, else: inspect(text, binaries: :as_strings)
   end
 end

@@ -82,8 +82,9 @@ defmodule Snakepit.ApplicationTest do
     dir = Snakepit.Pool.ApplicationCleanup.run_dir()
     assert %File.Stat{mode: mode} = File.stat!(dir)
     assert Bitwise.band(mode, 0o777) == 0o700
-    # The socket at which local workers come in, and nothing of those that came.
-    assert File.ls!(dir) -- ["local"] == []
+    # The sockets at which workers come in or tell that they are ready, and nothing
+    # of those that came.
+    assert File.ls!(dir) -- ["local", "ready"] == []
 
     assert [_, _] = os_processes()
     assert stop_app() == []

@@ -33,6 +33,35 @@ defmodule Snakepit.Adapters.GRPCPythonTest do
     assert GRPCPython.init_grpc_connection(port) == {:error, :unavailable}
   end
 
+  # A look at the file every now and then is all that others can count on.
+  test "that a worker is ready is told to its process, and to no other" do
+    start_pools(transport: :grpc)
+    {:ok, path} = Snakepit.execute("env", %{name: "SNAKEPIT_READY_BELL"})
+    assert Path.dirname(path) == Snakepit.Pool.ApplicationCleanup.run_dir()
+
+    {:ok, _} = Registry.register_worker("heard", self())
+    {:ok, socket} = :gen_udp.open(0, [:binary, ifaddr: {:local, ""}])
+    worker = worker_pid()
+
+    # Whatever is said there, those that are ready already have nothing of it.
+    for text <-
+          ["nobody", "", :crypto.strong_rand_bytes(5_000) | Snakepit.list_workers()] ++
+            List.duplicate("x", 200) ++ ["heard"],
+        do: :ok = ring(socket, path, text)
+
+    assert_receive :ready_file_written, 60_000
+    refute_received :ready_file_written
+    assert worker_pid() == worker
+  end
+
+  # It is full from time to time.
+  defp ring(socket, path, text) do
+    case :gen_udp.send(socket, {:local, path}, 0, text) do
+      {:error, :eagain} -> ring(socket, path, text)
+      result -> result
+    end
+  end
+
   describe "one worker" do
     setup do
       start_pools(transport: :grpc, adapter_args: ["--adapter", @tools])

@@ -131,6 +131,27 @@ defmodule Snakepit.HostileTest do
     end
   end
 
+  for mode <- ~w(last_words last_words_unheard) do
+    test "#{mode}: what it answers before it ends counts" do
+      start_hostile(unquote(mode))
+      [{first, _}] = os_processes()
+      assert call() == {:ok, first}
+      # Until its end is seen it may be given a call, which it does not answer.
+      eventually(fn -> match?({:ok, second} when second != first, call()) end)
+      assert_no_message()
+    end
+  end
+
+  test "last_words_of_a_stream: all of it comes" do
+    start_hostile("last_words_of_a_stream")
+    test = self()
+    opts = [timeout: @long]
+    assert :ok = Snakepit.execute_stream("pid", %{}, &send(test, {:chunk, &1}), opts)
+    for _ <- 1..10, do: assert_received({:chunk, _})
+    eventually(fn -> match?({:ok, _}, call()) end)
+    assert_no_message()
+  end
+
   test "answers to pings that were not sent are kept from the worker's process" do
     start_hostile("pongs")
     [id] = Snakepit.list_workers()
@@ -292,7 +313,8 @@ defmodule Snakepit.HostileTest do
 
   # ---- the handshake ------------------------------------------------------
 
-  for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once) do
+  for mode <- ~w(wrong_token wrong_magic short_hello broken_at_once exits_in_hello
+                 exits_after_hello) do
     test "#{mode}: it is turned away, the next one is let in" do
       {:ok, _} = start_app(Keyword.merge(defaults(), settings(unquote(mode))))
       eventually(fn -> match?({:ok, _}, call()) end)

@@ -2,6 +2,7 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
   # What dead BEAMs leave behind, with other BEAMs.
   use ExUnit.Case, async: false
 
+  import ExUnit.CaptureIO, only: [capture_io: 2]
   import Snakepit.Test.AppEnv
   import Snakepit.Test.Pools, only: [eventually: 1, signal_path: 0]
 
@@ -215,6 +216,38 @@ defmodule Snakepit.Pool.ProcessRegistry.OrphansTest do
       assert Orphans.run(context(dir)) == []
       refute File.exists?(disk.path)
       assert alive?(worker)
+    end
+
+    test "that was not closed is read whole, without a word on the console", %{dir: dir} do
+      before = for n <- 1..300, do: {"w#{n}", %{text: String.duplicate("x", rem(n * 37, 900))}}
+      path = dead_file(dir, before)
+      {:ok, disk} = Disk.open(dir, Owner.key(), dead_owner(dir))
+      for n <- 1..50, do: :ok = Disk.delete(disk, "w#{n}")
+      changed = for n <- 51..100, do: {"w#{n}", %{text: String.duplicate("y", 2000 + n)}}
+      for {id, entry} <- changed, do: :ok = Disk.put(disk, id, entry)
+      :ok = Disk.flush(disk)
+      now = Enum.sort(changed ++ Enum.drop(before, 100))
+      assert Enum.sort(Disk.entries(disk)) == now
+
+      bytes = File.read!(path)
+      :ok = Disk.close(disk)
+      # The mark of a closed file, which is set soon after each write.
+      <<head::binary-size(8), _::32, rest::binary>> = bytes
+      File.write!(path, [head, <<0::32>>, rest])
+      options = [file: String.to_charlist(path), repair: false]
+      assert {:error, {:needs_repair, _}} = :dets.open_file(make_ref(), options)
+
+      said =
+        capture_io(:user, fn ->
+          assert {:ok, entries} = Disk.read_claimed(path)
+          assert Enum.sort(entries) == now
+          # As this VM's own, which goes on with it.
+          assert {:ok, disk} = Disk.open(dir, Owner.key(), dead_owner(dir))
+          assert Enum.sort(Disk.entries(disk)) == now
+          :ok = Disk.close(disk)
+        end)
+
+      assert said == ""
     end
 
     test "of a newer version is left alone", %{dir: dir} do

@@ -85,6 +85,7 @@ defmodule Snakepit.PreforkTest do
     for kind <- ["random", "numpy", "uuid", "os"], do: assert_all_differ(numbers, kind)
 
     assert_all_differ(each("env", %{name: "SNAKEPIT_READY_FILE"}))
+    assert each("env", %{name: "SNAKEPIT_WORKER_ID"}) == Pool.list_workers()
     assert each("env", %{name: "SNAKEPIT_LOCAL_TOKEN"}) == [nil, nil, nil]
     assert each("env", %{name: "SNAKEPIT_ZYGOTE"}) == [nil, nil, nil]
 

@@ -173,6 +173,40 @@ defmodule Snakepit.StartTest do
     assert error.details.cause == {:signal, 11}
   end
 
+  test "a worker that exits during the handshake" do
+    # It says its port, and is gone when that is called.
+    error = failure(shell("echo 1 > $SNAKEPIT_READY_FILE; echo over >&2; exit 3"))
+    assert error.details.cause == {:exit_status, 3}
+    assert error.message =~ "exited with status 3 before it was ready"
+    assert error.details.stderr == "over"
+  end
+
+  test "a full disk: a worker that cannot write its ready file says so" do
+    settings = [transport: :grpc, pool_config: %{limits: [file_size: 0]}]
+    error = failure(settings ++ [adapter_args: ["--adapter", "snakepit_test_tools.TestTools"]])
+    assert error.message =~ "cannot write the ready file"
+    assert error.message =~ "File too large"
+  end
+
+  test "a temporary directory whose name is too long for a socket: workers come by gRPC" do
+    dir = Path.join(Path.dirname(signal_path()), String.duplicate("long", 30))
+    File.mkdir_p!(dir)
+    put_system_env(%{"TMPDIR" => dir})
+
+    log =
+      ExUnit.CaptureLog.capture_log(fn ->
+        start(transport: :auto, log_level: :warning)
+        assert Pool.await_ready(Pool, 60_000) == :ok
+        [id] = Pool.list_workers()
+        assert {:ok, %{port: port}} = Snakepit.GRPCWorker.get_info(id)
+        assert is_integer(port)
+        assert stop_app() == []
+      end)
+
+    assert log =~ "gRPC is used instead"
+    assert File.ls!(dir) == []
+  end
+
   test "a worker that never gets ready" do
     error =
       failure(

@@ -11,7 +11,16 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
-from harness import HERE, PACKAGE, PATIENCE, environment, first, run_script, wait_until
+from harness import (
+    HERE,
+    PACKAGE,
+    PATIENCE,
+    Worker,
+    environment,
+    first,
+    run_script,
+    wait_until,
+)
 
 SHOWCASE = "snakepit_bridge.adapters.showcase.ShowcaseAdapter"
 
@@ -21,6 +30,31 @@ def test_ready_file_holds_the_port_and_the_worker_listens_on_loopback(showcase: 
     assert not showcase.ready_file.with_suffix(".tmp").exists()
     with socket.create_connection(("127.0.0.1", showcase.port), timeout=PATIENCE):
         pass
+
+
+def test_the_bell_is_rung_when_the_ready_file_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "bell"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        bell.bind(str(path))
+        bell.settimeout(PATIENCE)
+        env = {"SNAKEPIT_READY_BELL": str(path), "SNAKEPIT_WORKER_ID": "worker 7"}
+        worker = Worker(SHOWCASE, tmp_path, env=env)
+        try:
+            assert bell.recv(100) == b"worker 7"
+            assert worker.port > 0
+        finally:
+            worker.kill()
+
+
+def test_a_worker_whose_bell_nobody_hears_serves(tmp_path: Path) -> None:
+    env = {"SNAKEPIT_READY_BELL": str(tmp_path / "nowhere")}
+    worker = Worker(SHOWCASE, tmp_path, env=env)
+    try:
+        worker.connect()
+        answer = worker.stub.Ping(worker.pb2.PingRequest(message="x"), timeout=PATIENCE)
+        assert answer.message == "x"
+    finally:
+        worker.kill()
 
 
 def test_ping_answers_with_the_message_and_the_time(showcase: Any) -> None:

@@ -5,6 +5,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   alias Snakepit.{Config, Defaults, Native, PythonRuntime, PythonThreadLimits}
   alias Snakepit.Adapters.GRPCPython
   alias Snakepit.GRPC.Listener
+  alias Snakepit.GRPCWorker.ReadyBell
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
   alias Snakepit.Spawner.Settings
 
@@ -144,6 +145,7 @@ defmodule Snakepit.GRPCWorker.Launch do
       "GRPC_VERBOSITY" => System.get_env("GRPC_VERBOSITY") || "ERROR"
     }
     |> Map.merge(Map.new([ProcessRegistry.owner_variable()]))
+    |> Map.merge(if Settings.other_user?(config), do: %{}, else: ReadyBell.environment())
     |> Map.merge(group())
     |> Map.merge(threads(config))
     |> Map.merge(identity(program))

@@ -40,13 +40,14 @@ defmodule Snakepit.GRPCWorker.Prefork do
     Spawner.fork(zygote, %{spec | env: own})
   end
 
-  # Programs of others do not know what a zygote is.
-  defp ours?(%{args: [script | _]}) when is_binary(script) do
+  @doc "Programs of others do not know what a zygote is, nor whom to tell that they are ready."
+  @spec ours?(Spawner.spec()) :: boolean
+  def ours?(%{args: [script | _]}) when is_binary(script) do
     Path.basename(script) in @scripts and
       Path.dirname(script) == Path.expand(Application.app_dir(:snakepit, "priv/python"))
   end
 
-  defp ours?(_spec), do: false
+  def ours?(_spec), do: false
 
   defp zygote(spec, config, prefork) do
     {_own, common} = split(spec.env)

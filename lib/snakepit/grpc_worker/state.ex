@@ -36,6 +36,8 @@ defmodule Snakepit.GRPCWorker.State do
     :heart,
     # Of one that is being replaced: why, since and until when.
     :retiring,
+    # Whether it tells when it is ready.
+    tells?: false,
     # Whether it was Snakepit that killed it.
     killed?: false,
     served: 0,

@@ -7,7 +7,7 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   use GenServer
 
   alias Snakepit.{Defaults, OSProcess, RuntimeCleanup, ShutdownEvents}
-  alias Snakepit.Pool.ProcessRegistry
+  alias Snakepit.Pool.{ProcessRegistry, RunDir}
 
   @key {__MODULE__, :run_dir}
 
@@ -16,41 +16,55 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
   @doc false
-  # Only this user can look into it.
+  # Only this user can look into it. A VM without pools has none until it is asked
+  # for.
   @spec run_dir() :: Path.t()
-  def run_dir, do: :persistent_term.get(@key)
+  def run_dir do
+    with nil <- :persistent_term.get(@key, nil) do
+      {:ok, dir} = make_run_dir()
+      dir
+    end
+  end
+
+  @doc false
+  @spec make_run_dir() :: {:ok, Path.t()} | {:error, {Path.t(), File.posix()}}
+  def make_run_dir, do: GenServer.call(__MODULE__, :make_run_dir)
 
   @doc false
   # A directory that everybody may write to, and nobody but us may list.
   @spec open_dir() :: Path.t()
-  def open_dir do
-    dir = run_dir() <> "-open"
-    _ = File.mkdir(dir)
-    :ok = File.chmod(dir, 0o733)
-    dir
-  end
+  def open_dir, do: RunDir.make_open(run_dir())
 
   @impl true
   def init(_opts) do
     _ = Process.flag(:trap_exit, true)
-    dir = Path.join(System.tmp_dir!(), "snakepit-#{System.pid()}-#{random()}")
+    {:ok, nil}
+  end
 
-    with :ok <- File.mkdir(dir),
-         :ok <- File.chmod(dir, 0o700) do
+  @impl true
+  def handle_call(:make_run_dir, _from, state), do: {:reply, find_or_make(), state}
+
+  defp find_or_make do
+    with nil <- :persistent_term.get(@key, nil),
+         {:ok, dir} <- RunDir.make() do
       :persistent_term.put(@key, dir)
+      {:ok, _} = Task.Supervisor.start_child(Snakepit.TaskSupervisor, RunDir, :sweep, [dir])
       {:ok, dir}
     else
-      {:error, why} -> {:stop, {:no_temporary_directory, dir, why}}
+      {:error, why} -> {:error, why}
+      dir -> {:ok, dir}
     end
   end
 
   @impl true
-  def terminate(_reason, dir) do
+  def terminate(_reason, _state) do
     entries = ProcessRegistry.current_run_entries()
     if Application.get_env(:snakepit, :cleanup_on_stop, true), do: clean_up(entries)
-    _ = File.rm_rf(dir)
-    _ = File.rm_rf(dir <> "-open")
-    :persistent_term.erase(@key)
+
+    with dir when dir != nil <- :persistent_term.get(@key, nil) do
+      :ok = RunDir.remove(dir)
+      :persistent_term.erase(@key)
+    end
   end
 
   # The workers have stopped by now; what is left is what went wrong.
@@ -76,6 +90,4 @@ defmodule Snakepit.Pool.ApplicationCleanup do
     run_id = ProcessRegistry.get_beam_run_id()
     ShutdownEvents.emit_count([:application_cleanup, what], length(pids), run_id)
   end
-
-  defp random, do: Base.url_encode64(:crypto.strong_rand_bytes(9))
 end

@@ -3,13 +3,21 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
   # What runs only with `pooling_enabled: true`, each part on those before it.
   use Supervisor
 
+  alias Snakepit.Pool.{ApplicationCleanup, RunDir}
+
   @spec start_link(term) :: Supervisor.on_start()
-  def start_link(arg), do: Supervisor.start_link(__MODULE__, arg, name: __MODULE__)
+  def start_link(_arg) do
+    case ApplicationCleanup.make_run_dir() do
+      {:ok, dir} -> Supervisor.start_link(__MODULE__, dir, name: __MODULE__)
+      {:error, {dir, why}} -> {:error, {:no_temporary_directory, dir, why}}
+    end
+  end
 
   @impl true
-  def init(_arg) do
+  def init(run_dir) do
     children = [
-      Snakepit.Spawner,
+      {Snakepit.Spawner, heir: RunDir.heir(run_dir)},
+      {Snakepit.GRPCWorker.ReadyBell, run_dir},
       Snakepit.GRPC.Listener,
       Snakepit.Pool.Zygotes,
       Snakepit.Pool.Worker.StarterRegistry,

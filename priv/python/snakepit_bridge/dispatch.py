@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -236,6 +235,8 @@ def find_tool(adapter: Any, name: str) -> Tool:
     tool = _lookup(adapter, name)
     if tool is not None:
         return tool
+    import difflib  # for this mistake only
+
     names = tool_names(adapter)
     close = difflib.get_close_matches(name, names, n=3)
     owner = adapter.__name__ if isinstance(adapter, ModuleType) else type(adapter).__name__

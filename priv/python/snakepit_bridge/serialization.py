@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 import sys
 from array import array
 from collections.abc import Mapping
@@ -74,6 +73,8 @@ def unpickle(data: bytes, what: str) -> Any:
             f"{what} is pickled, which can run any code of the sender; set "
             f"{PICKLE_VARIABLE}=1 in the worker's environment to allow it"
         )
+    import pickle  # seldom allowed
+
     return pickle.loads(data)
 
 

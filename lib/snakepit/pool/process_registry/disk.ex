@@ -12,7 +12,7 @@ defmodule Snakepit.Pool.ProcessRegistry.Disk do
   # A claim of a dead BEAM can be claimed again.
 
   alias Snakepit.Logger
-  alias Snakepit.Pool.ProcessRegistry.Owner
+  alias Snakepit.Pool.ProcessRegistry.{Owner, Salvage}
 
   @version 1
   @header :snakepit_process_registry
@@ -103,12 +103,10 @@ defmodule Snakepit.Pool.ProcessRegistry.Disk do
   @doc "Reads a claimed file. What cannot be read is set aside."
   @spec read_claimed(Path.t()) :: {:ok, [entry]} | :error
   def read_claimed(path) do
-    with {:ok, disk} <- open_file(path),
-         result = read(disk),
-         :ok <- close(disk),
-         {:ok, entries} <- result do
-      {:ok, entries}
-    else
+    case read_file(path) do
+      {:ok, entries} ->
+        {:ok, entries}
+
       {:error, {:version, version}} ->
         Logger.warning(
           :startup,
@@ -120,6 +118,21 @@ defmodule Snakepit.Pool.ProcessRegistry.Disk do
       {:error, why} ->
         set_aside(path, why)
         :error
+    end
+  end
+
+  defp read_file(path) do
+    case open_file(path) do
+      {:ok, disk} ->
+        result = read(disk)
+        :ok = close(disk)
+        result
+
+      {:error, why} ->
+        case Salvage.read(path) do
+          {:ok, [_ | _] = objects} -> entries_of(objects)
+          _ -> {:error, why}
+        end
     end
   end
 
@@ -185,22 +198,33 @@ defmodule Snakepit.Pool.ProcessRegistry.Disk do
       {:ok, disk} ->
         {:ok, disk}
 
+      # This VM's, whose table went down without closing it.
+      {:error, {:needs_repair, _}} ->
+        with {:ok, entries} <- Salvage.read(path),
+             :ok <- File.rm(path),
+             {:ok, disk} <- open_file(path),
+             :ok <- insert(disk, entries),
+             do: {:ok, disk},
+             else: (_ -> open_anew(path, "it was not closed"))
+
       {:error, why} ->
         # Ours, as its name says, but not what we wrote.
-        if File.regular?(path) and not permission?(why) do
-          set_aside(path, why)
-          open_file(path)
-        else
-          {:error, why}
-        end
+        if File.regular?(path) and not permission?(why),
+          do: open_anew(path, why),
+          else: {:error, why}
     end
   end
 
+  defp open_anew(path, why) do
+    set_aside(path, why)
+    open_file(path)
+  end
+
+  # DETS would say on the console that it repairs a file which a SIGKILL left
+  # open. That it is marked as complete soon after each write makes it rare.
   defp open_file(path) do
     table = {__MODULE__, path}
-    # Soon after each write the file is marked as complete, so that reading it
-    # after a SIGKILL needs no repair, which DETS would announce on the console.
-    options = [file: String.to_charlist(path), auto_save: 100, repair: true]
+    options = [file: String.to_charlist(path), auto_save: 100, repair: false]
 
     case safely(fn -> :dets.open_file(table, options) end) do
       {:ok, table} -> {:ok, %{table: table, path: path}}
@@ -208,23 +232,22 @@ defmodule Snakepit.Pool.ProcessRegistry.Disk do
     end
   end
 
-  defp insert(disk, object), do: safely(fn -> :dets.insert(disk.table, object) end)
+  defp insert(disk, objects), do: safely(fn -> :dets.insert(disk.table, objects) end)
 
   defp read(disk) do
     collect = fn object, all -> [object | all] end
 
     case safely(fn -> {:read, :dets.foldl(collect, [], disk.table)} end) do
-      {:read, objects} when is_list(objects) ->
-        case List.keyfind(objects, @header, 0) do
-          {_, %{version: version}} when version != @version -> {:error, {:version, version}}
-          _ -> {:ok, for({id, entry} <- objects, is_binary(id), is_map(entry), do: {id, entry})}
-        end
+      {:read, objects} when is_list(objects) -> entries_of(objects)
+      {:read, {:error, why}} -> {:error, why}
+      {:error, why} -> {:error, why}
+    end
+  end
 
-      {:read, {:error, why}} ->
-        {:error, why}
-
-      {:error, why} ->
-        {:error, why}
+  defp entries_of(objects) do
+    case List.keyfind(objects, @header, 0) do
+      {_, %{version: version}} when version != @version -> {:error, {:version, version}}
+      _ -> {:ok, for({id, entry} <- objects, is_binary(id), is_map(entry), do: {id, entry})}
     end
   end
 

@@ -14,8 +14,9 @@ DEFAULT_ADAPTER = "snakepit_bridge.adapters.showcase.ShowcaseAdapter"
 THREADED_ADAPTER = "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
 
 _EPILOG = """\
-environment: SNAKEPIT_READY_FILE (gets the port), SNAKEPIT_LOG_LEVEL,
-SNAKEPIT_GRPC_ADDRESS (default of --elixir-address), SNAKEPIT_BIND_HOST,
+environment: SNAKEPIT_READY_FILE (gets the port), SNAKEPIT_READY_BELL (a socket
+that is told so), SNAKEPIT_LOG_LEVEL, SNAKEPIT_GRPC_ADDRESS (default of
+--elixir-address), SNAKEPIT_BIND_HOST,
 SNAKEPIT_PROTO_PATH, SNAKEPIT_ALLOW_PICKLE, SNAKEPIT_UNSERIALIZABLE_DETAIL,
 SNAKEPIT_UNSERIALIZABLE_REPR_MAXLEN, SNAKEPIT_TOLIST_MAX_ELEMENTS.
 Unknown options are ignored with a warning."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import threading
+from contextlib import suppress
 from typing import Any
 
+from ..errors import BridgeError
 from ..logging_config import get_logger
 from . import signals
 from .beam import BeamLink
@@ -18,6 +21,9 @@ from .requests import AdapterHost
 from .runner import Runner
 
 _log = get_logger(__name__)
+
+# A BEAM that does not listen now looks at the file later.
+_BELL_TIMEOUT_S = 0.1
 
 # Tools that do not yield to cancellation get this long after SIGTERM.
 _EXIT_GRACE_S = 1.5
@@ -41,6 +47,7 @@ class WorkerProcess:
         port = self._server.start()
         signals.watch(self._stop)
         _write_ready_file(os.environ.get("SNAKEPIT_READY_FILE", ""), port)
+        _ring_bell(os.environ.get("SNAKEPIT_READY_BELL", ""))
         _log.info("serving on port %d", port)
         if self._watch is not None:
             self._watch.start()
@@ -68,6 +75,21 @@ def _write_ready_file(path: str, port: int) -> None:
     if not path:
         return
     temporary = f"{path}.tmp"
-    with open(temporary, "w", encoding="ascii") as file:
-        file.write(str(port))
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="ascii") as file:
+            file.write(str(port))
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BridgeError(
+            f"cannot write the ready file {path}: {error.strerror} - free space there, or set "
+            "TMPDIR for the VM to another directory"
+        ) from error
+
+
+def _ring_bell(path: str) -> None:
+    """Tells the BEAM to look at the ready file now."""
+    if not path:
+        return
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        bell.settimeout(_BELL_TIMEOUT_S)
+        bell.sendto(os.environ.get("SNAKEPIT_WORKER_ID", "").encode(), path)

@@ -436,6 +436,23 @@ def claimed_for_good(link: Link, call: int) -> None:
         kind, call = link.next_work()
 
 
+def last_words(link: Link, call: int) -> None:
+    link.put(frame(ANSWER, call, good()))
+    os._exit(0)
+
+
+def last_words_unheard(link: Link, call: int) -> None:
+    """The bell is not rung: only who looks finds them."""
+    link.ring = lambda: None  # type: ignore[method-assign]
+    last_words(link, call)
+
+
+def last_words_of_a_stream(link: Link, call: int) -> None:
+    chunks = b"".join(frame(CHUNK, call, b"\x12\x03" + b"%03d" % n) for n in range(10))
+    link.put(chunks + frame(ANSWER, call, response(b"\xf6")))
+    os._exit(0)
+
+
 # They take offers, and lie about what they have begun.
 AHEAD: dict[str, Callable[[Link, int], None]] = {
     "unclaimed": unclaimed,
@@ -477,6 +494,9 @@ DROPPED: dict[str, Callable[[Link, int], None]] = {
     "cancels_strays": before(
         *(frame(REQUEST_CANCEL, n, b"x" * (n % 3)) for n in (0, 1, 2, 2**63, 2**64 - 1))
     ),
+    "last_words": last_words,
+    "last_words_unheard": last_words_unheard,
+    "last_words_of_a_stream": last_words_of_a_stream,
     "deaf": deaf,
     "cut": cut,
 }
@@ -521,6 +541,11 @@ def start(mode: str) -> Optional[Link]:
         sock.sendall(MAGIC + token()[:31])
         sock.shutdown(socket.SHUT_WR)
         sock.recv(1)
+    elif mode == "exits_in_hello":
+        connect().sendall(MAGIC + token()[:31])
+    elif mode == "exits_after_hello":
+        connect().sendall(MAGIC + token())
+        os._exit(4)  # nobody takes what the BEAM hands over
     elif mode == "broken_at_once":
         link = Link(connect())
         link.put(b"\xff" * 100)

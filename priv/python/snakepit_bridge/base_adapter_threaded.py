@@ -7,9 +7,15 @@ class: all instances of a class share one lock, thread-local store and tracker.
 from __future__ import annotations
 
 import functools
+import inspect
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Generator, Iterator
+from contextlib import (
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from typing import Any, Callable, ClassVar, Optional, TypeVar
 
 from .base_adapter import BaseAdapter, tool
@@ -52,7 +58,7 @@ class ThreadLocalStorage:
 
 
 class RequestTracker:
-    """Counts requests, in all and by thread."""
+    """Counts requests, in all and by the thread that began them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -134,17 +140,51 @@ ThreadSafeAdapter._shared_tracker = RequestTracker()
 
 
 def thread_safe_method(function: _F) -> _F:
-    """Counts the calls of a method of a ThreadSafeAdapter."""
+    """Says that a method is thread-safe, and counts its calls by a ThreadSafeAdapter.
 
-    @functools.wraps(function)
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self, ThreadSafeAdapter):
-            return function(self, *args, **kwargs)
-        with self.track_request():
+    A coroutine stays one, and a generator too: they are counted until their end.
+    """
+    counted: Any = functools.wraps(function)(_counted(function))
+    counted.__thread_safe__ = True
+    return counted  # type: ignore[no-any-return]
+
+
+def _counted(function: Callable[..., Any]) -> Callable[..., Any]:
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _tracked(self):
             return function(self, *args, **kwargs)
 
-    counted.__thread_safe__ = True  # type: ignore[attr-defined]
-    return counted  # type: ignore[return-value]
+    async def coroutine(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _tracked(self):
+            return await function(self, *args, **kwargs)
+
+    def generator(self: Any, *args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with _tracked(self):
+            return (yield from function(self, *args, **kwargs))
+
+    async def items(self: Any, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _tracked(self):
+            async with _closing(function(self, *args, **kwargs)) as found:
+                async for item in found:
+                    yield item
+
+    if inspect.iscoroutinefunction(function):
+        return coroutine
+    if inspect.isasyncgenfunction(function):
+        return items
+    return generator if inspect.isgeneratorfunction(function) else call
+
+
+def _tracked(adapter: Any) -> AbstractContextManager[Any]:
+    return adapter.track_request() if isinstance(adapter, ThreadSafeAdapter) else nullcontext()
+
+
+@asynccontextmanager
+async def _closing(iterator: Any) -> AsyncIterator[Any]:
+    try:
+        yield iterator
+    finally:
+        await iterator.aclose()
 
 
 def require_thread_safe(function: _F) -> _F:

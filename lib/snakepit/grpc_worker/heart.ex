@@ -120,9 +120,22 @@ defmodule Snakepit.GRPCWorker.Heart do
 
   defp sign(%{os_pid: os_pid, slot: slot}) do
     if File.dir?("/proc/self/task"),
-      do: {fn -> Vitals.sample(os_pid) end, &Vitals.activity(&1, Vitals.sample(os_pid))},
+      do: {fn -> Vitals.sample(os_pid) end, &sign(&1, os_pid, slot)},
       else: {fn -> slot end, &busy/1}
   end
+
+  # A tool may wait in C and keep Python's lock, as long as its call lasts.
+  defp sign(before, os_pid, slot) do
+    now = Vitals.sample(os_pid)
+
+    case Vitals.activity(before, now) do
+      :idle -> if not stopped?(now) and Vitals.waits?(os_pid), do: busy(slot), else: :idle
+      other -> other
+    end
+  end
+
+  defp stopped?(%{stopped?: stopped?}), do: stopped?
+  defp stopped?(:unknown), do: false
 
   # Where the system does not show what a process does, one with a call has the
   # benefit of the doubt: the call's own time ends it.

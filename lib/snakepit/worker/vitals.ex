@@ -99,6 +99,63 @@ defmodule Snakepit.Worker.Vitals do
     ran > @working * elapsed or (ran > 0 and ran + waited > @starved * elapsed)
   end
 
+  # ---- waits --------------------------------------------------------------
+
+  # In which a thread waits for another one, or for calls, by the machine's numbers
+  # (futex, futex_waitv, epoll_wait, epoll_pwait, epoll_pwait2, ppoll).
+  @no_work %{"x86_64" => [202, 449, 232, 281, 441, 271], "aarch64" => [98, 449, 22, 441, 73]}
+  # As snakepit_bridge calls its threads.
+  @lanes ["tool-", "event-loop"]
+
+  @doc """
+  Whether a thread that runs tools waits for the system: for time to pass, for a
+  file, for the network. Python's lock may be held meanwhile. A thread that waits
+  for another thread does not, which is all that those of a deadlock do. False
+  where the kernel does not say so, as of a process of another user.
+  """
+  @spec waits?(pos_integer | nil) :: boolean
+  def waits?(nil), do: false
+
+  def waits?(os_pid) do
+    case no_work() do
+      nil -> false
+      numbers -> Enum.any?(lanes(os_pid), &(system_call(&1) not in [nil | numbers]))
+    end
+  end
+
+  defp no_work do
+    machine =
+      :erlang.system_info(:system_architecture) |> to_string() |> String.split("-") |> hd()
+
+    @no_work[machine]
+  end
+
+  # The main thread is one.
+  defp lanes(os_pid) do
+    dir = "/proc/#{os_pid}/task"
+
+    for tid <- ls(dir),
+        tid == Integer.to_string(os_pid) or lane?("#{dir}/#{tid}/comm"),
+        do: "#{dir}/#{tid}"
+  end
+
+  defp lane?(path) do
+    case File.read(path) do
+      {:ok, name} -> String.starts_with?(name, @lanes)
+      _ -> false
+    end
+  end
+
+  # nil for one that runs, or is gone.
+  defp system_call(thread) do
+    with {:ok, text} <- File.read("#{thread}/syscall"),
+         {number, " " <> _} when number >= 0 <- Integer.parse(text) do
+      number
+    else
+      _ -> nil
+    end
+  end
+
   # ---- memory -------------------------------------------------------------
 
   @doc """

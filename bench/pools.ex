@@ -27,8 +27,8 @@ defmodule Bench.Pools do
 
   @doc "Starts one anew and does not wait for its workers."
   # Forked as by default, unless a figure is about workers that are not.
-  @spec start(:local | :grpc, pos_integer, String.t(), boolean) :: :ok
-  def start(carrier, workers, adapter \\ @adapter, prefork \\ true) do
+  @spec start(:local | :grpc, pos_integer, String.t(), boolean, keyword) :: :ok
+  def start(carrier, workers, adapter \\ @adapter, prefork \\ true, settings \\ []) do
     stop()
     for {key, _} <- Application.get_all_env(:snakepit), do: Application.delete_env(:snakepit, key)
 
@@ -39,6 +39,7 @@ defmodule Bench.Pools do
         pool_size: workers,
         prefork: prefork,
         pool_max_queue_size: 50_000,
+        pool_config: Map.new(settings),
         adapter_args: ["--adapter", adapter],
         adapter_env: [{"PYTHONPATH", python_path()}]
       ]

@@ -430,13 +430,20 @@ int ext_call_await(ext_call *call, sp_job *job, ext_wait *wait,
   return 0;
 }
 
-static int send_chunk(ext_call *call, sp_buf *out) {
+/* 1 when it would have to wait, and is not to. */
+static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
   sp_job *job = call->job;
   sp_link *link = call->link->connection;
   enum sp_link_result got;
+  int result = 0;
   sp_job_keep(link, job);
   /* Until a chunk may be sent. */
-  int result = ext_call_await(call, job, sp_job_credit, &got);
+  if (wait)
+    result = ext_call_await(call, job, sp_job_credit, &got);
+  else
+    got = sp_job_credit(link, job, false, false);
+  if (result == 0 && got == SP_LINK_NOTHING)
+    result = 1;
   if (result == 0 && got == SP_LINK_DONE && call->job == job &&
       !sp_job_is_cancelled(job)) {
     /* Numbered only now, so that threads that wait do not mix up the order. */
@@ -449,13 +456,14 @@ static int send_chunk(ext_call *call, sp_buf *out) {
   return result;
 }
 
-/* put(value, final, metadata): a chunk; waits while the receiver is behind,
- * returns at once when nobody waits for it any more. */
+/* put(value, final, metadata, wait=True): sends a chunk; waits while the
+ * receiver is behind, returns at once when nobody waits for it any more. With
+ * |wait| false it is False, and nothing is sent, when that takes a wait. */
 static PyObject *call_put(PyObject *self, PyObject *args) {
   ext_call *call = (ext_call *)self;
   PyObject *value, *metadata;
-  int final;
-  if (!PyArg_ParseTuple(args, "OpO", &value, &final, &metadata) ||
+  int final, wait = 1;
+  if (!PyArg_ParseTuple(args, "OpO|p", &value, &final, &metadata, &wait) ||
       !ext_call_check(call))
     return NULL;
   sp_buf out = borrow(call->link);
@@ -467,11 +475,9 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   if (result == 0 && final && sp_bridge_put_final(&out) != SP_OK)
     result = ext_raise(SP_ERR_NOMEM);
   if (result == 0)
-    result = send_chunk(call, &out);
+    result = send_chunk(call, &out, wait != 0);
   give_back(call->link, &out);
-  if (result != 0)
-    return NULL;
-  Py_RETURN_NONE;
+  return result < 0 ? NULL : PyBool_FromLong(result == 0);
 }
 
 /* ---- the type

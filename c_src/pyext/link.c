@@ -220,7 +220,6 @@ static void free_jobs(sp_job *job) {
 
 static void free_link(sp_link *link) {
   free_jobs(link->queue.first);
-  free_jobs(link->main_queue.first);
   free_jobs(link->running);
   free_jobs(link->spare);
   while (link->owed != NULL) {
@@ -316,9 +315,9 @@ void sp_link_close(sp_link *link) {
 
 /* ---- the end ------------------------------------------------------------- */
 
-static void refuse_queue(sp_link *link, sp_job_list *queue) {
-  sp_job *job = queue->first;
-  queue->first = queue->last = NULL;
+static void refuse_queue(sp_link *link) {
+  sp_job *job = link->queue.first;
+  link->queue.first = link->queue.last = NULL;
   while (job != NULL) {
     sp_job *next = job->next;
     if (!job->offered) /* the BEAM takes such a call back */
@@ -334,8 +333,7 @@ void sp_link_stop_locked(sp_link *link, int status, int grace_ms) {
   link->closing = true;
   link->status = status;
   link->deadline = sp_link_now() + (int64_t)grace_ms * 1000000;
-  refuse_queue(link, &link->queue);
-  refuse_queue(link, &link->main_queue);
+  refuse_queue(link);
   for (sp_job *job = link->running; job != NULL; job = job->next)
     sp_link_cancel_job(link, job);
   for (sp_waiter *w = link->followers; w != NULL; w = w->next)

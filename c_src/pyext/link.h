@@ -25,14 +25,14 @@ typedef struct sp_job sp_job;
 typedef struct sp_upcall sp_upcall;
 
 typedef struct sp_link_config {
-  /* True when other threads than the one that opens the link run calls; that
-   * one then runs only calls whose metadata say thread_sensitive. Otherwise
-   * calls may come ahead of their turn, and be taken back. */
+  /* True when other threads than the one that opens the link take calls, which
+   * may then be several at a time. Otherwise calls may come ahead of their
+   * turn, and be taken back. */
   bool threaded;
-  /* Sent to the thread that opened the link when a call that it runs is
+  /* Sent to the thread that opened the link when a call that it took is
    * cancelled. */
   int interrupt_signal;
-  /* As interrupt_signal for calls that other threads run. Called on a thread
+  /* As interrupt_signal for calls that other threads took. Called on a thread
    * that may wait; no two at a time. */
   void (*cancelled)(void *user, uint64_t call);
   /* Returns when the interpreter has let this thread in. Called, on a thread

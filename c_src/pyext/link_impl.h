@@ -44,13 +44,7 @@ typedef struct sp_job_list {
   sp_job *last;
 } sp_job_list;
 
-enum sp_wait_for {
-  SP_WAIT_CALL,
-  SP_WAIT_MAIN_CALL,
-  SP_WAIT_CREDIT,
-  SP_WAIT_INPUT,
-  SP_WAIT_REPLY
-};
+enum sp_wait_for { SP_WAIT_CALL, SP_WAIT_CREDIT, SP_WAIT_INPUT, SP_WAIT_REPLY };
 
 /* Under way, by number modulo this. */
 #define SP_LINK_REQUESTS 64
@@ -105,8 +99,7 @@ struct sp_link {
   pthread_mutex_t lock; /* guards all that follows, but for |gone| */
   sp_ring in;
   sp_frame_reader reader;
-  sp_job_list queue;      /* for any thread */
-  sp_job_list main_queue; /* for the main thread, when |threaded| */
+  sp_job_list queue;
   sp_job *running;
   sp_job *spare;
   sp_upcall *requests[SP_LINK_REQUESTS];

@@ -24,8 +24,6 @@
 
 static const char BAD_FRAME[] = "the BEAM broke the protocol: a frame that "
                                 "this worker does not know";
-static const char BAD_REQUEST[] = "the BEAM broke the protocol: a request "
-                                  "that is no ExecuteToolRequest";
 static const char BAD_RING[] = "the BEAM broke the protocol: impossible ring "
                                "indices or frame header";
 static const char NO_MEMORY[] = "no memory for a message of the BEAM";
@@ -152,20 +150,6 @@ void sp_job_end(sp_link *link, sp_job *job) {
 /* ---- what the BEAM says ---------------------------------------------------
  */
 
-/* 1 when the metadata say that the call is the main thread's. */
-static int is_sensitive(sp_slice key, sp_slice value, void *ctx) {
-  static const char *const yes[] = {"true", "1", "yes", "on"};
-  static const char name[] = "thread_sensitive";
-  if (key.len != sizeof name - 1 || memcmp(key.data, name, key.len) != 0)
-    return 0;
-  for (size_t i = 0; i < sizeof yes / sizeof *yes; i++) {
-    if (value.len == strlen(yes[i]) &&
-        strncasecmp((const char *)value.data, yes[i], value.len) == 0)
-      *(bool *)ctx = true;
-  }
-  return 0;
-}
-
 void sp_link_take_payload(sp_link *link, sp_buf *buf) {
   sp_buf empty = *buf;
   *buf = link->reader.payload;
@@ -173,22 +157,12 @@ void sp_link_take_payload(sp_link *link, sp_buf *buf) {
 }
 
 static void take_call(sp_link *link, const sp_frame *frame) {
-  bool sensitive = false;
   bool offered = frame->kind == SP_FRAME_OFFER;
   if (offered && (link->closing || link->config.threaded))
     return; /* not begun: the BEAM takes it back */
   if (link->closing) {
     sp_link_refuse(link, frame->call, "the worker is stopping");
     return;
-  }
-  if (link->config.threaded) {
-    sp_bridge_request request;
-    sp_bridge_visitor visitor = {.metadata = is_sensitive, .ctx = &sensitive};
-    if (sp_bridge_get_request(frame->payload, frame->len, &request, &visitor) !=
-        SP_OK) {
-      sp_link_abandon_locked(link, 1, BAD_REQUEST);
-      return;
-    }
   }
   sp_job *job = new_job(link);
   if (job == NULL) {
@@ -199,8 +173,8 @@ static void take_call(sp_link *link, const sp_frame *frame) {
   job->offered = offered;
   job->came = sp_link_now();
   sp_link_take_payload(link, &job->payload);
-  push(sensitive ? &link->main_queue : &link->queue, job);
-  sp_link_notify(link, sensitive ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL, NULL);
+  push(&link->queue, job);
+  sp_link_notify(link, SP_WAIT_CALL, NULL);
 }
 
 sp_job *sp_link_running(sp_link *link, uint64_t call) {
@@ -217,8 +191,6 @@ static void take_cancel(sp_link *link, const sp_frame *frame) {
     return;
   }
   job = take_out(&link->queue, frame->call);
-  if (job == NULL)
-    job = take_out(&link->main_queue, frame->call);
   if (job == NULL)
     return; /* answered already: the two crossed */
   if (!job->offered || sp_claim_take(link->claims, job->call))
@@ -358,7 +330,7 @@ void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job) {
     if (w->woken || !wanted || w->job != job)
       continue;
     sp_link_wake(w);
-    if (what == SP_WAIT_CALL || what == SP_WAIT_MAIN_CALL)
+    if (what == SP_WAIT_CALL)
       return;
   }
 }
@@ -371,8 +343,6 @@ static bool satisfied(const sp_link *link, const sp_waiter *w) {
   switch (w->what) {
   case SP_WAIT_CALL:
     return link->queue.first != NULL;
-  case SP_WAIT_MAIN_CALL:
-    return link->main_queue.first != NULL;
   case SP_WAIT_INPUT:
     return sp_link_has_input(w->job);
   case SP_WAIT_REPLY:
@@ -477,7 +447,7 @@ void sp_link_hand_over(sp_link *link) {
   if (link->leader != NULL)
     return;
   for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
-    if (w->what != SP_WAIT_MAIN_CALL && !w->woken) {
+    if (!w->woken) {
       sp_link_wake(w);
       return;
     }
@@ -500,7 +470,7 @@ enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait) {
       link->main_poked = false;
       return SP_LINK_INTERRUPTED;
     }
-    bool may_lead = link->leader == NULL && w->what != SP_WAIT_MAIN_CALL;
+    bool may_lead = link->leader == NULL;
     if (may_lead && sp_link_read(link))
       continue;
     if (!wait)
@@ -514,9 +484,10 @@ enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait) {
   }
 }
 
-/* Takes the first call out of a queue that has one; NULL when it was taken
+/* Takes the first call out of the queue, which has one; NULL when it was taken
  * back. */
-static sp_job *begin(sp_link *link, sp_job_list *queue, bool main) {
+static sp_job *begin(sp_link *link, bool main) {
+  sp_job_list *queue = &link->queue;
   sp_job *job = queue->first;
   queue->first = job->next;
   if (queue->first == NULL)
@@ -534,17 +505,15 @@ static sp_job *begin(sp_link *link, sp_job_list *queue, bool main) {
 
 enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
                                  sp_job **job) {
-  bool only_main = main && link->config.threaded;
-  sp_waiter w = {.what = only_main ? SP_WAIT_MAIN_CALL : SP_WAIT_CALL,
-                 .main = main,
-                 .wake = PTHREAD_COND_INITIALIZER};
+  sp_waiter w = {
+      .what = SP_WAIT_CALL, .main = main, .wake = PTHREAD_COND_INITIALIZER};
   enum sp_link_result got;
   pthread_mutex_lock(&link->lock);
   do {
     *job = NULL;
     got = sp_link_await(link, &w, wait);
     if (got == SP_LINK_DONE)
-      *job = begin(link, only_main ? &link->main_queue : &link->queue, main);
+      *job = begin(link, main);
   } while (got == SP_LINK_DONE && *job == NULL);
   if (got != SP_LINK_NOTHING)
     sp_link_hand_over(link);

@@ -169,7 +169,10 @@ static void take_signals(sp_link *link) {
       sp_link_stop_locked(link, 0, STOP_GRACE_MS);
   if (n <= 0)
     return;
-  /* The handlers are run by the main thread, which may be waiting. */
+  /* The handlers are run by the main thread. Where it takes no calls it waits
+   * elsewhere, and the system wakes it. */
+  if (link->config.threaded)
+    return;
   link->main_poked = true;
   for (sp_waiter *w = link->followers; w != NULL; w = w->next) {
     if (w->main) {

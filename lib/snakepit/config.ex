@@ -80,6 +80,7 @@ defmodule Snakepit.Config do
       startup_batches?: explicit,
       threads_per_worker: Defaults.config_default_threads_per_worker(),
       thread_safety_checks: false,
+      concurrency: 1,
       cpu_affinity: :none,
       containment: Application.get_env(:snakepit, :containment, :auto),
       cgroup: Application.get_env(:snakepit, :cgroup)
@@ -394,6 +395,7 @@ defmodule Snakepit.Config do
     startup_batch_size: 1,
     startup_batch_delay_ms: 0,
     threads_per_worker: 1,
+    concurrency: 1,
     max_workers: 1,
     max_queue_size: 0,
     cancel_grace_ms: 0,

@@ -203,6 +203,7 @@ defmodule Snakepit.ConfigKeysTest do
     startup_batch_size: [1, 4, nil],
     startup_batch_delay_ms: [0, 5],
     threads_per_worker: [1, 8],
+    concurrency: [1, 100, nil, 0],
     min_size: [1, 2, nil],
     max_size: [2, 9, nil],
     idle_timeout: [:infinity, 100, nil],

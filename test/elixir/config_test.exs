@@ -84,6 +84,9 @@ defmodule Snakepit.ConfigTest do
       assert text =~ "No.Such"
       assert {:invalid_pool_name, "p", _} = refused.(%{name: "p"})
 
+      assert {:invalid_pool_option, :concurrency, 0, "concurrency is an integer of" <> _} =
+               refused.(%{concurrency: 0})
+
       assert {:invalid_pool_option, :startup_batch_size, 0, _} =
                refused.(%{startup_batch_size: 0})
 

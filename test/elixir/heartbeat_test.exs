@@ -101,6 +101,52 @@ defmodule Snakepit.HeartbeatTest do
     refute_received {:heartbeat_monitor_failed, _, _}
   end
 
+  @threads [
+    worker_profile: :thread,
+    threads_per_worker: 3,
+    adapter_args: ["--adapter", "snakepit_test_tools.ThreadedTestTools"]
+  ]
+
+  test "a worker whose thread is deadlocked with Python's lock held is replaced" do
+    start(%{}, @threads)
+    path = signal_path()
+    task = Task.async(fn -> Snakepit.execute("deadlock", %{path: path}, timeout: 60_000) end)
+
+    assert {:error, %Error{details: %{exit_reason: :not_responding}}} = Task.await(task, 60_000)
+  end
+
+  for {profile, settings} <- [process: [], thread: @threads] do
+    @settings settings
+    test "a worker whose #{profile} waits in C with Python's lock held is left alone" do
+      {_id, monitor} = start(%{}, @settings)
+      pid = worker_pid()
+      path = signal_path()
+      {_, 0} = System.cmd("mkfifo", [path])
+      task = Task.async(fn -> Snakepit.execute("wait_in_c", %{path: path}, timeout: 60_000) end)
+      # A dead one would be given three.
+      eventually(fn -> HeartbeatMonitor.get_status(monitor).busy > 6 end)
+      File.write!(path, "")
+      assert {:ok, ^pid} = Task.await(task, 60_000)
+      assert worker_pid() == pid
+      refute_received {:heartbeat_monitor_failed, _, _}
+    end
+  end
+
+  test "heartbeats and cancellation go on while all threads compute" do
+    {_id, monitor} = start(%{}, @threads)
+    pid = worker_pid()
+    paths = for n <- 1..3, do: signal_path() <> "#{n}"
+    [one | others] = for path <- paths, do: Snakepit.async("hash_until", %{path: path})
+    for path <- paths, do: eventually(fn -> File.exists?(path <> ".started") end)
+    before = HeartbeatMonitor.get_status(monitor).pongs
+    eventually(fn -> HeartbeatMonitor.get_status(monitor).pongs > before + 5 end)
+    assert :ok = Snakepit.cancel(one)
+    # There is a thread for it, so the cancelled one is over.
+    assert {:ok, ^pid} = Snakepit.execute("pid", %{}, timeout: 60_000)
+    Enum.each(paths, &go/1)
+    assert [{:ok, ^pid}, {:ok, ^pid}] = Enum.map(others, &Snakepit.await/1)
+  end
+
   test "a worker whose tool waits is left alone" do
     {_id, monitor} = start(%{})
     path = signal_path()

@@ -60,6 +60,15 @@ defmodule Snakepit.GRPCWorker.LaunchTest do
     assert value(spec.args, "--adapter") =~ "threaded_showcase"
   end
 
+  test "concurrency is in the environment of the process profile" do
+    {spec, _} = build(%{concurrency: 8})
+    assert {"SNAKEPIT_CONCURRENCY", "8"} in spec.env
+    {spec, _} = build(%{})
+    refute Map.has_key?(Map.new(spec.env), "SNAKEPIT_CONCURRENCY")
+    {spec, _} = build(%{worker_profile: :thread, threads_per_worker: 4, concurrency: 8})
+    refute Map.has_key?(Map.new(spec.env), "SNAKEPIT_CONCURRENCY")
+  end
+
   test "the environment is complete, and the pool's wins whatever its case" do
     put_system_env(%{"OMP_NUM_THREADS" => nil, "MKL_NUM_THREADS" => "3", "PYTHONPATH" => "/mine"})
     {spec, ready_file} = build(%{adapter_env: %{"gRPC_verbosity" => "INFO", "X" => "1"}})

@@ -25,8 +25,15 @@ class Sink:
         self.reply: Any = None
         self.chunks: list[bytes] = []
 
-    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def put(
+        self,
+        data: bytes,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
         self.chunks.append(data)
+        return True
 
     def finish(self, reply: Reply) -> None:
         assert not self.over.is_set(), "two replies"

@@ -68,6 +68,7 @@ defmodule Snakepit.Config.Keys do
     :cancel_grace_ms,
     :capacity_strategy,
     :cgroup,
+    :concurrency,
     :containment,
     :cpu_affinity,
     :crash_barrier,

@@ -147,6 +147,7 @@ defmodule Snakepit.GRPCWorker.Launch do
     |> Map.merge(Map.new([ProcessRegistry.owner_variable()]))
     |> Map.merge(if Settings.other_user?(config), do: %{}, else: ReadyBell.environment())
     |> Map.merge(group())
+    |> Map.merge(concurrency(config))
     |> Map.merge(threads(config))
     |> Map.merge(identity(program))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
@@ -157,6 +158,15 @@ defmodule Snakepit.GRPCWorker.Launch do
   defp group do
     if Application.get_env(:snakepit, :process_group_kill, true),
       do: %{"SNAKEPIT_PROCESS_GROUP" => "1"},
+      else: %{}
+  end
+
+  # Not on the command line, which may be another program's.
+  defp concurrency(config) do
+    count = config[:concurrency] || 1
+
+    if count > 1 and not Config.thread_profile?(config),
+      do: %{"SNAKEPIT_CONCURRENCY" => Integer.to_string(count)},
       else: %{}
   end
 

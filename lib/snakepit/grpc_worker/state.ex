@@ -153,9 +153,11 @@ defmodule Snakepit.GRPCWorker.State do
   @doc "How many calls it gets at a time."
   @spec capacity(map) :: pos_integer
   def capacity(config) do
-    if Config.thread_profile?(config) and config[:capacity_strategy] != :profile,
-      do: config[:threads_per_worker] || 1,
-      else: 1
+    cond do
+      config[:capacity_strategy] == :profile -> 1
+      Config.thread_profile?(config) -> config[:threads_per_worker] || 1
+      true -> config[:concurrency] || 1
+    end
   end
 
   @doc "What the kernel, or a limit of the pool, had to do with it."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, Callable, Optional
 
 
@@ -32,12 +32,21 @@ class ToolStream:
     when it is gone.
     """
 
-    __slots__ = ("_emit",)
+    __slots__ = ("_emit", "_emit_async")
 
-    def __init__(self, emit: Callable[[Any], None]) -> None:
+    def __init__(
+        self, emit: Callable[[Any], None], emit_async: Callable[[Any], Awaitable[None]]
+    ) -> None:
         self._emit = emit
+        self._emit_async = emit_async
 
     def send(self, data: Any, metadata: Optional[Mapping[str, Any]] = None) -> None:
-        if metadata:
-            data = StreamChunk(data, metadata=metadata)
-        self._emit(data)
+        self._emit(_with(data, metadata))
+
+    async def send_async(self, data: Any, metadata: Optional[Mapping[str, Any]] = None) -> None:
+        """The same for coroutines: others go on while it waits."""
+        await self._emit_async(_with(data, metadata))
+
+
+def _with(data: Any, metadata: Optional[Mapping[str, Any]]) -> Any:
+    return StreamChunk(data, metadata=metadata) if metadata else data

@@ -33,8 +33,17 @@ class Reply:
 class Sink(Protocol):
     """Where a carrier takes chunks and the reply. Called by the running lane."""
 
-    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
-        """Waits while the receiver is behind; returns at once after ``close``."""
+    def put(
+        self,
+        data: bytes,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
+        """Waits while the receiver is behind; returns at once after ``close``.
+
+        With ``wait`` false it is False, and nothing is sent, where that would wait.
+        """
 
     def finish(self, reply: Reply) -> None: ...
 
@@ -45,7 +54,13 @@ class Sink(Protocol):
 class _NoSink:
     """For calls whose reply is returned to who runs them."""
 
-    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def put(
+        self,
+        data: bytes,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
         raise RuntimeError("a unary call has no stream")
 
     def finish(self, reply: Reply) -> None:
@@ -131,9 +146,18 @@ class Call:
         text = _values.dumps(value)
         return Reply(value=text, kind=wire_type(value, text))
 
-    def put(self, value: Any, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def put(
+        self,
+        value: Any,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
         """Sends a chunk; waits as the sink does."""
-        self.sink.put(_chunk_data(value), final, metadata)
+        return self.sink.put(self.chunk_data(value), final, metadata, wait)
+
+    def chunk_data(self, value: Any) -> bytes:
+        return _chunk_data(value)
 
 
 class CborCall(Call):
@@ -149,10 +173,9 @@ class CborCall(Call):
             return Reply(value=Cbor(self.encode(meta)), binary=value.data)
         return Reply(value=Cbor(self.encode(value)))
 
-    def put(self, value: Any, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def chunk_data(self, value: Any) -> bytes:
         raw = value is None or isinstance(value, (str, bytes, bytearray, memoryview))
-        data = _chunk_data(value) if raw else Cbor(self.encode(value))
-        self.sink.put(data, final, metadata)
+        return _chunk_data(value) if raw else Cbor(self.encode(value))
 
 
 def _chunk_data(value: Any) -> bytes:

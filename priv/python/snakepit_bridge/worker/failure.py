@@ -72,6 +72,11 @@ def to_json(report: Mapping[str, Any], limit: Optional[int] = None) -> str:
     return text
 
 
+def of_call(error: BaseException, call: Any) -> str:
+    """For what went wrong outside of the tool."""
+    return to_json(describe(error, call.tool, call.session_id), MAX_DETAILS)
+
+
 def _shortened(report: Mapping[str, Any], room: int) -> dict[str, Any]:
     short = dict(report)
     short["message"] = _middle_cut(str(report["message"]), room // 3)

@@ -19,7 +19,8 @@ _OPTIONS = (
     ("grpc.so_reuseport", 0),
 )
 
-# Open streams and probes hold a thread each; idle ones are used again.
+# Open streams, probes and calls of coroutines hold a thread each; idle ones are
+# used again.
 _MAX_THREADS = 512
 
 
@@ -50,9 +51,9 @@ class LanePool(futures.ThreadPoolExecutor):
 class GrpcServer:
     """Started by the main thread; ``stop`` may be called from any other."""
 
-    def __init__(self, handler: Any, host: str, port: int) -> None:
+    def __init__(self, handler: Any, host: str, port: int, capacity: int = 1) -> None:
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        threads = futures.ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="grpc")
+        threads = futures.ThreadPoolExecutor(_MAX_THREADS + capacity, thread_name_prefix="grpc")
         self._server = grpc.server(threads, handlers=(handler,), options=_OPTIONS)
 
     def start(self) -> int:

@@ -42,13 +42,14 @@ class BridgeService:
         self._native = _find_native()
 
     def handler(self, lanes: Any) -> Any:
-        """The generic handler to add to a server; unary tools run on ``lanes``."""
+        """The generic handler to add to a server; unary tools run on ``lanes``, if given."""
         pb2 = self._pb2
 
         def execute_tool(request: Any, context: Any) -> Any:
             return self.execute_tool(request, context)
 
-        execute_tool.experimental_thread_pool = lanes  # type: ignore[attr-defined]
+        if lanes is not None:
+            execute_tool.experimental_thread_pool = lanes  # type: ignore[attr-defined]
         unary = {
             "Ping": (self.ping, pb2.PingRequest),
             "Heartbeat": (self.heartbeat, pb2.HeartbeatRequest),

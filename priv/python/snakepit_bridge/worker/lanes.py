@@ -11,6 +11,8 @@ import signal
 import threading
 import time
 from collections.abc import Coroutine
+from concurrent import futures
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from ..errors import ToolCancelled
@@ -25,6 +27,13 @@ INTERRUPT_SIGNAL = signal.SIGURG
 _STUCK_LOOP_S = 0.2
 _FIRST_PAUSE_S = 0.01
 _LAST_PAUSE_S = 1.0
+
+
+def show_name() -> None:
+    """The system shows it too, in ``top -H`` and to the BEAM, which looks what lanes do."""
+    thread = threading.current_thread()
+    with suppress(OSError), open(f"/proc/self/task/{thread.native_id}/comm", "w") as file:
+        file.write(thread.name[:15])
 
 
 class Lane:
@@ -62,6 +71,14 @@ class Lane:
             return self._loop.run_until_complete(self._task)
         finally:
             self._task = None
+
+    def wait_for(self, future: futures.Future[Any]) -> Any:
+        """The result of something in another thread, which is cancelled with the call."""
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
 
     def close(self) -> None:
         if self._loop is not None and not self._loop.is_closed():
@@ -116,8 +133,9 @@ class ThreadLane(Lane):
     def __init__(self) -> None:
         super().__init__()
         # Guards `current` against `interrupt`: what is injected while it is
-        # held belongs to the current call.
+        # held belongs to the current call. And `_future`.
         self._guard = threading.RLock()
+        self._future: Optional[futures.Future[Any]] = None
 
     def disarm(self) -> None:
         # The exception may be raised at any point in here, but only once.
@@ -137,33 +155,55 @@ class ThreadLane(Lane):
         with self._guard:
             if self.current is not call:
                 return
-            loop, task = self._loop, self._task
+            loop, task, future = self._loop, self._task, self._future
+            if future is not None:
+                future.cancel()
+                return
             if loop is None or task is None:
                 call.interrupted = True
                 _inject(self.thread_id, ToolCancelled)
                 return
-        self._cancel_task(call, loop, task)
+        self.interrupt_task(call, loop, task.cancel)
 
-    def _cancel_task(
-        self, call: Call, loop: asyncio.AbstractEventLoop, task: asyncio.Task[Any]
+    def wait_for(self, future: futures.Future[Any]) -> Any:
+        # A wait for a lock is not ended by an exception from outside.
+        with self._guard:
+            self._future = future
+        try:
+            if self.current is not None:
+                self.current.check()
+            return super().wait_for(future)
+        finally:
+            with self._guard:
+                self._future = None
+
+    def interrupt_task(
+        self, call: Call, loop: asyncio.AbstractEventLoop, cancel_task: Callable[[], Any]
     ) -> None:
         """A loop that does not take the request is stuck in the tool's own code."""
         taken = threading.Event()
 
         def cancel() -> None:
             taken.set()
-            task.cancel()
+            cancel_task()
 
         def inject_if_stuck() -> None:
             with self._guard:
-                if self.current is call and not taken.is_set() and not call.interrupted:
+                if taken.is_set() or call.interrupted:
+                    return
+                if self.current is call:
                     call.interrupted = True
                     _inject(self.thread_id, ToolCancelled)
+                    return
+            look_later()
+
+        def look_later() -> None:
+            timer = threading.Timer(_STUCK_LOOP_S, inject_if_stuck)
+            timer.daemon = True
+            timer.start()
 
         loop.call_soon_threadsafe(cancel)
-        timer = threading.Timer(_STUCK_LOOP_S, inject_if_stuck)
-        timer.daemon = True
-        timer.start()
+        look_later()
 
 
 def _inject(thread_id: int, exception: Optional[type[BaseException]]) -> None:

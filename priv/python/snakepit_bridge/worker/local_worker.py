@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from .. import _proto
 from ..errors import BridgeError
 from ..logging_config import get_logger
 from . import failure, local_values, signals
 from .calls import Reply
-from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane
+from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane, show_name
 from .local_calls import LocalCalls
 from .options import heartbeat
 from .requests import AdapterHost
+from .routing import MainQueue, Sensitivity
+
+if TYPE_CHECKING:
+    from .event_loop import WorkerLoop
 
 _log = get_logger(__name__)
 
@@ -23,10 +27,10 @@ _CANCELLED = '{"type":"cancelled","message":"the call was cancelled"}'
 
 
 class LocalWorker:
-    """Made and run in the main thread.
+    """Made and run in the main thread, where tools run one at a time.
 
-    Process mode: tools run there. Threaded mode: in threads; only calls marked
-    thread-sensitive run in the main thread.
+    With ``--mode threaded`` they run in threads instead, and there only what is
+    thread-sensitive; with that or ``--concurrency`` coroutines have a loop.
     """
 
     def __init__(
@@ -35,15 +39,26 @@ class LocalWorker:
         local_values.configure(native)
         _proto.show()
         self._threads = options.max_workers if options.mode == "threaded" else 0
+        self._several = self._threads > 0 or options.concurrency > 1
         self._lanes: list[Lane] = [MainLane()]
         self._heartbeat = heartbeat(options)
         try:
             self._link = native.Link(
-                path, token, self._threads > 0, INTERRUPT_SIGNAL, self._on_cancel
+                path, token, self._several, INTERRUPT_SIGNAL, self._on_cancel
             )
         except (ConnectionError, ValueError) as error:
             raise BridgeError(f"no shared memory with the BEAM: {error}") from error
         self._host = AdapterHost(adapter, local=LocalCalls(self._link))
+        if options.thread_safety_check and self._threads > 0:
+            self._host.watch_threads()
+        self._sensitivity = Sensitivity()
+        self._for_main = MainQueue()
+        capacity = max(self._threads, options.concurrency)
+        self._loop: Optional[WorkerLoop] = None
+        if self._several:
+            from .event_loop import WorkerLoop  # large
+
+            self._loop = WorkerLoop(self._host, capacity, _answer)
 
     def run(self) -> int:
         signals.route(self._link.signal_fd)
@@ -51,17 +66,10 @@ class LocalWorker:
             self._link.expect_pings(
                 self._heartbeat.timeout_ms, self._heartbeat.max_missed_heartbeats
             )
-        threads = [
-            threading.Thread(target=self._serve_thread, name=f"tool-{n}", daemon=True)
-            for n in range(self._threads)
-        ]
-        for thread in threads:
-            thread.start()
-        self._serve(self._lanes[0], True)
-        for thread in threads:
-            thread.join()
-        self._host.close(self._lanes[0])
-        self._lanes[0].close()
+        if self._loop is None:
+            self._serve_alone()
+        else:
+            self._serve_several(self._loop)
         return self._end()
 
     def _end(self) -> int:
@@ -72,39 +80,131 @@ class LocalWorker:
             print(f"snakepit: {why}", file=sys.stderr)
         return status
 
-    def _serve_thread(self) -> None:
-        lane = ThreadLane()
-        self._lanes.append(lane)
-        self._serve(lane, False)
-        lane.close()
+    # ---- one at a time ------------------------------------------------------
 
-    def _serve(self, lane: Lane, main: bool) -> None:
-        take, run = self._link.take, self._host.run
+    def _serve_alone(self) -> None:
+        lane, take = self._lanes[0], self._link.take
         while True:
             try:
-                call = take(main)
+                call = take(True)
             except Exception:
                 _log.exception("a signal handler failed")
                 continue
             if call is None:
                 break
+            self._run(call, lane, None)
+        self._host.close(lane)
+        lane.close()
+
+    # ---- several ------------------------------------------------------------
+
+    def _serve_several(self, loop: WorkerLoop) -> None:
+        if self._threads > 0:
+            serve = [(self._serve_thread, f"tool-{n}") for n in range(self._threads)]
+        else:
+            serve = [(self._distribute, "calls")]
+        threads = [
+            threading.Thread(target=target, args=(loop,), name=name, daemon=True)
+            for target, name in serve
+        ]
+        for thread in threads:
+            thread.start()
+        self._serve_main(loop)
+        for thread in threads:
+            thread.join()
+        loop.drain()
+        self._host.close(self._lanes[0], loop)
+        loop.close()
+        self._lanes[0].close()
+
+    def _serve_main(self, loop: WorkerLoop) -> None:
+        """What other threads pass on."""
+        lane = self._lanes[0]
+        while True:
             try:
-                reply = run(call, lane)
-            except BaseException as error:  # a bug of ours: the call still ends
-                _log.exception("internal error")
-                reply = Reply(error=_internal(call, error))
-            if reply.error is None:
-                call.finish()
-            else:
-                call.fail(_CANCELLED if reply.cancelled else reply.error)
+                call = self._for_main.take()
+            except Exception:
+                _log.exception("a signal handler failed")
+                continue
+            if call is None:
+                break
+            sensitive = self._sensitivity.wants_main(call)
+            self._run(call, lane, None if sensitive else loop)
+
+    def _serve_thread(self, loop: WorkerLoop) -> None:
+        show_name()
+        lane = ThreadLane()
+        self._lanes.append(lane)
+        while True:
+            call = self._link.take(False)
+            if call is None:
+                break
+            if not self._pass_on(call, loop):
+                self._run(call, lane, loop)
+        self._for_main.stop()
+        lane.close()
+
+    def _distribute(self, loop: WorkerLoop) -> None:
+        while True:
+            call = self._link.take(False)
+            if call is None:
+                break
+            if not self._pass_on(call, loop):
+                self._give_main(call)
+        self._for_main.stop()
+
+    def _pass_on(self, call: Any, loop: WorkerLoop) -> bool:
+        """Whether the call is another thread's from now on."""
+        if self._sensitivity.wants_main(call):
+            self._give_main(call)
+        elif self._host.is_async(call.tool):
+            loop.submit(call)
+        else:
+            return False
+        return True
+
+    def _give_main(self, call: Any) -> None:
+        self._for_main.put(call)
+        if call.cancelled:  # perhaps told before it was there to be found
+            self._withdraw(call)
+
+    # ---- calls --------------------------------------------------------------
+
+    def _run(self, call: Any, lane: Lane, loop: Optional[WorkerLoop]) -> None:
+        reply: Optional[Reply]
+        try:
+            reply = self._host.run(call, lane, loop)
+        except BaseException as error:  # a bug of ours: the call still ends
+            _log.exception("internal error")
+            reply = Reply(error=failure.of_call(error, call))
+        if reply is not None:
+            _answer(call, reply)
+
+    def _withdraw(self, call: Any) -> bool:
+        if not self._for_main.withdraw(call):
+            return False
+        call.fail(_CANCELLED)
+        return True
 
     def _on_cancel(self, number: int) -> None:
-        """In a thread of the extension: calls in other lanes than the main one."""
-        for lane in self._lanes[1:]:
-            call: Optional[Any] = lane.current
+        """In a thread of the extension: calls that the main thread has not taken itself."""
+        call: Any
+        for lane in list(self._lanes):
+            call = lane.current
             if call is not None and call.is_call(number):
                 lane.interrupt(call)
+        if self._loop is None:
+            return
+        for call in self._for_main.calls():
+            if call.is_call(number):
+                self._withdraw(call)
+        for call in self._loop.calls():
+            if call.is_call(number):
+                self._loop.interrupt(call)
 
 
-def _internal(call: Any, error: BaseException) -> str:
-    return failure.to_json(failure.describe(error, call.tool, call.session_id))
+def _answer(call: Any, reply: Reply) -> None:
+    if reply.error is None:
+        call.finish()
+    else:
+        call.fail(_CANCELLED if reply.cancelled else reply.error)

@@ -16,8 +16,9 @@ THREADED_ADAPTER = "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseA
 _EPILOG = """\
 environment: SNAKEPIT_READY_FILE (gets the port), SNAKEPIT_READY_BELL (a socket
 that is told so), SNAKEPIT_LOG_LEVEL, SNAKEPIT_GRPC_ADDRESS (default of
---elixir-address), SNAKEPIT_BIND_HOST,
-SNAKEPIT_PROTO_PATH, SNAKEPIT_ALLOW_PICKLE, SNAKEPIT_UNSERIALIZABLE_DETAIL,
+--elixir-address), SNAKEPIT_BIND_HOST, SNAKEPIT_CONCURRENCY (default of
+--concurrency), SNAKEPIT_THREAD_SENSITIVE, SNAKEPIT_PROTO_PATH,
+SNAKEPIT_ALLOW_PICKLE, SNAKEPIT_UNSERIALIZABLE_DETAIL,
 SNAKEPIT_UNSERIALIZABLE_REPR_MAXLEN, SNAKEPIT_TOLIST_MAX_ELEMENTS.
 Unknown options are ignored with a warning."""
 
@@ -37,7 +38,13 @@ def parser(mode: str = "process") -> argparse.ArgumentParser:
     add("--elixir-address", metavar="HOST:PORT", default=_default_address())
     add("--mode", choices=("process", "threaded"), default=mode)
     add("--max-workers", type=_positive, default=10, help="threads in threaded mode")
-    add("--thread-safety-check", action="store_true", help="accepted")
+    add("--thread-safety-check", action="store_true", help="watch for concurrent access")
+    add(
+        "--concurrency",
+        type=_positive,
+        default=_default_concurrency(),
+        help="coroutine tools at a time in process mode",
+    )
     add("--health-check", action="store_true", help="import everything, then exit 0 or 1")
     for name in ("run-id", "instance-name", "instance-token"):
         add(f"--snakepit-{name}", default="", help="names the BEAM that owns this worker")
@@ -81,6 +88,11 @@ def _default_address() -> str:
         if os.environ.get(name):
             return os.environ[name]
     return ""
+
+
+def _default_concurrency() -> int:
+    text = os.environ.get("SNAKEPIT_CONCURRENCY", "")
+    return int(text) if text.isdigit() and int(text) > 0 else 1
 
 
 def _port(text: str) -> int:

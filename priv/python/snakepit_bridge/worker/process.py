@@ -37,10 +37,13 @@ class WorkerProcess:
         known_beam = bool(options.elixir_address)
         host = AdapterHost(adapter, self._beam.stub if known_beam else None)
         threads = options.max_workers if options.mode == "threaded" else 0
-        self._runner = Runner(host, threads)
+        if options.thread_safety_check and threads > 0:
+            host.watch_threads()
+        self._runner = Runner(host, threads, options.concurrency)
         service = BridgeService(self._runner, self._beam.stub, known_beam)
-        handler = service.handler(LanePool(self._runner))
-        self._server = GrpcServer(handler, options.host, options.port)
+        lanes = LanePool(self._runner) if self._runner.lends_lanes else None
+        handler = service.handler(lanes)
+        self._server = GrpcServer(handler, options.host, options.port, options.concurrency)
         self._watch = BeamWatch(self._beam.stub, heartbeat(options)) if known_beam else None
 
     def run(self) -> int:

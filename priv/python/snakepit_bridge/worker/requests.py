@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import sys
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from time import monotonic
 from types import ModuleType
@@ -24,6 +27,8 @@ from .lanes import Lane
 from .lifetimes import Held, lifetimes
 
 if TYPE_CHECKING:
+    from ..thread_safety_checker import ThreadSafetyChecker
+    from .event_loop import WorkerLoop
     from .local_calls import LocalCalls
 
 _log = get_logger(__name__)
@@ -52,39 +57,99 @@ class AdapterHost:
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
         self.lifetimes = lifetimes(adapter)
+        self._known_async: dict[str, bool] = {}
+        # See watch_threads.
+        self.checker: Optional[ThreadSafetyChecker] = None
 
-    def run(self, call: Call, lane: Lane) -> Reply:
-        """Never raises: whatever the tool does becomes the reply."""
+    def run(self, call: Call, lane: Lane, loop: Optional[WorkerLoop] = None) -> Optional[Reply]:
+        """Never raises: whatever the tool does becomes the reply.
+
+        None when ``loop`` goes on with it: coroutines are the loop's, if there is one.
+        """
         started = monotonic()
         given = call.metadata.get("correlation_id")
         token = correlation_id.set(given) if given else None
-        request = _Request(self, call, lane)
+        request = Request(self, call, lane, loop)
         try:
             reply = request.run()
         finally:
             if token is not None:
                 correlation_id.reset(token)
+        if reply is None:
+            return None
         reply.elapsed_ms = int((monotonic() - started) * 1000)
         return reply
 
-    def close(self, lane: Lane) -> None:
+    def close(self, lane: Lane, loop: Optional[WorkerLoop] = None) -> None:
         """Ends the adapters that were kept. On the lane's thread, when no call runs."""
         if self.lifetimes is not None:
             for adapter in self.lifetimes.close():
-                self.clean_up(adapter, lane, "the last call")
+                self.clean_up(adapter, lane, loop, "the last call")
 
-    def clean_up(self, adapter: Any, lane: Lane, when: str) -> None:
+    def clean_up(self, adapter: Any, lane: Lane, loop: Optional[WorkerLoop], when: str) -> None:
         """The hook of an adapter that ends, whose errors are only logged."""
         try:
-            self.hook(getattr(adapter, "cleanup", None), lane)
+            self.hook(getattr(adapter, "cleanup", None), lane, loop)
         except BaseException as error:
             _log.error("cleanup after %s failed: %s", when, text_of(error))
 
-    def hook(self, hook: Any, lane: Lane) -> None:
+    def hook(self, hook: Any, lane: Lane, loop: Optional[WorkerLoop]) -> None:
         if hook is not None and self.has_hooks and callable(hook):
             result = hook()
             if inspect.isawaitable(result):
-                lane.run_coroutine(_await(result))
+                settle(result, lane, loop)
+
+    # ---- what is known of the adapter ---------------------------------------
+
+    def watch_threads(self) -> None:
+        """Warns of what several threads share and should not, from now on."""
+        from .. import thread_safety_checker as checking
+
+        # Who asks for warnings gets them, whatever the level of the log.
+        checking.log.setLevel(min(checking.log.getEffectiveLevel(), logging.WARNING))
+        self.checker = checker = checking.enable_checking()
+        for text in checking.check_common_pitfalls(self._adapter):
+            checker.add_warning(text)
+        for name in checking.UNSAFE_LIBRARIES:
+            if name in sys.modules:
+                checker.check_library_safety(name)
+
+    def tracked(self, tool: str) -> AbstractContextManager[None]:
+        """While a tool runs in this thread."""
+        if self.checker is None:
+            return nullcontext()
+        owner = getattr(self._adapter, "__name__", type(self._adapter).__name__)
+        safe = getattr(self._function(tool), "__thread_safe__", None) is True
+        return self.checker.track_execution(f"{owner}.{tool}", safe)
+
+    def is_async(self, tool: str) -> bool:
+        """Whether its function says that it is a coroutine or an asynchronous generator."""
+        known = self._known_async.get(tool)
+        if known is None:
+            function = self._function(tool)
+            known = _is_async(function)
+            if function is not None:
+                self._known_async[tool] = known
+        return known
+
+    def offers_async(self) -> bool:
+        """Whether any of its functions is."""
+        if self.executes:
+            return self.is_async("")
+        names = dir(self._adapter)
+        own = (name for name in names if name[:1] != "_" and not hasattr(BaseAdapter, name))
+        return any(_is_async(getattr(self._adapter, name, None)) for name in own)
+
+    def _function(self, tool: str) -> Any:
+        if self.executes:
+            return self._adapter.execute_tool
+        for name in (tool, f"execute_{tool}"):
+            function = getattr(self._adapter, name, None)
+            if callable(function) and not tool.startswith("_"):
+                return function
+        return None
+
+    # ---- for each request ---------------------------------------------------
 
     def instance(self) -> Any:
         return self._adapter() if self._is_class else self._adapter
@@ -113,10 +178,11 @@ class AdapterHost:
             _log.warning("register_with_session failed: %s", text_of(error))
 
 
-class _Request:
+class Request:
     """The state of one call while it runs."""
 
     __slots__ = (
+        "_loop",
         "adapter",
         "arguments",
         "call",
@@ -126,9 +192,16 @@ class _Request:
         "host",
         "lane",
         "may_stream",
+        "successor",
     )
 
-    def __init__(self, host: AdapterHost, call: Call, lane: Lane) -> None:
+    def __init__(
+        self, host: AdapterHost, call: Call, lane: Lane, loop: Optional[WorkerLoop] = None
+    ) -> None:
+        """``loop`` runs the coroutines of the call, or ``lane`` by itself."""
+        self._loop = loop
+        # Who goes on with it, for what of the tool still holds on to this one.
+        self.successor: Optional[Request] = None
         self.host = host
         self.call = call
         self.lane = lane
@@ -140,57 +213,79 @@ class _Request:
         # Of an adapter with its own execute_tool nothing is known beforehand.
         self.may_stream = host.executes
 
-    def run(self) -> Reply:
-        if self.host.lifetimes is not None:
-            self.held = self.host.lifetimes.enter(self.call.session_id)
+    def run(self) -> Optional[Reply]:
+        self._enter()
         # Disarmed last, outside of everything that could be interrupted.
         try:
             try:
                 self.lane.arm(self.call)
-                reply = self._execute()
+                reply, rest = self._execute_tracked()
             finally:
                 self.lane.disarm()
         except BaseException as error:
             self.lane.disarm()
-            reply = self._failed(error)
+            reply, rest = self._failed(error), None
+        if reply is None and self._loop is not None:
+            self._loop.go_on(self, rest)
+            return None
         self._clean_up()
         return reply
 
-    def _execute(self) -> Reply:
+    def _enter(self) -> None:
+        if self.host.lifetimes is not None:
+            self.held = self.host.lifetimes.enter(self.call.session_id)
+
+    def _execute_tracked(self) -> tuple[Optional[Reply], Any]:
+        if self.host.checker is None:
+            return self._execute()
+        with self.host.tracked(self.call.tool):
+            return self._execute()
+
+    def _execute(self) -> tuple[Optional[Reply], Any]:
+        """The reply; or None, and what the loop is to await."""
         call, host = self.call, self.host
-        adapter, begins = self._adapter()
-        context = host.context(call, self.lane)
+        held = self.held
+        if held is not None and held.adapter is None:
+            self._wait(partial(held.claim, self, call.is_cancelled))
+        adapter, begins = self._take_adapter()
+        context = self._give_context(adapter)
+        if host.registers:
+            host.register(adapter, context)
+        if begins:
+            host.hook(getattr(adapter, "initialize", None), self.lane, self._loop)
+            if held is not None:
+                held.keep(adapter)
+        self.arguments = call.parameters()
+        value = self._start(adapter, context, self.arguments)
+        plain = type(value) in _PLAIN  # the most frequent results need no questions
+        if not plain and self._loop is not None and _is_asynchronous(value):
+            return None, value
+        if not plain and inspect.isawaitable(value):
+            value = settle(value, self.lane, None)
         if call.stream:
-            context.stream = ToolStream(self._emit)
+            self._stream(value)
+            return Reply(), None
+        if not plain and self._is_stream(value):
+            self._close_stream(value)
+            raise streams_error(call.tool)
+        return call.result(value), None
+
+    def _give_context(self, adapter: Any) -> SessionContext:
+        """What the adapter knows of the call."""
+        call = self.call
+        context = self.host.context(call, self.lane)
+        if call.stream:
+            context.stream = ToolStream(self._emit, self._emit_async)
         if call.has_inputs:
             context.inputs = Inputs(call, self._wait, self._check)
         set_context = getattr(adapter, "set_session_context", None)
         if callable(set_context):
             set_context(context)
-        if host.registers:
-            host.register(adapter, context)
-        if begins:
-            host.hook(getattr(adapter, "initialize", None), self.lane)
-            if self.held is not None:
-                self.held.keep(adapter)
-        self.arguments = call.parameters()
-        value = self._start(adapter, context, self.arguments)
-        plain = type(value) in _PLAIN  # the most frequent results need no questions
-        if not plain:
-            value = self._settle(value)
-        if call.stream:
-            self._stream(value)
-            return Reply()
-        if not plain and self._is_stream(value):
-            self._close_stream(value)
-            raise streams_error(call.tool)
-        return call.result(value)
+        return context
 
-    def _adapter(self) -> tuple[Any, bool]:
+    def _take_adapter(self) -> tuple[Any, bool]:
         """The adapter, and whether it begins with this call."""
         held = self.held
-        if held is not None and held.adapter is None:
-            self._wait(partial(held.claim, self, self.call.is_cancelled))
         kept = None if held is None else held.adapter
         self.adapter = self.host.instance() if kept is None else kept
         return self.adapter, kept is None
@@ -205,9 +300,6 @@ class _Request:
         if tool.streaming and not self.call.stream:
             raise streams_error(self.call.tool)
         return tool.call(arguments, context, context.stream, function, context.inputs)
-
-    def _settle(self, value: Any) -> Any:
-        return self.lane.run_coroutine(_await(value)) if inspect.isawaitable(value) else value
 
     # ---- streams ----------------------------------------------------------
 
@@ -262,12 +354,15 @@ class _Request:
             self.lane.run_coroutine(_await(iterator.aclose()))
 
     def _emit(self, item: Any) -> None:
+        if self.successor is not None:
+            self.successor._emit(item)
+            return
         if self.ended:
             return
-        value, final, metadata = _parts(item)
+        value, final, metadata = parts(item)
         self.chunks += 1
         self.ended = final
-        if threading.get_ident() != self.lane.thread_id:  # a thread of the tool's own
+        if not self._is_armed():  # a thread or task of the tool's own
             self.call.put(value, final, metadata)
             self._check()
             return
@@ -276,11 +371,17 @@ class _Request:
         self.call.put(value, final, metadata)
         self.lane.arm(self.call)
 
+    async def _emit_async(self, item: Any) -> None:
+        if self.successor is not None:
+            await self.successor._emit_async(item)
+        else:  # this loop has nothing else to do
+            self._emit(item)
+
     # ---- inputs -----------------------------------------------------------
 
     def _wait(self, wait: Callable[[], None]) -> None:
         """For an input. Cancellation ends the wait by itself, as in ``_emit``."""
-        if threading.get_ident() != self.lane.thread_id:
+        if not self._is_armed():
             wait()
             self._check()
             return
@@ -289,6 +390,10 @@ class _Request:
             wait()
         finally:
             self.lane.arm(self.call)
+
+    def _is_armed(self) -> bool:
+        lane = self.lane
+        return threading.get_ident() == lane.thread_id and lane.current is self.call
 
     def _check(self) -> None:
         if threading.get_ident() == self.lane.thread_id:
@@ -309,15 +414,30 @@ class _Request:
         held, host = self.held, self.host
         if held is not None and host.lifetimes is not None:
             for adapter in host.lifetimes.leave(held, self):
-                host.clean_up(adapter, self.lane, "the end of a session")
+                host.clean_up(adapter, self.lane, self._loop, "the end of a session")
             if held.adapter is self.adapter:
                 return
         if self.adapter is not None:
-            host.clean_up(self.adapter, self.lane, self.call.tool)
+            host.clean_up(self.adapter, self.lane, self._loop, self.call.tool)
+
+
+def settle(value: Any, lane: Lane, loop: Optional[WorkerLoop]) -> Any:
+    """The result of an awaitable, which this lane waits for."""
+    if loop is not None:
+        return lane.wait_for(loop.future(_await(value)))
+    return lane.run_coroutine(_await(value))
 
 
 async def _await(value: Any) -> Any:
     return await value
+
+
+def _is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function)
+
+
+def _is_asynchronous(value: Any) -> bool:
+    return inspect.isawaitable(value) or hasattr(type(value), "__anext__")
 
 
 def _own_method(adapter: Any, name: str) -> bool:
@@ -327,7 +447,7 @@ def _own_method(adapter: Any, name: str) -> bool:
     return callable(method) and method is not getattr(BaseAdapter, name, None)
 
 
-def _parts(item: Any) -> tuple[Any, bool, Optional[dict[str, str]]]:
+def parts(item: Any) -> tuple[Any, bool, Optional[dict[str, str]]]:
     """An item of a stream: its value, whether it is the last, its metadata."""
     if not (hasattr(item, "is_final") and hasattr(item, "data")):
         return item, False, None

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import queue
 import threading
-from typing import Callable, Optional
+from typing import TYPE_CHECKING, Callable, Optional, Union
 
 from ..logging_config import get_logger
 from . import failure
 from .calls import Call, Reply
-from .lanes import Lane, MainLane, ThreadLane
+from .lanes import Lane, MainLane, ThreadLane, show_name
 from .requests import AdapterHost
+from .routing import Sensitivity
 from .sinks import UnarySink
+
+if TYPE_CHECKING:
+    from .event_loop import WorkerLoop
 
 _log = get_logger(__name__)
 
-_TRUE = frozenset(("1", "true", "t", "yes", "y", "on"))
-
 Job = Callable[[Lane], None]
+Place = Union[Lane, "WorkerLoop"]
 Jobs = queue.SimpleQueue  # put() is safe in signal handlers
 
 
@@ -25,18 +28,26 @@ class Runner:
     """Process mode (``threads`` 0): tools run in the main thread, first come first served.
 
     Threaded mode: in ``threads`` threads; only calls marked thread-sensitive
-    run in the main thread.
+    run in the main thread. With threads or ``concurrency`` coroutines have a loop.
     """
 
-    def __init__(self, host: AdapterHost, threads: int = 0) -> None:
+    def __init__(self, host: AdapterHost, threads: int = 0, concurrency: int = 1) -> None:
         self._host = host
         self._threads = threads
+        self._sensitivity = Sensitivity()
+        self._loop: Optional[WorkerLoop] = None
+        if threads > 0 or concurrency > 1:
+            from .event_loop import WorkerLoop  # large
+
+            self._loop = WorkerLoop(host, max(threads, concurrency), self._finish)
+        # A handler that runs on a lane keeps it until its call is over.
+        self.lends_lanes = self._loop is None or (threads > 0 and not host.offers_async())
         self._main: Jobs[Optional[Job]] = queue.SimpleQueue()
         self._shared: Jobs[Optional[Job]] = self._main if threads == 0 else queue.SimpleQueue()
         self._here = threading.local()  # .lane: the lane of this thread
         # Guards the three below.
         self._lock = threading.Lock()
-        self._active: dict[Call, Optional[Lane]] = {}  # None: still in a queue
+        self._active: dict[Call, Optional[Place]] = {}  # None: still in a queue
         self._waiting: dict[str, list[Callable[[], None]]] = {}
         self._closed = False
 
@@ -46,10 +57,15 @@ class Runner:
 
     def submit(self, call: Call) -> None:
         """From any thread. The reply goes to ``call.sink``."""
-        if self._enter(call, None):
-            self._queue_for(call).put(lambda lane: self._run_queued(call, lane))
-        else:
+        if not self._enter(call, None):
             call.sink.finish(_stopping())
+        elif self._sensitivity.wants_main(call):
+            self._main.put(lambda lane: self._run_queued(call, lane, None))
+        elif self._loop is not None and self._host.is_async(call.tool):
+            if self._begin(call, self._loop):
+                self._loop.submit(call)
+        else:
+            self._shared.put(lambda lane: self._run_queued(call, lane, self._loop))
 
     def execute(self, call: Call) -> Reply:
         """Runs it right here if this thread is a lane, else on one; the reply.
@@ -57,11 +73,21 @@ class Runner:
         A call that is given to another lane gets its own sink for that.
         """
         lane: Optional[Lane] = getattr(self._here, "lane", None)
-        if lane is None or (_wants_main(call) and not isinstance(lane, MainLane)):
+        if lane is None or self._is_for_another(call, lane):
             call.sink = sink = UnarySink()
             self.submit(call)
             return sink.wait()
-        return self._run(call, lane) if self._enter(call, lane) else _stopping()
+        if not self._enter(call, lane):
+            return _stopping()
+        # Without the loop, which could not return the reply here.
+        reply = self._run(call, lane, None)
+        assert reply is not None
+        return reply
+
+    def _is_for_another(self, call: Call, lane: Lane) -> bool:
+        if isinstance(lane, MainLane):
+            return False
+        return self._sensitivity.wants_main(call)
 
     def post(self, job: Callable[[], None]) -> None:
         """From any thread: a lane will run the job, in turn with calls."""
@@ -74,13 +100,13 @@ class Runner:
         with self._lock:
             if call not in self._active:
                 return
-            lane = self._active[call]
-            callbacks = self._forget(call) if lane is None else []
-        if lane is not None:
-            lane.interrupt(call)
-        else:
+            place = self._active[call]
+            callbacks = self._forget(call) if place is None else []
+        if place is None:
             call.sink.finish(Reply(cancelled=True, error="cancelled"))
             _tell(callbacks)
+        elif self._loop is None or not self._loop.interrupt(call):
+            place.interrupt(call)  # a lane, which may have passed it on to the loop
 
     def when_over(self, key: str, callback: Callable[[], None]) -> None:
         """Calls back once no call with that key is queued or running; at once if none is."""
@@ -113,11 +139,16 @@ class Runner:
         self._serve_lane(lane, self._main)
         for worker in workers:
             worker.join()
-        self._host.close(lane)
+        if self._loop is not None:
+            self._loop.drain()
+        self._host.close(lane, self._loop)
+        if self._loop is not None:
+            self._loop.close()
         lane.close()
 
     def serve_thread(self) -> None:
         """Runs calls in this thread, not the main one, until ``close``."""
+        show_name()
         lane = ThreadLane()
         self._serve_lane(lane, self._shared)
         lane.close()
@@ -136,23 +167,38 @@ class Runner:
                 break
             job(lane)
 
-    def _run_queued(self, call: Call, lane: Lane) -> None:
+    def _begin(self, call: Call, place: Place) -> bool:
         with self._lock:
             if call not in self._active:
-                return  # cancelled in the queue
-            self._active[call] = lane
-        call.sink.finish(self._run(call, lane))
+                return False  # cancelled in the queue
+            self._active[call] = place
+            return True
 
-    def _run(self, call: Call, lane: Lane) -> Reply:
-        try:
-            reply = self._host.run(call, lane)
-        except BaseException as error:  # a bug of ours: the call still ends
-            _log.exception("internal error")
-            report = failure.describe(error, call.tool, call.session_id)
-            reply = Reply(error=failure.to_json(report, failure.MAX_DETAILS))
+    def _run_queued(self, call: Call, lane: Lane, loop: Optional[WorkerLoop]) -> None:
+        if not self._begin(call, lane):
+            return
+        reply = self._run(call, lane, loop)
+        if reply is not None:
+            call.sink.finish(reply)
+
+    def _finish(self, call: Call, reply: Reply) -> None:
+        """For the loop."""
         with self._lock:
             callbacks = self._forget(call)
         _tell(callbacks)
+        call.sink.finish(reply)
+
+    def _run(self, call: Call, lane: Lane, loop: Optional[WorkerLoop]) -> Optional[Reply]:
+        reply: Optional[Reply]
+        try:
+            reply = self._host.run(call, lane, loop)
+        except BaseException as error:  # a bug of ours: the call still ends
+            _log.exception("internal error")
+            reply = Reply(error=failure.of_call(error, call))
+        if reply is not None:
+            with self._lock:
+                callbacks = self._forget(call)
+            _tell(callbacks)
         return reply
 
     def _enter(self, call: Call, lane: Optional[Lane]) -> bool:
@@ -170,13 +216,6 @@ class Runner:
 
     def _is_active(self, key: str) -> bool:
         return any(call.key == key for call in self._active)
-
-    def _queue_for(self, call: Call) -> Jobs[Optional[Job]]:
-        return self._main if _wants_main(call) else self._shared
-
-
-def _wants_main(call: Call) -> bool:
-    return call.metadata.get("thread_sensitive", "").strip().lower() in _TRUE
 
 
 def _stopping() -> Reply:

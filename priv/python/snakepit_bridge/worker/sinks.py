@@ -22,7 +22,13 @@ class UnarySink:
         self._over = threading.Event()
         self._reply = Reply()
 
-    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def put(
+        self,
+        data: bytes,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
         raise RuntimeError("a unary call has no stream")
 
     def finish(self, reply: Reply) -> None:
@@ -55,15 +61,23 @@ class StreamSink:
             self._wanted += count
             self._changed.notify_all()
 
-    def put(self, data: bytes, final: bool, metadata: Optional[Mapping[str, str]]) -> None:
+    def put(
+        self,
+        data: bytes,
+        final: bool,
+        metadata: Optional[Mapping[str, str]],
+        wait: bool = True,
+    ) -> bool:
         with self._changed:
             while not self._closed and self.is_full(len(data)):
+                if not wait:
+                    return False
                 self._changed.wait()
-            if self._closed:
-                return
-            self._chunks.append((data, final, metadata))
-            self._bytes += len(data)
-            self._changed.notify_all()
+            if not self._closed:
+                self._chunks.append((data, final, metadata))
+                self._bytes += len(data)
+                self._changed.notify_all()
+            return True
 
     def finish(self, reply: Reply) -> None:
         with self._changed:

@@ -6,6 +6,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import hashlib
 import itertools
 import os
 import random
@@ -174,6 +175,19 @@ class TestTools(BaseAdapter):
             began = time.monotonic()
             sum(itertools.repeat(1, n))
             took = time.monotonic() - began
+        return os.getpid()
+
+    @tool("Waits in C for who writes to a FIFO, without letting another thread in")
+    def wait_in_c(self, path: str) -> int:
+        library = ctypes.PyDLL(None)
+        os.close(library.open(path.encode(), os.O_RDONLY))
+        return os.getpid()
+
+    @tool("Makes <path>.started, and computes in C, letting others in, until <path>.go is there")
+    def hash_until(self, path: str) -> int:
+        _touch(path + ".started")
+        while not os.path.exists(path + ".go"):
+            hashlib.pbkdf2_hmac("sha256", b"x" * 64, b"salt", 20_000)
         return os.getpid()
 
     @tool("Waits for itself, in C, without letting another thread in")

@@ -76,14 +76,16 @@ class AdapterHost:
     def clean_up(self, adapter: Any, lane: Lane, when: str) -> None:
         """The hook of an adapter that ends, whose errors are only logged."""
         try:
-            self.hook(getattr(adapter, "cleanup", None), lane)
+            cleanup = getattr(adapter, "cleanup", None)
+            if cleanup is not None:
+                self.hook(cleanup, lane)
         except BaseException as error:
             _log.error("cleanup after %s failed: %s", when, text_of(error))
 
     def hook(self, hook: Any, lane: Lane) -> None:
-        if hook is not None and self.has_hooks and callable(hook):
+        if self.has_hooks and callable(hook):
             result = hook()
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 lane.run_coroutine(_await(result))
 
     def instance(self) -> Any:
@@ -158,7 +160,9 @@ class _Request:
 
     def _execute(self) -> Reply:
         call, host = self.call, self.host
-        adapter, begins = self._adapter()
+        held = self.held
+        kept = None if held is None else self._kept(held)
+        self.adapter = adapter = host.instance() if kept is None else kept
         context = host.context(call, self.lane)
         if call.stream:
             context.stream = ToolStream(self._emit)
@@ -169,10 +173,12 @@ class _Request:
             set_context(context)
         if host.registers:
             host.register(adapter, context)
-        if begins:
-            host.hook(getattr(adapter, "initialize", None), self.lane)
-            if self.held is not None:
-                self.held.keep(adapter)
+        if kept is None:
+            initialize = getattr(adapter, "initialize", None)
+            if initialize is not None:
+                host.hook(initialize, self.lane)
+            if held is not None:
+                held.keep(adapter)
         self.arguments = call.parameters()
         value = self._start(adapter, context, self.arguments)
         plain = type(value) in _PLAIN  # the most frequent results need no questions
@@ -186,14 +192,11 @@ class _Request:
             raise streams_error(call.tool)
         return call.result(value)
 
-    def _adapter(self) -> tuple[Any, bool]:
-        """The adapter, and whether it begins with this call."""
-        held = self.held
-        if held is not None and held.adapter is None:
+    def _kept(self, held: Held) -> Any:
+        """The adapter that began with an earlier call; None when it begins with this one."""
+        if held.adapter is None:
             self._wait(partial(held.claim, self, self.call.is_cancelled))
-        kept = None if held is None else held.adapter
-        self.adapter = self.host.instance() if kept is None else kept
-        return self.adapter, kept is None
+        return held.adapter
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
         if self.host.executes:

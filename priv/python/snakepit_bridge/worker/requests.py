@@ -89,14 +89,16 @@ class AdapterHost:
     def clean_up(self, adapter: Any, lane: Lane, loop: Optional[WorkerLoop], when: str) -> None:
         """The hook of an adapter that ends, whose errors are only logged."""
         try:
-            self.hook(getattr(adapter, "cleanup", None), lane, loop)
+            cleanup = getattr(adapter, "cleanup", None)
+            if cleanup is not None:
+                self.hook(cleanup, lane, loop)
         except BaseException as error:
             _log.error("cleanup after %s failed: %s", when, text_of(error))
 
     def hook(self, hook: Any, lane: Lane, loop: Optional[WorkerLoop]) -> None:
-        if hook is not None and self.has_hooks and callable(hook):
+        if self.has_hooks and callable(hook):
             result = hook()
-            if inspect.isawaitable(result):
+            if result is not None and inspect.isawaitable(result):
                 settle(result, lane, loop)
 
     # ---- what is known of the adapter ---------------------------------------
@@ -252,7 +254,9 @@ class Request:
         if host.registers:
             host.register(adapter, context)
         if begins:
-            host.hook(getattr(adapter, "initialize", None), self.lane, self._loop)
+            initialize = getattr(adapter, "initialize", None)
+            if initialize is not None:
+                host.hook(initialize, self.lane, self._loop)
             if held is not None:
                 held.keep(adapter)
         self.arguments = call.parameters()

@@ -100,6 +100,11 @@ defmodule Snakepit.GRPCWorker do
   @spec lost(pid, String.t()) :: :ok
   def lost(worker, text), do: GenServer.cast(worker, {:lost, text})
 
+  @doc false
+  # For calls to this very worker; :not_found, :not_ready, :closed or :timeout.
+  @spec direct_target(String.t()) :: {:ok, Call.target()} | {:error, atom}
+  def direct_target(worker_id), do: call(worker_id, :direct)
+
   @doc "Its gRPC channel."
   @spec get_channel(worker) :: {:ok, reference} | {:error, :not_connected | :not_found}
   def get_channel(worker), do: call(worker, :get_channel)

@@ -7,6 +7,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   alias Snakepit.GRPC.Listener
   alias Snakepit.GRPCWorker.ReadyBell
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
+  alias Snakepit.Python.Wire
   alias Snakepit.Spawner.Settings
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
@@ -149,6 +150,7 @@ defmodule Snakepit.GRPCWorker.Launch do
     |> Map.merge(group())
     |> Map.merge(threads(config))
     |> Map.merge(identity(program))
+    |> Map.merge(Wire.environment(config))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
     |> override(config[:adapter_env] || [])
     |> Enum.to_list()

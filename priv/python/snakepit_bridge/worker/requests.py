@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Mapping
 from functools import partial
@@ -24,9 +25,14 @@ from .lanes import Lane
 from .lifetimes import Held, lifetimes
 
 if TYPE_CHECKING:
+    from ..remote import Remote
     from .local_calls import LocalCalls
 
 _log = get_logger(__name__)
+
+# Of commands that no adapter sees, and what allows them: see ..remote.
+_REMOTE_PREFIX = "snakepit.python."
+_REMOTE_VARIABLE = "SNAKEPIT_PYTHON_KEY"
 
 # Neither awaitable nor a stream.
 _PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
@@ -52,6 +58,7 @@ class AdapterHost:
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
         self.lifetimes = lifetimes(adapter)
+        self.remote: Optional[Remote] = _remote()
 
     def run(self, call: Call, lane: Lane) -> Reply:
         """Never raises: whatever the tool does becomes the reply."""
@@ -158,6 +165,8 @@ class _Request:
 
     def _execute(self) -> Reply:
         call, host = self.call, self.host
+        if call.tool.startswith(_REMOTE_PREFIX):
+            return self._remote()
         adapter, begins = self._adapter()
         context = host.context(call, self.lane)
         if call.stream:
@@ -194,6 +203,14 @@ class _Request:
         kept = None if held is None else held.adapter
         self.adapter = self.host.instance() if kept is None else kept
         return self.adapter, kept is None
+
+    def _remote(self) -> Reply:
+        if self.host.remote is None or self.call.stream:
+            from .. import remote
+
+            raise remote.not_allowed(self.call.tool)
+        reply: Reply = self.host.remote.run(self.call, self.lane)
+        return reply
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
         if self.host.executes:
@@ -314,6 +331,14 @@ class _Request:
                 return
         if self.adapter is not None:
             host.clean_up(self.adapter, self.lane, self.call.tool)
+
+
+def _remote() -> Optional[Remote]:
+    if not os.environ.get(_REMOTE_VARIABLE):
+        return None
+    from .. import remote
+
+    return remote.take_key()
 
 
 async def _await(value: Any) -> Any:

@@ -240,7 +240,7 @@ defmodule Snakepit.GRPCWorker do
   defp forked(state, {:cold, _why}), do: started(state, Spawner.spawn(state.spec))
 
   defp forked(state, {:failed, failure}) do
-    {output, []} = Output.add(state.output, :stderr, failure.output, false)
+    output = Output.keep(state.output, failure.output)
     start_failed(%{state | output: output}, failure.message, failure.cause)
   end
 

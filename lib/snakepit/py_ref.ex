@@ -36,6 +36,7 @@ defmodule Snakepit.PyRef do
 
   # No tool but those of Snakepit.Python could do anything with it.
   defimpl Snakepit.Encodable do
+    @spec to_wire(Snakepit.PyRef.t()) :: no_return
     def to_wire(ref) do
       raise ArgumentError,
             "#{inspect(ref)} can be an argument of Snakepit.Python.call/4, eval/3 and exec/3 " <>

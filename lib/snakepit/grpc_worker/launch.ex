@@ -139,6 +139,7 @@ defmodule Snakepit.GRPCWorker.Launch do
       "SNAKEPIT_READY_FILE" => ready_file,
       "SNAKEPIT_HEARTBEAT_CONFIG" => heartbeat(config),
       "SNAKEPIT_LOG_LEVEL" => to_string(Application.get_env(:snakepit, :log_level, :error)),
+      "SNAKEPIT_LOG_RECORDS" => "1",
       "SNAKEPIT_PROTO_PATH" => to_string(Native.ebin()),
       "SNAKEPIT_PYTHON" => program,
       "PYTHONPATH" => python_path(),

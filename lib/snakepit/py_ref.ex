@@ -16,7 +16,6 @@ defmodule Snakepit.PyRef do
   object alive.
   """
 
-  @enforce_keys [:type, :pool, :worker_id, :process, :token, :guard]
   defstruct [:type, :session_id, :pool, :worker_id, :process, :token, :guard]
 
   @type t :: %__MODULE__{

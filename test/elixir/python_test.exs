@@ -277,6 +277,27 @@ defmodule Snakepit.PythonTest do
     _ = other
   end
 
+  test "what a session gets after its end does not stay", %{session: session} do
+    path = signal_path()
+
+    code = """
+    import os, time
+    open(path + ".started", "w").close()
+    while not os.path.exists(path + ".go"):
+        time.sleep(0.01)
+    """
+
+    call = Task.async(fn -> Python.exec(code, %{path: path}, session_id: session) end)
+    await_file(path <> ".started")
+    :ok = SessionStore.delete_session(session)
+    go(path)
+    assert {:ok, ref} = Task.await(call, @patience)
+
+    eventually(fn ->
+      match?({:error, %Error{details: %{reason: :ref_released}}}, Python.str(ref))
+    end)
+  end
+
   test "with its worker's process an object is gone" do
     {:ok, ref} = counter("aab")
     os_pid = ok(Python.call("os.getpid"))
@@ -367,6 +388,7 @@ defmodule Snakepit.PythonTest do
           Python.call("len", 5),
           Python.call("len", [[]], [1]),
           Python.call("len", [[]], %{}, return: :copy),
+          Python.call("len", [[]], %{}, session_id: 5),
           Python.eval(:code),
           Python.eval("1", [1]),
           Python.eval("1", %{}, in: "math")

@@ -111,8 +111,9 @@ defmodule Snakepit.Python.Wire do
           "session" => session
         })
 
+      known = %{tokens: tokens, session_known?: begin_session(session)}
       answer = send_to(place, @prefix <> op, args, options(opts, session))
-      result = read(answer, Map.put(place, :tokens, tokens), session)
+      result = read(answer, Map.merge(place, known), session)
       :ok = Native.guard_disarm(guard)
       # Until now the call names objects of which the caller may have no term left.
       :ok = Refs.keep(refs)
@@ -122,12 +123,17 @@ defmodule Snakepit.Python.Wire do
 
   defp options(opts, session) do
     opts = Keyword.drop(opts, @own_options)
-    # A session that is in use does not end.
-    _ = session && Process.whereis(SessionStore) && SessionStore.get_session(session)
 
     if session,
       do: opts |> Keyword.put(:session_id, session) |> Keyword.put_new(:affinity, :strict_queue),
       else: opts
+  end
+
+  # A session that is in use does not end; one that is new is there from now on,
+  # unless there are too many.
+  defp begin_session(session) do
+    is_binary(session) and Process.whereis(SessionStore) != nil and
+      match?({:ok, _}, SessionStore.create_session(session))
   end
 
   defp return(return) when return in @returns, do: {:ok, Atom.to_string(return)}
@@ -285,9 +291,14 @@ defmodule Snakepit.Python.Wire do
     end
   end
 
-  # The worker keeps something for the session: it is told of its end.
-  defp note(%{"worker" => worker}, _place, session) when is_binary(session) and is_binary(worker),
-    do: Refs.note_session(session, worker)
+  # The worker keeps something for the session: it is told of its end, which may
+  # have come while the call ran.
+  defp note(%{"worker" => worker}, _place, session)
+       when is_binary(session) and is_binary(worker) do
+    :ok = Refs.note_session(session, worker)
+    ended? = Process.whereis(SessionStore) != nil and not SessionStore.session_exists?(session)
+    if ended?, do: Refs.session_ended(session), else: :ok
+  end
 
   defp note(_answer, _place, _session), do: :ok
 

@@ -183,7 +183,9 @@ defmodule Snakepit.GRPCWorker do
   def handle_continue(:launch, state) do
     _ = Code.ensure_loaded(state.adapter)
 
-    with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
+    config = Map.put(state.config, :pool_name, state.pool)
+
+    with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, config),
          {:ok, local, spec} <- Local.offer(state.config[:transport] || :auto, spec),
          :ok <- ProcessRegistry.reserve_worker(state.id) do
       begin(%{

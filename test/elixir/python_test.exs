@@ -6,7 +6,7 @@ defmodule Snakepit.PythonTest do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Error, Python, PyRef}
-  alias Snakepit.Python.Refs
+  alias Snakepit.Python.{Refs, Wire}
 
   @patience 60_000
 
@@ -363,6 +363,19 @@ defmodule Snakepit.PythonTest do
 
     assert {:ok, %{reason: :pool_not_found}} =
              with({:error, e} <- Python.eval("1", %{}, pool: :nowhere), do: {:ok, e.details})
+  end
+
+  test "the key of another pool opens nothing" do
+    eval = fn pool ->
+      config = %{python_calls: true, pool_name: pool}
+      %{"SNAKEPIT_PYTHON_KEY" => key} = Wire.environment(config)
+      args = %{code: "1", vars: %{}, key: key, as: ["x"], return: "auto"}
+      Snakepit.execute("snakepit.python.eval", args, pool: :default)
+    end
+
+    assert {:ok, %{"value" => 1}} = eval.(:default)
+    assert {:error, %Error.PermissionError{}} = eval.(:two)
+    assert Wire.environment(%{python_calls: false, pool_name: :default}) == %{}
   end
 
   test "a ref that was made up" do

@@ -61,7 +61,7 @@ defmodule Snakepit.Python.Refs do
 
   @impl true
   def init(nil) do
-    :ok = Python.Wire.make_key()
+    :ok = Python.Wire.make_secret()
     _ = :ets.new(@table, [:bag, :public, :named_table, write_concurrency: true])
     {:ok, %{pending: %{}, telling: %{}}}
   end

@@ -9,7 +9,7 @@ defmodule Snakepit.Python.Wire do
   alias Snakepit.Python.Refs
 
   @prefix "snakepit.python."
-  @key {__MODULE__, :key}
+  @secret {__MODULE__, :secret}
   @variable "SNAKEPIT_PYTHON_KEY"
   @marker "__snakepit_ref__"
   @returns [:auto, :ref, :value]
@@ -17,18 +17,29 @@ defmodule Snakepit.Python.Wire do
 
   @doc "What a worker needs in its environment: nothing where the pool does not allow it."
   @spec environment(map) :: %{String.t() => String.t()}
-  def environment(config),
-    do: if(config[:python_calls] == true, do: %{@variable => key()}, else: %{})
+  def environment(config) do
+    if config[:python_calls] == true,
+      do: %{@variable => key(config[:pool_name] || :direct)},
+      else: %{}
+  end
 
-  # Of this VM: others that can reach a worker's port do not know it.
-  @doc false
-  @spec make_key() :: :ok
-  def make_key do
-    if key() == "", do: :persistent_term.put(@key, random(32))
+  @doc "What the keys are made of: once for each VM."
+  @spec make_secret() :: :ok
+  def make_secret do
+    if secret() == "", do: :persistent_term.put(@secret, :crypto.strong_rand_bytes(32))
     :ok
   end
 
-  defp key, do: :persistent_term.get(@key, "")
+  defp secret, do: :persistent_term.get(@secret, "")
+
+  # Of this VM and the pool. Others that can reach a worker's port do not know
+  # it; who has it of a worker, which has the rights of its pool's user, can do
+  # nothing with it in another pool.
+  defp key(pool) do
+    :hmac
+    |> :crypto.mac(:sha256, secret(), :erlang.term_to_binary(pool))
+    |> Base.url_encode64(padding: false)
+  end
 
   defp random(bytes), do: Base.url_encode64(:crypto.strong_rand_bytes(bytes), padding: false)
 
@@ -103,7 +114,6 @@ defmodule Snakepit.Python.Wire do
 
       args =
         Map.merge(payload, %{
-          "key" => key(),
           "as" => tokens,
           "return" => return,
           "refs" => refs != [],
@@ -201,16 +211,27 @@ defmodule Snakepit.Python.Wire do
     )
   end
 
-  # What an adapter's module does with commands is not for these.
   defp send_to(%{target: %{} = target}, command, args, opts),
-    do: %{target | hooks: []} |> Call.execute(command, args, opts) |> counted(target)
+    do: target |> execute(command, args, opts) |> Targets.counted(target)
 
   defp send_to(%{worker_id: worker_id} = place, command, args, opts) do
     case GRPCWorker.direct_target(worker_id) do
-      {:ok, target} -> Call.execute(%{target | hooks: []}, command, args, opts)
-      {:error, :timeout} -> busy(worker_id)
-      {:error, _not_there} -> worker_gone(place)
+      {:ok, %{name: pool} = target} when place.pool in [nil, pool] ->
+        execute(target, command, args, opts)
+
+      {:error, :timeout} ->
+        busy(worker_id)
+
+      # Or another one has that name.
+      _not_there ->
+        worker_gone(place)
     end
+  end
+
+  # What an adapter's module does with commands is not for these.
+  defp execute(target, command, args, opts) do
+    args = Map.put(args, "key", key(target.name))
+    Call.execute(%{target | hooks: []}, command, args, opts)
   end
 
   defp busy(worker_id) do
@@ -221,7 +242,7 @@ defmodule Snakepit.Python.Wire do
   @doc "Objects, and all that there is of sessions, go."
   @spec release(String.t(), [String.t()], [String.t()], keyword) :: :ok | {:error, term}
   def release(worker_id, tokens, sessions, opts) do
-    args = %{"key" => key(), "tokens" => tokens, "sessions" => sessions}
+    args = %{"tokens" => tokens, "sessions" => sessions}
     place = %{pool: nil, target: nil, worker_id: worker_id, process: nil}
 
     case send_to(place, @prefix <> "release", args, opts) do
@@ -230,8 +251,6 @@ defmodule Snakepit.Python.Wire do
       error -> error
     end
   end
-
-  defp counted(result, target), do: Targets.counted(result, target)
 
   # ---- what is answered ---------------------------------------------------
 

@@ -203,7 +203,7 @@ defmodule Snakepit.PythonTest do
     send(holder, {:give, self()})
     assert_receive {:given, [first | _]}, @patience
     stop(holder)
-    eventually(fn -> alive(module) == 2 end)
+    collected(fn -> alive(module) == 2 end)
     assert Python.get(first, "n") == {:ok, 1}
     assert Python.get(mine, "n") == {:ok, 0}
   end
@@ -240,8 +240,7 @@ defmodule Snakepit.PythonTest do
     assert_receive {:given, _guard}, @patience
     assert alive(module) == 1
     stop(stop_guard)
-    :erlang.garbage_collect()
-    eventually(fn -> alive(module) == 0 end)
+    collected(fn -> alive(module) == 0 end)
     assert {:error, %Error{details: %{reason: :ref_released}}} = Python.str(ref)
   end
 
@@ -444,6 +443,14 @@ defmodule Snakepit.PythonTest do
       assert Enum.map(tasks, &Task.await(&1, @patience)) ==
                for(n <- 1..8, do: div(n * (n + 1), 2))
     end
+  end
+
+  # Of this process's terms, those that are dead may lie about for long.
+  defp collected(condition) do
+    eventually(fn ->
+      :erlang.garbage_collect()
+      condition.()
+    end)
   end
 
   # A process that has the result until it is stopped.

@@ -66,6 +66,7 @@
   X(slots_available)                                                           \
   X(slots_busy)                                                                \
   X(slots_lost)                                                                \
+  X(snakepit_guard)                                                            \
   X(snakepit_local)                                                            \
   X(snakepit_pool)                                                             \
   X(snakepit_request)                                                          \
@@ -125,6 +126,7 @@ int nif_local_load(ErlNifEnv *env);
 int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
+int nif_guard_load(ErlNifEnv *env);
 
 /* Every NIF has this shape. */
 #define NIF(name)                                                              \
@@ -176,6 +178,8 @@ NIF(nif_server_reply);
 NIF(nif_server_send);
 NIF(nif_server_finish);
 NIF(nif_server_fail);
+NIF(nif_guard_new);
+NIF(nif_guard_disarm);
 NIF(nif_os_signal);
 NIF(nif_os_signal_group);
 

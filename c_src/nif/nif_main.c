@@ -167,7 +167,7 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
-      nif_struct_load(env, info) != 0)
+      nif_guard_load(env) != 0 || nif_struct_load(env, info) != 0)
     return -1;
   return 0;
 }
@@ -219,6 +219,8 @@ static ErlNifFunc functions[] = {
     {"server_send", 2, nif_server_send, 0},
     {"server_finish", 1, nif_server_finish, 0},
     {"server_fail", 3, nif_server_fail, 0},
+    {"guard_new", 2, nif_guard_new, 0},
+    {"guard_disarm", 1, nif_guard_disarm, 0},
     {"os_signal", 3, nif_os_signal, ERL_NIF_DIRTY_JOB_IO_BOUND},
     {"os_signal_group", 2, nif_os_signal_group, ERL_NIF_DIRTY_JOB_IO_BOUND},
 };

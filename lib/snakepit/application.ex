@@ -39,6 +39,7 @@ defmodule Snakepit.Application do
         Snakepit.Pool.ProcessRegistry,
         Snakepit.ETSOwner,
         {Task.Supervisor, name: Snakepit.TaskSupervisor},
+        Snakepit.Python.Refs,
         Snakepit.Pool.ApplicationCleanup
       ]
 

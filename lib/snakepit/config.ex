@@ -71,6 +71,7 @@ defmodule Snakepit.Config do
       affinity: Defaults.default_affinity_mode(),
       transport: Application.get_env(:snakepit, :transport, :auto),
       prefork: Application.get_env(:snakepit, :prefork, true),
+      python_calls: Application.get_env(:snakepit, :python_calls, false),
       pool_identifier: nil,
       worker_ttl: :infinity,
       worker_max_requests: :infinity,
@@ -226,6 +227,7 @@ defmodule Snakepit.Config do
       &check_affinity/1,
       &check_transport/1,
       &check_prefork/1,
+      &check_python_calls/1,
       &check_ttl/1,
       &check_max_requests/1,
       &check_numbers/1,
@@ -364,6 +366,11 @@ defmodule Snakepit.Config do
     {:invalid_prefork, other,
      "prefork is true, false, or [preload: names of Python modules to import before the fork]"}
   end
+
+  defp check_python_calls(%{python_calls: allowed}) when is_boolean(allowed), do: nil
+
+  defp check_python_calls(%{python_calls: other}),
+    do: {:invalid_pool_option, :python_calls, other, "python_calls is true or false"}
 
   defp check_ttl(%{worker_ttl: :infinity}), do: nil
 

@@ -100,6 +100,11 @@ defmodule Snakepit.GRPCWorker do
   @spec lost(pid, String.t()) :: :ok
   def lost(worker, text), do: GenServer.cast(worker, {:lost, text})
 
+  @doc false
+  # For calls to this very worker; :not_found, :not_ready, :closed or :timeout.
+  @spec direct_target(String.t()) :: {:ok, Call.target()} | {:error, atom}
+  def direct_target(worker_id), do: call(worker_id, :direct)
+
   @doc "Its gRPC channel."
   @spec get_channel(worker) :: {:ok, reference} | {:error, :not_connected | :not_found}
   def get_channel(worker), do: call(worker, :get_channel)
@@ -178,7 +183,9 @@ defmodule Snakepit.GRPCWorker do
   def handle_continue(:launch, state) do
     _ = Code.ensure_loaded(state.adapter)
 
-    with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
+    config = Map.put(state.config, :pool_name, state.pool)
+
+    with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, config),
          {:ok, local, spec} <- Local.offer(state.config[:transport] || :auto, spec),
          :ok <- ProcessRegistry.reserve_worker(state.id) do
       begin(%{
@@ -235,7 +242,7 @@ defmodule Snakepit.GRPCWorker do
   defp forked(state, {:cold, _why}), do: started(state, Spawner.spawn(state.spec))
 
   defp forked(state, {:failed, failure}) do
-    {output, []} = Output.add(state.output, :stderr, failure.output, false)
+    output = Output.keep(state.output, failure.output)
     start_failed(%{state | output: output}, failure.message, failure.cause)
   end
 

@@ -398,6 +398,19 @@ defmodule Snakepit.Native do
   @spec server_fail(handle, status :: 1..16, message :: iodata) :: :ok | {:error, :cancelled}
   def server_fail(_call, _status, _message), do: err!()
 
+  # ---- guards -------------------------------------------------------------
+
+  @doc """
+  A term that `owner` hears of when nobody holds it any more, once:
+  `{:snakepit_guard, bytes}`. At most 4096 bytes.
+  """
+  @spec guard_new(owner :: pid, bytes :: binary) :: guard :: handle
+  def guard_new(_owner, _bytes), do: err!()
+
+  @doc "From now on its end is told to nobody."
+  @spec guard_disarm(guard :: handle) :: :ok
+  def guard_disarm(_guard), do: err!()
+
   # ---- OS processes -------------------------------------------------------
 
   @doc """

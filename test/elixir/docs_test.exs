@@ -186,4 +186,13 @@ defmodule Snakepit.DocsTest do
     start(pools, python)
     assert {11, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
+
+  test "guides/python.md: calls, objects, sessions", %{python: python} do
+    blocks = blocks("guides/python.md")
+    write_python(blocks)
+    assert [pool] = configs(blocks)
+
+    start(pool, python)
+    assert {18, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
 end

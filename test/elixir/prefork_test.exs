@@ -123,7 +123,7 @@ defmodule Snakepit.PreforkTest do
         for id <- Pool.list_workers() do
           {:ok, nil} = Snakepit.GRPCWorker.execute(id, "say", %{text: "I am in #{id}."})
           {:ok, pid} = Pool.Registry.get_worker_pid(id)
-          eventually(fn -> Output.all(:sys.get_state(pid).output) =~ "I am" end)
+          eventually(fn -> Output.all(:sys.get_state(pid).output) =~ "I am in #{id}.\n" end)
         end
 
         ids = Pool.list_workers()

@@ -25,6 +25,7 @@ defmodule Snakepit.Bridge.SessionStore do
   alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry}
   alias Snakepit.{Defaults, Logger}
   alias Snakepit.Pool.Sessions
+  alias Snakepit.Python.Refs
 
   @table :snakepit_sessions
 
@@ -466,6 +467,7 @@ defmodule Snakepit.Bridge.SessionStore do
     :ets.match_delete(state.tables.extras, {{:variable, id, :_}, :_})
     if state.name == __MODULE__, do: Sessions.forget(id)
     if state.registry, do: remove_tools(state.registry, id)
+    if state.name == __MODULE__, do: Refs.session_ended(id)
   end
 
   defp remove_tools(registry, id) do

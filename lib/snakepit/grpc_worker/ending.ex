@@ -37,15 +37,15 @@ defmodule Snakepit.GRPCWorker.Ending do
   defp await_exit(%State{os_id: os_id} = state, ref, until) do
     receive do
       {:snakepit_os, ^os_id, {:exit, _how, _usage}} ->
-        :ok
+        State.output_ended(state)
 
       # Its port has closed then, and the program kills them all.
       {:DOWN, ^ref, :process, _spawner, _reason} ->
-        :ok
+        State.output_ended(state)
 
-      {:snakepit_os, ^os_id, {:output, _stream, bytes}} ->
+      {:snakepit_os, ^os_id, {:output, stream, bytes}} ->
         :ok = Spawner.ack(Spawner, os_id, byte_size(bytes))
-        await_exit(state, ref, until)
+        await_exit(State.output(state, stream, bytes), ref, until)
     after
       max(until - System.monotonic_time(:millisecond), 0) ->
         Snakepit.Logger.error(:worker, "OS process #{state.os_pid} did not end in time")

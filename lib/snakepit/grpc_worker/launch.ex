@@ -7,6 +7,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   alias Snakepit.GRPC.Listener
   alias Snakepit.GRPCWorker.ReadyBell
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
+  alias Snakepit.Python.Wire
   alias Snakepit.Spawner.Settings
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
@@ -138,6 +139,7 @@ defmodule Snakepit.GRPCWorker.Launch do
       "SNAKEPIT_READY_FILE" => ready_file,
       "SNAKEPIT_HEARTBEAT_CONFIG" => heartbeat(config),
       "SNAKEPIT_LOG_LEVEL" => to_string(Application.get_env(:snakepit, :log_level, :error)),
+      "SNAKEPIT_LOG_RECORDS" => "1",
       "SNAKEPIT_PROTO_PATH" => to_string(Native.ebin()),
       "SNAKEPIT_PYTHON" => program,
       "PYTHONPATH" => python_path(),
@@ -150,6 +152,7 @@ defmodule Snakepit.GRPCWorker.Launch do
     |> Map.merge(concurrency(config))
     |> Map.merge(threads(config))
     |> Map.merge(identity(program))
+    |> Map.merge(Wire.environment(config))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
     |> override(config[:adapter_env] || [])
     |> Enum.to_list()

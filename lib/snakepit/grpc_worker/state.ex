@@ -2,7 +2,7 @@ defmodule Snakepit.GRPCWorker.State do
   @moduledoc false
 
   alias Snakepit.Config
-  alias Snakepit.GRPCWorker.Output
+  alias Snakepit.GRPCWorker.{LogRecord, Output}
   alias Snakepit.Spawner.Settings
 
   @shown_lines 15
@@ -48,35 +48,68 @@ defmodule Snakepit.GRPCWorker.State do
     checks: %{},
     # What the kernel said of the process at its end.
     usage: %{},
-    output: %Output{}
+    output: %Output{},
+    # Of what Python's logging may say.
+    budget: LogRecord.budget()
   ]
 
   @type t :: %__MODULE__{}
 
-  @doc "Keeps the bytes, and logs whole lines when that is wanted."
+  @doc "Keeps the bytes, and logs records, and other lines when that is wanted."
   @spec output(t, :stdout | :stderr, binary) :: t
   def output(state, stream, bytes) do
-    log? = Application.get_env(:snakepit, :log_python_output, false)
-    {output, lines} = Output.add(state.output, stream, bytes, log?)
-    Enum.each(lines, &log(state, &1))
-    %{state | output: output}
+    {output, lines} = Output.add(state.output, stream, bytes, lines?())
+    Enum.reduce(lines, %{state | output: output}, &log/2)
   end
 
   @doc "Logs what the process wrote last without an end of line."
   @spec output_ended(t) :: :ok
-  def output_ended(state), do: state.output |> Output.rest() |> Enum.each(&log(state, &1))
-
-  defp log(state, {level, stream, line}) do
-    metadata = [worker_id: state.id, pool: state.pool, os_pid: state.os_pid, stream: stream]
-    text = fn -> "#{state.id}: #{line}" end
-
-    case level do
-      :debug -> Snakepit.Logger.debug(:worker, text, metadata)
-      :info -> Snakepit.Logger.info(:worker, text, metadata)
-      :warning -> Snakepit.Logger.warning(:worker, text, metadata)
-      :error -> Snakepit.Logger.error(:worker, text, metadata)
-    end
+  def output_ended(state) do
+    state = state.output |> Output.rest(lines?()) |> Enum.reduce(state, &log/2)
+    tell_dropped(state, LogRecord.dropped(state.budget))
   end
+
+  defp lines?, do: Application.get_env(:snakepit, :log_python_output, false)
+
+  defp log({:record, record}, state) do
+    if Snakepit.Logger.should_log?(record.level, :worker),
+      do: log_record(record, state),
+      else: state
+  end
+
+  defp log({level, stream, line}, state) do
+    write(level, fn -> "#{state.id}: #{line}" end, [{:stream, stream} | metadata(state)])
+    state
+  end
+
+  # The log may be slow, and this process has more to do.
+  defp log_record(record, state) do
+    {log?, dropped, budget} =
+      LogRecord.take(state.budget, record.level, System.monotonic_time(:millisecond))
+
+    :ok = tell_dropped(state, dropped)
+
+    if log? do
+      text = fn -> "#{state.id}: #{record.logger}: #{record.message}" end
+      write(record.level, text, record.metadata ++ metadata(state))
+    end
+
+    %{state | budget: budget}
+  end
+
+  defp tell_dropped(_state, {0, _level}), do: :ok
+
+  defp tell_dropped(state, {count, level}) do
+    text = "#{state.id}: #{count} log records of Python came too quickly and are not here"
+    write(level, fn -> text end, metadata(state))
+  end
+
+  defp metadata(state), do: [worker_id: state.id, pool: state.pool, os_pid: state.os_pid]
+
+  defp write(:debug, text, metadata), do: Snakepit.Logger.debug(:worker, text, metadata)
+  defp write(:info, text, metadata), do: Snakepit.Logger.info(:worker, text, metadata)
+  defp write(:warning, text, metadata), do: Snakepit.Logger.warning(:worker, text, metadata)
+  defp write(:error, text, metadata), do: Snakepit.Logger.error(:worker, text, metadata)
 
   @doc "The last lines of the output: plain, and as the end of a message."
   @spec last_lines(t) :: {String.t(), String.t()}

@@ -24,6 +24,7 @@ defmodule Snakepit.Pool.Call do
           adapter: module | nil,
           hooks: [atom],
           streams?: boolean,
+          python_calls: boolean,
           barrier: CrashBarrier.config() | nil,
           errors: :counters.counters_ref(),
           max_queue: non_neg_integer
@@ -43,6 +44,7 @@ defmodule Snakepit.Pool.Call do
       adapter: adapter,
       hooks: for({fun, arity} <- @hooks, has?.({fun, arity}), do: fun),
       streams?: adapter == nil or (has?.({:uses_grpc?, 0}) and adapter.uses_grpc?()),
+      python_calls: config[:python_calls] == true,
       barrier: if(CrashBarrier.enabled?(barrier), do: barrier),
       errors: :counters.new(1, [:write_concurrency]),
       max_queue: config[:max_queue_size] || Defaults.pool_max_queue_size()

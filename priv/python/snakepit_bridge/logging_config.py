@@ -1,4 +1,5 @@
-"""Logging of a worker: to stderr, at the level the BEAM names."""
+"""Logging of a worker, at the level the BEAM names: records to the BEAM's log where
+it started the worker, else lines to stderr."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import sys
 from contextvars import ContextVar
 
 LEVEL_VARIABLE = "SNAKEPIT_LOG_LEVEL"
+RECORDS_VARIABLE = "SNAKEPIT_LOG_RECORDS"
 FORMAT = "%(asctime)s [%(threadName)s] %(name)s %(levelname)s [%(correlation_id)s] %(message)s"
 
 correlation_id: ContextVar[str] = ContextVar("snakepit_correlation_id", default="-")
@@ -37,14 +39,24 @@ def configure_logging(force: bool = False) -> None:
     root = logging.getLogger()
     if root.handlers and not force:
         return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter(FORMAT))
+    handler = _handler()
     handler.addFilter(CorrelationFilter())
     root.handlers[:] = [handler]
     name = os.environ.get(LEVEL_VARIABLE, "error").strip().lower()
     root.setLevel(_LEVELS.get(name, logging.ERROR))
     for chatty in ("grpc", "urllib3"):
         logging.getLogger(chatty).setLevel(max(root.level, logging.WARNING))
+
+
+def _handler() -> logging.Handler:
+    if os.environ.get(RECORDS_VARIABLE):
+        from . import log_records
+
+        log_records.capture_warnings()
+        return log_records.RecordHandler()
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter(FORMAT))
+    return handler
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -17,6 +17,7 @@
 #include "fake_enif.h"
 #include "fake_grpc.h"
 #include "fake_worker.h"
+#include "stress_guard.h"
 
 enum { POOLS = 3, GRPC_POOLS = 1, CALLERS = 24, WORKERS = 8 };
 /* Whatever waits so long waits for ever. */
@@ -411,6 +412,15 @@ static void *work_on(void *arg) {
   return NULL;
 }
 
+static void *guard_on(void *arg) {
+  uint32_t random = (uint32_t)(uintptr_t)arg;
+  while (!atomic_load(&stopping)) {
+    stress_guard(&random);
+    nap(1000); /* what it spawned is kept to the end */
+  }
+  return NULL;
+}
+
 /* ---- all ---------------------------------------------------------------- */
 
 static int open_files(void) {
@@ -436,7 +446,7 @@ static void start_carrier(void) {
 int main(int argc, char **argv) {
   unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 5;
   uintptr_t seed = argc > 2 ? (uintptr_t)atol(argv[2]) : 1;
-  pthread_t threads[POOLS + CALLERS + WORKERS];
+  pthread_t threads[POOLS + CALLERS + WORKERS + 1];
   size_t n = 0;
   signal(SIGPIPE, SIG_IGN); /* as the BEAM does */
   fake_load();
@@ -452,6 +462,7 @@ int main(int argc, char **argv) {
   for (uintptr_t i = 0; i < WORKERS; i++)
     pthread_create(&threads[n++], NULL, work_on,
                    (void *)(seed * 1000 * WORKERS + i));
+  pthread_create(&threads[n++], NULL, guard_on, (void *)seed);
   sleep(seconds);
   atomic_store(&stopping, true);
   while (n > 0)

@@ -13,7 +13,11 @@ from .. import errors
 from .exception_facts import bases, facts, text_of
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_OWN_FILES = (os.path.join(_PACKAGE, "worker") + os.sep, os.path.join(_PACKAGE, "dispatch.py"))
+_OWN_FILES = (
+    os.path.join(_PACKAGE, "worker") + os.sep,
+    os.path.join(_PACKAGE, "dispatch.py"),
+    os.path.join(_PACKAGE, "remote.py"),
+)
 _CONTEXT_KEYS = ("library", "python_module", "function", "call_type", "payload_version")
 _CUT = "... [cut] ..."
 

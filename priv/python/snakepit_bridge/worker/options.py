@@ -15,10 +15,11 @@ THREADED_ADAPTER = "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseA
 
 _EPILOG = """\
 environment: SNAKEPIT_READY_FILE (gets the port), SNAKEPIT_READY_BELL (a socket
-that is told so), SNAKEPIT_LOG_LEVEL, SNAKEPIT_GRPC_ADDRESS (default of
---elixir-address), SNAKEPIT_BIND_HOST, SNAKEPIT_CONCURRENCY (default of
---concurrency), SNAKEPIT_THREAD_SENSITIVE, SNAKEPIT_PROTO_PATH,
-SNAKEPIT_ALLOW_PICKLE, SNAKEPIT_UNSERIALIZABLE_DETAIL,
+that is told so), SNAKEPIT_LOG_LEVEL, SNAKEPIT_LOG_RECORDS (the log as JSON, for
+a BEAM to read), SNAKEPIT_GRPC_ADDRESS (default of --elixir-address),
+SNAKEPIT_BIND_HOST, SNAKEPIT_CONCURRENCY (default of --concurrency),
+SNAKEPIT_THREAD_SENSITIVE, SNAKEPIT_PROTO_PATH, SNAKEPIT_ALLOW_PICKLE,
+SNAKEPIT_UNSERIALIZABLE_DETAIL,
 SNAKEPIT_UNSERIALIZABLE_REPR_MAXLEN, SNAKEPIT_TOLIST_MAX_ELEMENTS.
 Unknown options are ignored with a warning."""
 
@@ -46,8 +47,10 @@ def parser(mode: str = "process") -> argparse.ArgumentParser:
         help="coroutine tools at a time in process mode",
     )
     add("--health-check", action="store_true", help="import everything, then exit 0 or 1")
-    for name in ("run-id", "instance-name", "instance-token"):
-        add(f"--snakepit-{name}", default="", help="names the BEAM that owns this worker")
+    owner = "names the BEAM that owns this worker"
+    add("--snakepit-run-id", "--run-id", default="", help=owner)
+    for name in ("instance-name", "instance-token"):
+        add(f"--snakepit-{name}", default="", help=owner)
     add("--heartbeat-enabled", action="store_true", default=None, help="the default")
     for name in ("interval-ms", "timeout-ms", "max-missed", "initial-delay-ms"):
         add(f"--heartbeat-{name}", type=int, help="of asking whether the BEAM lives")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -27,11 +28,16 @@ from .lanes import Lane
 from .lifetimes import Held, lifetimes
 
 if TYPE_CHECKING:
+    from ..remote import Remote
     from ..thread_safety_checker import ThreadSafetyChecker
     from .event_loop import WorkerLoop
     from .local_calls import LocalCalls
 
 _log = get_logger(__name__)
+
+# Of commands that no adapter sees, and what allows them: see ..remote.
+_REMOTE_PREFIX = "snakepit.python."
+_REMOTE_VARIABLE = "SNAKEPIT_PYTHON_KEY"
 
 # Neither awaitable nor a stream.
 _PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
@@ -60,6 +66,7 @@ class AdapterHost:
         self._known_async: dict[str, bool] = {}
         # See watch_threads.
         self.checker: Optional[ThreadSafetyChecker] = None
+        self.remote: Optional[Remote] = _remote()
 
     def run(self, call: Call, lane: Lane, loop: Optional[WorkerLoop] = None) -> Optional[Reply]:
         """Never raises: whatever the tool does becomes the reply.
@@ -246,6 +253,8 @@ class Request:
     def _execute(self) -> tuple[Optional[Reply], Any]:
         """The reply; or None, and what the loop is to await."""
         call, host = self.call, self.host
+        if call.tool.startswith(_REMOTE_PREFIX):
+            return self._remote(), None
         held = self.held
         if held is not None and held.adapter is None:
             self._wait(partial(held.claim, self, call.is_cancelled))
@@ -293,6 +302,14 @@ class Request:
         kept = None if held is None else held.adapter
         self.adapter = self.host.instance() if kept is None else kept
         return self.adapter, kept is None
+
+    def _remote(self) -> Reply:
+        if self.host.remote is None or self.call.stream:
+            from .. import remote
+
+            raise remote.not_allowed(self.call.tool)
+        reply: Reply = self.host.remote.run(self.call, self.lane)
+        return reply
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:
         if self.host.executes:
@@ -430,6 +447,14 @@ def settle(value: Any, lane: Lane, loop: Optional[WorkerLoop]) -> Any:
     if loop is not None:
         return lane.wait_for(loop.future(_await(value)))
     return lane.run_coroutine(_await(value))
+
+
+def _remote() -> Optional[Remote]:
+    if not os.environ.get(_REMOTE_VARIABLE):
+        return None
+    from .. import remote
+
+    return remote.take_key()
 
 
 async def _await(value: Any) -> Any:

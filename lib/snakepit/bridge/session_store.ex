@@ -22,7 +22,8 @@ defmodule Snakepit.Bridge.SessionStore do
   """
   use GenServer
 
-  alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry}
+  alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry, Variable}
+  alias Snakepit.Bridge.{BatchSetVariablesRequest, RegisterVariableRequest, SetVariableRequest}
   alias Snakepit.{Defaults, Logger}
   alias Snakepit.Pool.Sessions
 
@@ -180,12 +181,12 @@ defmodule Snakepit.Bridge.SessionStore do
   def update_variable(session_id, name, value),
     do: GenServer.call(__MODULE__, {:update_variable, session_id, to_string(name), value})
 
-  @doc "The variable: `:name`, `:type`, `:value` and `:constraints`."
-  @spec get_variable(String.t(), String.t() | atom) :: {:ok, map} | {:error, :not_found}
+  @doc "One variable of the session."
+  @spec get_variable(String.t(), String.t() | atom) :: {:ok, Variable.t()} | {:error, :not_found}
   def get_variable(session_id, name) do
     with {:ok, _} <- get_session(session_id) do
       case :ets.lookup(tables(__MODULE__).extras, {:variable, session_id, to_string(name)}) do
-        [{_, variable}] -> {:ok, variable}
+        [{_, variable}] -> {:ok, Variable.new(variable)}
         [] -> {:error, :not_found}
       end
     end
@@ -195,12 +196,43 @@ defmodule Snakepit.Bridge.SessionStore do
   def delete_variable(session_id, name),
     do: GenServer.call(__MODULE__, {:delete_variable, session_id, to_string(name)})
 
-  @spec list_variables(String.t()) :: {:ok, [map]} | {:error, :not_found}
+  @doc "The variables of the session, by name."
+  @spec list_variables(String.t()) :: {:ok, [Variable.t()]} | {:error, :not_found}
   def list_variables(session_id) do
     with {:ok, _} <- get_session(session_id) do
       rows = :ets.match(tables(__MODULE__).extras, {{:variable, session_id, :_}, :"$1"})
-      {:ok, rows |> List.flatten() |> Enum.sort_by(& &1.name)}
+      {:ok, rows |> List.flatten() |> Enum.sort_by(& &1.name) |> Enum.map(&Variable.new/1)}
     end
+  end
+
+  @doc """
+  The same for requests as data: `{:ok, name}` for a
+  `Snakepit.Bridge.RegisterVariableRequest`, `:ok` for a `SetVariableRequest`; for a
+  `BatchSetVariablesRequest` also `{:error, %{name => reason}}` of those that were
+  refused.
+  """
+  @spec apply_request(
+          RegisterVariableRequest.t()
+          | SetVariableRequest.t()
+          | BatchSetVariablesRequest.t()
+        ) :: :ok | {:ok, String.t()} | {:error, term}
+  def apply_request(%RegisterVariableRequest{} = request) do
+    value = request.initial_binary_value || request.initial_value
+    opts = [constraints: request.constraints]
+    register_variable(request.session_id, request.name, request.type, value, opts)
+  end
+
+  def apply_request(%SetVariableRequest{} = request),
+    do: update_variable(request.session_id, request.name, request.binary_value || request.value)
+
+  def apply_request(%BatchSetVariablesRequest{} = request) do
+    refused =
+      for {name, value} <- Map.merge(request.updates, request.binary_updates),
+          {:error, reason} <- [update_variable(request.session_id, name, value)],
+          into: %{},
+          do: {to_string(name), reason}
+
+    if refused == %{}, do: :ok, else: {:error, refused}
   end
 
   # ---- rows ---------------------------------------------------------------

@@ -46,4 +46,11 @@ defmodule Snakepit.DownstreamTest do
     for line <- ["root 4.0", "result :done"], do: assert(output =~ line, output)
     for what <- ~w(start stop cleanup exit), do: assert(output =~ "\ntold #{what}\n", output)
   end
+
+  test "without pools its base is there", %{build: build} do
+    {output, status} = mix(["run", "--no-start", "scripts/without_pools.exs"], build)
+    assert status == 0, output
+    assert output =~ "listens on 127.0.0.1:"
+    assert output =~ "done without pools"
+  end
 end

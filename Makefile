@@ -5,7 +5,7 @@ PYTHON := .venv/bin/python3
 TEST_APP := _build/test/lib/snakepit
 CHECK := _build/check
 CHECK_APP := $(CHECK)/lib/snakepit
-PYTHON_SOURCES := priv/python $(wildcard test/python test/interop test/fault)
+PYTHON_SOURCES := priv/python $(wildcard test/python test/interop test/fault test/downstream)
 RUFF := $(PYTHON) -m ruff
 NATIVE := $(MAKE) --no-print-directory -C c_src -j$(shell getconf _NPROCESSORS_ONLN)
 

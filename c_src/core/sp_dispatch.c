@@ -196,6 +196,7 @@ int sp_dispatch_cancel(sp_dispatch *d, sp_req_id req, int64_t now) {
   d->stats.cancelled++;
   r->settled = true;
   if (r->state == SP_REQUEST_RUNNING) {
+    d->stats.abandoned++;
     sp_heap_remove(&d->timers, &r->timer);
     sp_request_emit(d, r, SP_DISPATCH_CANCEL);
   } else {
@@ -216,6 +217,7 @@ void sp_dispatch_tick(sp_dispatch *d, int64_t now) {
       continue; /* it began in time; its timer is another now */
     sp_heap_remove(&d->timers, first);
     if (r->state == SP_REQUEST_RUNNING) {
+      d->stats.abandoned++;
       sp_request_answer(d, r, SP_REASON_DEADLINE);
       sp_request_emit(d, r, SP_DISPATCH_CANCEL);
     } else {

@@ -100,6 +100,9 @@ typedef struct sp_dispatch_request {
   void *user;
 } sp_dispatch_request;
 
+/* Each request that was accepted is one of these:
+ * requests = completed + cancelled + queue_timeouts + deadlines + slots_lost +
+ * refused + queued + (running - abandoned). */
 typedef struct sp_dispatch_stats {
   uint64_t requests;  /* accepted */
   uint64_t completed; /* answered by a worker */
@@ -108,8 +111,10 @@ typedef struct sp_dispatch_stats {
   uint64_t deadlines;
   uint64_t saturated;  /* refused with SP_ERR_FULL */
   uint64_t slots_lost; /* requests that lost their slot */
+  uint64_t refused;    /* later: their session's slot, or the pool, is gone */
   size_t queued;       /* now waiting */
-  size_t running;      /* now running, cancelled ones included */
+  size_t running;      /* now running, settled ones included */
+  size_t abandoned;    /* of these the settled ones: answered or cancelled */
   size_t slots;
   size_t slots_busy;      /* with at least one request */
   size_t slots_available; /* ready and with room */

@@ -159,6 +159,8 @@ void sp_request_answer(sp_dispatch *d, sp_request *r,
     d->stats.deadlines++;
   else if (reason == SP_REASON_SLOT_LOST)
     d->stats.slots_lost++;
+  else
+    d->stats.refused++;
   sp_request_emit(d, r, SP_DISPATCH_ANSWER);
 }
 

@@ -97,6 +97,7 @@ void sp_slot_finish(sp_dispatch *d, sp_request *r) {
   if (slot->load == 0)
     slot->idle_since = d->now;
   d->stats.running--;
+  d->stats.abandoned -= r->settled;
 }
 
 void sp_slot_fill(sp_dispatch *d, sp_slot *slot) {

@@ -15,6 +15,7 @@
 /* Atoms, made once at load; am_<name>. */
 #define NIF_ATOMS(X)                                                           \
   X(__struct__)                                                                \
+  X(abandoned)                                                                 \
   X(binary)                                                                    \
   X(cancelled)                                                                 \
   X(capacity)                                                                  \
@@ -55,6 +56,7 @@
   X(queue_timeouts)                                                            \
   X(queued)                                                                    \
   X(ready)                                                                     \
+  X(refused)                                                                   \
   X(requests)                                                                  \
   X(running)                                                                   \
   X(saturated)                                                                 \

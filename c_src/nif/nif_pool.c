@@ -327,14 +327,15 @@ NIF(nif_pool_stats) {
   enif_mutex_lock(pool->lock);
   sp_dispatch_get_stats(pool->dispatch, &s);
   enif_mutex_unlock(pool->lock);
-  ERL_NIF_TERM keys[] = {am_requests,       am_completed,  am_cancelled,
-                         am_queue_timeouts, am_deadlines,  am_saturated,
-                         am_slots_lost,     am_queued,     am_running,
-                         am_slots,          am_slots_busy, am_slots_available};
-  uint64_t counts[] = {s.requests,       s.completed,  s.cancelled,
-                       s.queue_timeouts, s.deadlines,  s.saturated,
-                       s.slots_lost,     s.queued,     s.running,
-                       s.slots,          s.slots_busy, s.slots_available};
+  ERL_NIF_TERM keys[] = {am_requests,       am_completed,      am_cancelled,
+                         am_queue_timeouts, am_deadlines,      am_saturated,
+                         am_slots_lost,     am_refused,        am_queued,
+                         am_running,        am_abandoned,      am_slots,
+                         am_slots_busy,     am_slots_available};
+  uint64_t counts[] = {
+      s.requests,  s.completed,  s.cancelled,  s.queue_timeouts, s.deadlines,
+      s.saturated, s.slots_lost, s.refused,    s.queued,         s.running,
+      s.abandoned, s.slots,      s.slots_busy, s.slots_available};
   enum { N = sizeof keys / sizeof *keys };
   ERL_NIF_TERM values[N], map;
   for (int i = 0; i < N; i++)

@@ -76,7 +76,7 @@ defmodule Snakepit.Native do
   @spec pool_close(handle) :: :ok
   def pool_close(_pool), do: err!()
 
-  @doc "Keys: requests completed cancelled queue_timeouts deadlines saturated slots_lost queued running slots slots_busy slots_available."
+  @doc "Keys: requests completed cancelled queue_timeouts deadlines saturated slots_lost refused queued running abandoned slots slots_busy slots_available."
   @spec pool_stats(handle) :: %{atom => non_neg_integer}
   def pool_stats(_pool), do: err!()
 

@@ -131,9 +131,32 @@ defmodule Snakepit.Pool do
   # ---- what there is ------------------------------------------------------
 
   @doc """
-  Counters, of one pool or of all together: `workers`, `available`, `busy`,
-  `queued` as they are now, and `requests`, `errors`, `queue_timeouts`,
-  `pool_saturated` since the pool was started.
+  Counters, of one pool (by its name) or of all together (by the process of the
+  pools, the default).
+
+  Requests, taken since the pool was started and now, at one moment:
+
+      requests = answered + failed + running + queued
+
+    * `requests`: taken from callers. A call that the crash barrier makes again is
+      as many requests as were made.
+    * `answered`: the worker answered, with a result or with its tool's exception;
+      over gRPC, with any status.
+    * `failed`: ended in another way; the sum of `cancelled` (by their callers, or
+      because these died), `queue_timeouts` (waited too long), `timeouts` (took too
+      long), `workers_lost` (the worker died) and `refused` (while they waited, the
+      session's worker or the pool went away)
+    * `running`: a worker has them and a caller waits
+    * `queued`: wait for a worker
+
+  Beside them:
+
+    * `pool_saturated`: refused because the queue was full; these are no requests
+    * `errors`: calls that gave their caller an error, whatever it was: those that
+      were refused or never valid, and the exceptions of tools, are among them
+    * `abandoned`: what workers have not ended yet although nobody waits for it
+      any more
+    * `workers`, and how many of these are `busy` and `available` now
   """
   @spec get_stats(pool) :: map | {:error, {:pool_not_found, term}}
   def get_stats(pool \\ __MODULE__)

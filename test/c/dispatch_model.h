@@ -273,6 +273,8 @@ static void answer(request *r, enum sp_dispatch_reason reason) {
   w.stats.queue_timeouts += reason == SP_REASON_QUEUE_TIMEOUT;
   w.stats.deadlines += reason == SP_REASON_DEADLINE;
   w.stats.slots_lost += reason == SP_REASON_SLOT_LOST;
+  w.stats.refused +=
+      reason == SP_REASON_SESSION_GONE || reason == SP_REASON_CLOSED;
   expect(SP_DISPATCH_ANSWER, reason, r);
 }
 

@@ -566,7 +566,9 @@ static void test_slot_held(void **state) {
   assert_int_equal(sp_dispatch_unused(d, one, 3, 160, &ns), SP_OK);
   assert_int_equal(ns, 160);
   /* Used again it counts again, wherever it is now. */
-  sp_req_id id = occupy(d, "one", a);
+  sp_req_id id = submit(d, of("one", SP_AFFINITY_HINT), 160);
+  started(d, id, a);
+  no_event(d); /* it has that slot already */
   assert_int_equal(info(d, a, 160).sessions, 1);
   assert_int_equal(sp_dispatch_unused(d, one, 3, 170, &ns), SP_OK);
   assert_int_equal(ns, 0);

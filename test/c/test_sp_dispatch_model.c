@@ -67,6 +67,10 @@ static void compare_state(void) {
   check_ahead();
   w.stats.queued = count(WAITING) + count(AHEAD);
   w.stats.running = count(RUNNING);
+  w.stats.abandoned = 0;
+  for (size_t i = 0; i < MAX_LIVE; i++)
+    w.stats.abandoned +=
+        w.requests[i].state == RUNNING && w.requests[i].settled;
   w.stats.slots = 0;
   w.stats.slots_busy = 0;
   w.stats.slots_available = 0;
@@ -83,6 +87,10 @@ static void compare_state(void) {
   }
   sp_dispatch_get_stats(w.d, &real);
   assert_memory_equal(&real, &w.stats, sizeof real);
+  assert_int_equal(real.requests,
+                   real.completed + real.cancelled + real.queue_timeouts +
+                       real.deadlines + real.slots_lost + real.refused +
+                       real.queued + real.running - real.abandoned);
   int64_t next = SP_DISPATCH_NEVER;
   for (size_t i = 0; i < MAX_LIVE; i++)
     if (due(&w.requests[i]) < next)

@@ -155,6 +155,15 @@ defmodule Snakepit.DocsTest do
     assert {5, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
 
+  test "guides/sessions.md: calls, and what the BEAM keeps", %{python: python} do
+    blocks = blocks("guides/sessions.md")
+    write_python(blocks)
+    assert [pool] = configs(blocks)
+
+    start(pool, python)
+    assert {8, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
+
   test "guides/streams.md: chunks out, inputs in", %{python: python} do
     blocks = blocks("guides/streams.md")
     write_python(blocks)

@@ -3,7 +3,8 @@ defmodule Snakepit.Bridge.SessionStoreTest do
 
   import ExUnit.CaptureLog
 
-  alias Snakepit.Bridge.{Session, SessionStore, ToolRegistry}
+  alias Snakepit.Bridge.{BatchSetVariablesRequest, RegisterVariableRequest, SetVariableRequest}
+  alias Snakepit.Bridge.{Session, SessionStore, ToolRegistry, Variable}
 
   setup do
     {:ok, store: start_store([])}
@@ -306,6 +307,57 @@ defmodule Snakepit.Bridge.SessionStoreTest do
     assert {:error, :not_found} = SessionStore.list_variables(id)
     {:ok, _} = SessionStore.create_session(id)
     assert {:ok, []} = SessionStore.list_variables(id)
+  end
+
+  test "variables by requests as data" do
+    id = unique("requests")
+    on_exit(fn -> SessionStore.delete_session(id) end)
+    register = %RegisterVariableRequest{session_id: id, name: :t, type: :float, initial_value: 1}
+    assert {:error, :not_found} = SessionStore.apply_request(register)
+    {:ok, _} = SessionStore.create_session(id)
+    assert {:ok, "t"} = SessionStore.apply_request(%{register | constraints: %{max: 5}})
+
+    assert {:ok, "b"} =
+             SessionStore.apply_request(%RegisterVariableRequest{
+               session_id: id,
+               name: "b",
+               type: :any,
+               initial_binary_value: <<255>>
+             })
+
+    set = %SetVariableRequest{session_id: id, name: "t", value: 2}
+    assert :ok = SessionStore.apply_request(set)
+
+    assert {:error, {:constraint_violation, :max, 5}} =
+             SessionStore.apply_request(%{set | value: 6})
+
+    assert {:ok, variables} = SessionStore.list_variables(id)
+
+    assert [
+             %Variable{name: "b", type: :any, value: <<255>>, binary_value: <<255>>},
+             %Variable{
+               name: "t",
+               type: :float,
+               value: 2.0,
+               binary_value: nil,
+               constraints: limits
+             }
+           ] = variables
+
+    assert limits == %{max: 5}
+
+    batch = %BatchSetVariablesRequest{
+      session_id: id,
+      updates: %{"t" => 3, :u => 1},
+      binary_updates: %{"b" => "now text"}
+    }
+
+    assert {:error, %{"u" => :not_found} = refused} = SessionStore.apply_request(batch)
+    assert map_size(refused) == 1
+    assert :ok = SessionStore.apply_request(%{batch | updates: %{t: 4}})
+
+    assert {:ok, [%{value: "now text", binary_value: nil}, %{value: 4.0}]} =
+             SessionStore.list_variables(id)
   end
 
   test "a store that is not running is noticed" do

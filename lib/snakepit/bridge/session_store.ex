@@ -18,11 +18,19 @@ defmodule Snakepit.Bridge.SessionStore do
 
   Options of `start_link/1`: `:name`, `:table_name`, `:cleanup_interval` (ms),
   `:default_ttl` (s), `:max_sessions`, `:warning_threshold`, `:strict_mode` (log
-  what comes near the maximum as errors) and `:tool_registry` (nil for none).
+  what comes near the maximum as errors), `:tool_registry` (nil for none) and
+  `:adapter`. For the store of the application they are in
+  `config :snakepit, session_store: [...]`.
+
+  Where sessions have to be elsewhere, in a database or on all nodes of a cluster,
+  `:adapter` is a module that keeps them; see
+  `Snakepit.Bridge.SessionStore.Adapter`.
   """
   use GenServer
 
-  alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry}
+  alias __MODULE__.Adapter
+  alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry, Variable}
+  alias Snakepit.Bridge.{BatchSetVariablesRequest, RegisterVariableRequest, SetVariableRequest}
   alias Snakepit.{Defaults, Logger}
   alias Snakepit.Pool.Sessions
   alias Snakepit.Python.Refs
@@ -32,8 +40,11 @@ defmodule Snakepit.Bridge.SessionStore do
   @typep server :: GenServer.server()
 
   # A row is {id, session, clock}: `clock` is an atomic with the time of the last
-  # use in monotonic milliseconds, which readers may set. {:variable, id, name}
-  # and {:program, id} rows lie in a table beside.
+  # use in monotonic milliseconds. Readers move it on, and only the server sets it
+  # to @over, before the row goes: so who was given a session had it before its
+  # end, and what was used in time is not swept away. {:variable, id, name} and
+  # {:program, id} rows lie in a table beside.
+  @over -0x4000000000000000
 
   @spec start_link(keyword) :: GenServer.on_start()
   def start_link(opts \\ []) do
@@ -45,27 +56,56 @@ defmodule Snakepit.Bridge.SessionStore do
   @doc "The session, which counts as used."
   @spec get_session(server, String.t()) :: {:ok, Session.t()} | {:error, :not_found}
   def get_session(server \\ __MODULE__, session_id) do
+    case tables(server) do
+      %{adapter: nil, sessions: table} -> used(table, session_id)
+      %{adapter: adapter} -> adapter.get_session(session_id)
+    end
+  end
+
+  defp used(table, session_id) do
     now = now_ms()
 
-    case live(tables(server).sessions, session_id, now) do
-      nil ->
-        {:error, :not_found}
+    with {_id, session, clock} <- live(table, session_id, now),
+         true <- use_clock(clock, :atomics.get(clock, 1), session, now) do
+      {:ok, with_time(session, now)}
+    else
+      _ -> {:error, :not_found}
+    end
+  end
 
-      {_id, session, clock} ->
-        :atomics.put(clock, 1, now)
-        {:ok, with_time(session, now)}
+  # Whether it was in time: another reader may have moved the clock meanwhile, or
+  # the server have ended the session.
+  defp use_clock(clock, seen, session, now) do
+    cond do
+      over?(session, clock, seen, now) ->
+        false
+
+      seen >= now ->
+        true
+
+      true ->
+        case :atomics.compare_exchange(clock, 1, seen, now) do
+          :ok -> true
+          changed -> use_clock(clock, changed, session, now)
+        end
     end
   end
 
   @doc "Whether there is one; it does not count as used."
   @spec session_exists?(server, String.t()) :: boolean
   def session_exists?(server \\ __MODULE__, session_id),
-    do: live(tables(server).sessions, session_id, now_ms()) != nil
+    do: alive?(tables(server), session_id)
 
   @spec list_sessions(server) :: [String.t()]
   def list_sessions(server \\ __MODULE__) do
-    now = now_ms()
-    for row <- :ets.tab2list(tables(server).sessions), not expired?(row, now), do: elem(row, 0)
+    case tables(server) do
+      %{adapter: nil, sessions: table} ->
+        now = now_ms()
+        for row <- :ets.tab2list(table), not expired?(row, now), do: elem(row, 0)
+
+      %{adapter: adapter} ->
+        adapter.list_sessions()
+    end
   end
 
   # ---- writing ------------------------------------------------------------
@@ -87,21 +127,44 @@ defmodule Snakepit.Bridge.SessionStore do
 
   @spec create_session(server, String.t(), keyword) :: {:ok, Session.t()} | {:error, term}
   def create_session(server, session_id, opts) do
-    with {:error, :not_found} <- get_session(server, session_id) do
-      GenServer.call(server, {:create, session_id, opts})
+    case tables(server) do
+      %{adapter: nil, sessions: table} ->
+        with {:error, :not_found} <- used(table, session_id),
+             do: GenServer.call(server, {:create, session_id, opts})
+
+      %{adapter: adapter, ttl: ttl} ->
+        opts = Keyword.put_new(opts, :ttl, ttl)
+
+        # What is no session never comes to the adapter.
+        with :ok <- Session.validate(Session.new(session_id, opts)),
+             do: adapter.create_session(session_id, opts)
     end
   end
 
   @doc "Replaces the session by what `fun` makes of it; nobody else changes it meanwhile."
   @spec update_session(server, String.t(), (Session.t() -> Session.t())) ::
           {:ok, Session.t()} | {:error, :not_found | {:update_failed, term} | term}
-  def update_session(server \\ __MODULE__, session_id, fun) when is_function(fun, 1),
-    do: GenServer.call(server, {:update, session_id, fun})
+  def update_session(server \\ __MODULE__, session_id, fun) when is_function(fun, 1) do
+    case tables(server) do
+      %{adapter: nil} -> GenServer.call(server, {:update, session_id, fun})
+      %{adapter: adapter} -> adapter.update_session(session_id, &checked_update(fun, &1))
+    end
+  end
+
+  defp checked_update(fun, session) do
+    case apply_update(fun, session) do
+      {:ok, updated} -> updated
+      {:error, reason} -> {:error, reason}
+    end
+  end
 
   @doc "Removes the session and its tools; also `:ok` when there is none."
   @spec delete_session(server, String.t()) :: :ok
-  def delete_session(server \\ __MODULE__, session_id),
-    do: GenServer.call(server, {:delete, session_id})
+  def delete_session(server \\ __MODULE__, session_id) do
+    %{adapter: adapter} = tables(server)
+    if adapter, do: adapter.delete_session(session_id)
+    GenServer.call(server, {:delete, session_id})
+  end
 
   @doc """
   Notes which worker serves the session, and gives it that worker if there is one
@@ -118,11 +181,27 @@ defmodule Snakepit.Bridge.SessionStore do
   # The same when it has that worker already.
   @spec served_by(String.t(), String.t()) :: :ok
   def served_by(session_id, worker_id) do
-    case get_session(session_id) do
-      {:ok, %Session{last_worker_id: ^worker_id}} -> :ok
-      _ -> GenServer.call(__MODULE__, {:store_worker, session_id, worker_id})
+    case {get_session(session_id), tables(__MODULE__)} do
+      {{:ok, %Session{last_worker_id: ^worker_id}}, _} ->
+        :ok
+
+      {_, %{adapter: nil}} ->
+        GenServer.call(__MODULE__, {:store_worker, session_id, worker_id})
+
+      {_, _adapter} ->
+        _ = create_session(session_id)
+        _ = update_session(session_id, &%{&1 | last_worker_id: worker_id})
+        :ok
     end
   end
+
+  @doc """
+  How long ago the last call of the session on this node ended, in milliseconds: 0
+  while there is one, nil when none is remembered. Calls keep a session alive
+  without telling the store, so it asks this before one expires.
+  """
+  @spec unused_ms(String.t()) :: non_neg_integer | nil
+  def unused_ms(session_id), do: Sessions.unused_ms(session_id)
 
   @doc "Removes what has expired now and says how many that were."
   @spec cleanup_expired_sessions(server) :: non_neg_integer
@@ -134,7 +213,12 @@ defmodule Snakepit.Bridge.SessionStore do
   `:memory_usage_bytes` and `:table_info` now.
   """
   @spec get_stats(server) :: map
-  def get_stats(server \\ __MODULE__), do: GenServer.call(server, :stats)
+  def get_stats(server \\ __MODULE__) do
+    case tables(server) do
+      %{adapter: nil} -> GenServer.call(server, :stats)
+      %{adapter: adapter} -> adapter.get_stats()
+    end
+  end
 
   # ---- programs and variables ---------------------------------------------
 
@@ -181,12 +265,12 @@ defmodule Snakepit.Bridge.SessionStore do
   def update_variable(session_id, name, value),
     do: GenServer.call(__MODULE__, {:update_variable, session_id, to_string(name), value})
 
-  @doc "The variable: `:name`, `:type`, `:value` and `:constraints`."
-  @spec get_variable(String.t(), String.t() | atom) :: {:ok, map} | {:error, :not_found}
+  @doc "One variable of the session."
+  @spec get_variable(String.t(), String.t() | atom) :: {:ok, Variable.t()} | {:error, :not_found}
   def get_variable(session_id, name) do
     with {:ok, _} <- get_session(session_id) do
       case :ets.lookup(tables(__MODULE__).extras, {:variable, session_id, to_string(name)}) do
-        [{_, variable}] -> {:ok, variable}
+        [{_, variable}] -> {:ok, Variable.new(variable)}
         [] -> {:error, :not_found}
       end
     end
@@ -196,12 +280,43 @@ defmodule Snakepit.Bridge.SessionStore do
   def delete_variable(session_id, name),
     do: GenServer.call(__MODULE__, {:delete_variable, session_id, to_string(name)})
 
-  @spec list_variables(String.t()) :: {:ok, [map]} | {:error, :not_found}
+  @doc "The variables of the session, by name."
+  @spec list_variables(String.t()) :: {:ok, [Variable.t()]} | {:error, :not_found}
   def list_variables(session_id) do
     with {:ok, _} <- get_session(session_id) do
       rows = :ets.match(tables(__MODULE__).extras, {{:variable, session_id, :_}, :"$1"})
-      {:ok, rows |> List.flatten() |> Enum.sort_by(& &1.name)}
+      {:ok, rows |> List.flatten() |> Enum.sort_by(& &1.name) |> Enum.map(&Variable.new/1)}
     end
+  end
+
+  @doc """
+  The same for requests as data: `{:ok, name}` for a
+  `Snakepit.Bridge.RegisterVariableRequest`, `:ok` for a `SetVariableRequest`; for a
+  `BatchSetVariablesRequest` also `{:error, %{name => reason}}` of those that were
+  refused.
+  """
+  @spec apply_request(
+          RegisterVariableRequest.t()
+          | SetVariableRequest.t()
+          | BatchSetVariablesRequest.t()
+        ) :: :ok | {:ok, String.t()} | {:error, term}
+  def apply_request(%RegisterVariableRequest{} = request) do
+    value = request.initial_binary_value || request.initial_value
+    opts = [constraints: request.constraints]
+    register_variable(request.session_id, request.name, request.type, value, opts)
+  end
+
+  def apply_request(%SetVariableRequest{} = request),
+    do: update_variable(request.session_id, request.name, request.binary_value || request.value)
+
+  def apply_request(%BatchSetVariablesRequest{} = request) do
+    refused =
+      for {name, value} <- Map.merge(request.updates, request.binary_updates),
+          {:error, reason} <- [update_variable(request.session_id, name, value)],
+          into: %{},
+          do: {to_string(name), reason}
+
+    if refused == %{}, do: :ok, else: {:error, refused}
   end
 
   # ---- rows ---------------------------------------------------------------
@@ -227,22 +342,32 @@ defmodule Snakepit.Bridge.SessionStore do
     ArgumentError -> exit({:noproc, {__MODULE__, :lookup, [session_id]}})
   end
 
-  defp expired?({id, session, clock}, now) do
+  defp expired?({_id, session, clock}, now),
+    do: over?(session, clock, :atomics.get(clock, 1), now)
+
+  defp over?(_session, _clock, @over, _now), do: true
+
+  defp over?(session, clock, used, now) do
     ttl = session.ttl * 1000
-    now - :atomics.get(clock, 1) >= ttl and not called?(id, clock, now, ttl)
+    now - used >= ttl and not called?(session.id, clock, used, now, ttl)
   end
 
   # Calls in the session do not tell the store: it asks once it would expire.
-  defp called?(id, clock, now, ttl) do
+  defp called?(id, clock, used, now, ttl) do
     case Sessions.unused_ms(id) do
       ms when is_integer(ms) and ms < ttl ->
-        :atomics.put(clock, 1, now - ms)
+        _ = :atomics.compare_exchange(clock, 1, used, now - ms)
         true
 
       _ ->
         false
     end
   end
+
+  defp alive?(%{adapter: nil, sessions: table}, session_id),
+    do: live(table, session_id, now_ms()) != nil
+
+  defp alive?(%{adapter: adapter}, session_id), do: adapter.session_exists?(session_id)
 
   defp with_time(session, ms), do: %{session | last_accessed: Integer.floor_div(ms, 1000)}
 
@@ -253,11 +378,22 @@ defmodule Snakepit.Bridge.SessionStore do
   @impl true
   def init(opts) do
     Process.flag(:trap_exit, true)
-    get = fn key, default -> Keyword.get(opts, key, default) end
-    store = settings(:session_store)
-    older = settings(:session_config)
+    application? = Keyword.get(opts, :name, __MODULE__) == __MODULE__
+    configured = configured()
+    configured = if application?, do: configured, else: Map.delete(configured, :adapter)
+    options = Map.merge(configured, Map.new(opts))
+    get = fn key, default -> Map.get(options, key, default) end
 
+    case Adapter.start(options[:adapter], configured) do
+      {:ok, adapter} -> {:ok, state(adapter, get)}
+      {:error, reason} -> {:stop, reason}
+    end
+  end
+
+  defp state(adapter, get) do
     tables = %{
+      adapter: adapter && adapter.module,
+      ttl: get.(:default_ttl, Defaults.session_default_ttl()),
       sessions: :ets.new(get.(:table_name, @table), table_options(get)),
       extras: :ets.new(:snakepit_session_extras, [:set, :protected, read_concurrency: true])
     }
@@ -265,21 +401,19 @@ defmodule Snakepit.Bridge.SessionStore do
     name = get.(:name, __MODULE__)
     if name == __MODULE__, do: :persistent_term.put({__MODULE__, __MODULE__}, tables)
 
-    state = %{
+    schedule(%{
       name: name,
       tables: tables,
-      interval:
-        get.(:cleanup_interval, older[:cleanup_interval] || Defaults.session_cleanup_interval()),
-      ttl: get.(:default_ttl, older[:ttl] || Defaults.session_default_ttl()),
-      max: get.(:max_sessions, store[:max_sessions] || Defaults.session_max_sessions()),
+      adapter: adapter,
+      interval: get.(:cleanup_interval, Defaults.session_cleanup_interval()),
+      ttl: tables.ttl,
+      max: get.(:max_sessions, Defaults.session_max_sessions()),
       threshold: get.(:warning_threshold, Defaults.session_warning_threshold()),
-      strict?: get.(:strict_mode, store[:strict_mode] || false),
+      strict?: get.(:strict_mode, false),
       registry: get.(:tool_registry, if(name == __MODULE__, do: ToolRegistry)),
       warned?: false,
       stats: %{sessions_created: 0, sessions_deleted: 0, sessions_expired: 0, cleanup_runs: 0}
-    }
-
-    {:ok, schedule(state)}
+    })
   end
 
   # A second store beside the one of the application has its table unnamed.
@@ -289,7 +423,13 @@ defmodule Snakepit.Bridge.SessionStore do
     [:set, :protected, read_concurrency: true] ++ (named || [])
   end
 
-  defp settings(key), do: Map.new(Application.get_env(:snakepit, key) || %{})
+  # A module alone is the adapter.
+  defp configured do
+    case Application.get_env(:snakepit, :session_store) || %{} do
+      adapter when is_atom(adapter) -> %{adapter: adapter}
+      settings -> Map.new(settings)
+    end
+  end
 
   @impl true
   def handle_call(:tables, _from, state), do: {:reply, state.tables, state}
@@ -357,7 +497,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
     reply =
       cond do
-        live(state.tables.sessions, id, now_ms()) == nil -> {:error, :not_found}
+        not alive?(state.tables, id) -> {:error, :not_found}
         :ets.insert_new(state.tables.extras, {key, variable}) -> {:ok, variable.name}
         true -> {:error, {:duplicate_variable, variable.name}}
       end
@@ -370,7 +510,7 @@ defmodule Snakepit.Bridge.SessionStore do
     key = {:variable, id, name}
 
     reply =
-      with true <- live(state.tables.sessions, id, now_ms()) != nil,
+      with true <- alive?(state.tables, id),
            [{^key, variable}] <- :ets.lookup(extras, key),
            {:ok, variable} <- SessionVariable.put(variable, value) do
         :ets.insert(extras, {key, variable})
@@ -394,6 +534,9 @@ defmodule Snakepit.Bridge.SessionStore do
     {:noreply, schedule(state)}
   end
 
+  def handle_info({:EXIT, pid, reason}, %{adapter: %{pid: pid}} = state),
+    do: {:stop, {:session_store_adapter, reason}, state}
+
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
@@ -412,29 +555,42 @@ defmodule Snakepit.Bridge.SessionStore do
   defp schedule(state), do: state
 
   defp create(id, opts, state) do
-    table = state.tables.sessions
+    now = now_ms()
 
-    case live(table, id, now_ms()) do
-      {_id, session, clock} ->
-        :atomics.put(clock, 1, now_ms())
-        {{:ok, with_time(session, now_ms())}, state}
+    case :ets.lookup(state.tables.sessions, id) do
+      [] ->
+        create_new(id, opts, state)
 
-      nil ->
-        session = Session.new(id, Keyword.put_new(opts, :ttl, state.ttl))
+      [{_id, session, clock} = row] ->
+        cond do
+          use_clock(clock, :atomics.get(clock, 1), session, now) ->
+            {{:ok, with_time(session, now)}, state}
 
-        with :ok <- Session.validate(session), {:ok, state} <- make_room(id, state) do
-          clock = :atomics.new(1, signed: true)
-          {save(session, clock, state), state |> count(:sessions_created, 1) |> warn()}
-        else
-          {:error, reason} -> {{:error, reason}, state}
+          ended?(row, now) ->
+            {_, state} = expire([id], state)
+            create_new(id, opts, state)
+
+          # A reader was in time.
+          true ->
+            create(id, opts, state)
         end
     end
   end
 
-  # One that has expired but was not swept is nobody's: its place is free.
-  defp make_room(id, state) do
-    table = state.tables.sessions
-    {_, state} = if :ets.member(table, id), do: expire([id], state), else: {0, state}
+  defp create_new(id, opts, state) do
+    session = Session.new(id, Keyword.put_new(opts, :ttl, state.ttl))
+
+    with :ok <- Session.validate(session), {:ok, state} <- make_room(state) do
+      clock = :atomics.new(1, signed: true)
+      :atomics.put(clock, 1, now_ms())
+      {save(session, clock, state), state |> count(:sessions_created, 1) |> warn()}
+    else
+      {:error, reason} -> {{:error, reason}, state}
+    end
+  end
+
+  # What has expired but was not swept is nobody's: its place is free.
+  defp make_room(state) do
     {_, state} = if full?(state), do: sweep(state), else: {0, state}
     if full?(state), do: {:error, :session_quota_exceeded}, else: {:ok, state}
   end
@@ -444,7 +600,8 @@ defmodule Snakepit.Bridge.SessionStore do
 
   defp save(session, clock, state) do
     now = now_ms()
-    :atomics.put(clock, 1, now)
+    # A reader may be ahead.
+    :atomics.put(clock, 1, max(now, :atomics.get(clock, 1)))
     session = with_time(session, now)
     :ets.insert(state.tables.sessions, {session.id, session, clock})
     {:ok, session}
@@ -463,6 +620,9 @@ defmodule Snakepit.Bridge.SessionStore do
   end
 
   defp remove(id, state) do
+    with [{_id, _session, clock}] <- :ets.lookup(state.tables.sessions, id),
+         do: :atomics.put(clock, 1, @over)
+
     :ets.delete(state.tables.sessions, id)
     :ets.match_delete(state.tables.extras, {{:variable, id, :_}, :_})
     if state.name == __MODULE__, do: Sessions.forget(id)
@@ -478,10 +638,29 @@ defmodule Snakepit.Bridge.SessionStore do
   end
 
   defp sweep(state) do
-    now = now_ms()
-    ids = for row <- :ets.tab2list(state.tables.sessions), expired?(row, now), do: elem(row, 0)
-    {removed, state} = expire(ids, state)
+    {removed, state} = state |> expired() |> expire(state)
     {removed, state |> count(:cleanup_runs, 1) |> warn()}
+  end
+
+  defp expired(%{adapter: nil} = state) do
+    now = now_ms()
+    for row <- :ets.tab2list(state.tables.sessions), ended?(row, now), do: elem(row, 0)
+  end
+
+  # What belongs to the sessions that it removed is here.
+  defp expired(%{adapter: %{module: adapter}}) do
+    adapter.cleanup_expired_sessions()
+  catch
+    kind, reason ->
+      why = Exception.format_banner(kind, reason, __STACKTRACE__)
+      Logger.error(:bridge, "#{inspect(adapter)} cannot clean up: #{why}")
+      []
+  end
+
+  # From here on no reader can use it any more.
+  defp ended?({_id, session, clock}, now) do
+    seen = :atomics.get(clock, 1)
+    over?(session, clock, seen, now) and :atomics.compare_exchange(clock, 1, seen, @over) == :ok
   end
 
   defp expire(ids, state) do

@@ -3,12 +3,27 @@ defmodule Snakepit.GRPC.BridgeServer do
   The BEAM's side of `snakepit.bridge.BridgeService`: sessions, and Elixir tools
   for Python and any other gRPC client.
 
-  Each handler takes the request, a map with the fields of the message, and the
-  call's `t:context/0`; it returns the reply, a map likewise, or
-  `{:error, status, text}`.
+  Each handler takes the request, as the struct of the message or a map with its
+  fields, and the call's `t:context/0` (`%{}` for none); it returns the reply, a
+  struct such as `Snakepit.Bridge.PingResponse`, or `{:error, status, text}`.
   """
 
   alias Snakepit.Bridge.{Any, SessionStore, ToolCall, ToolRegistry}
+
+  alias Snakepit.Bridge.{
+    CleanupSessionResponse,
+    ExecuteElixirToolResponse,
+    ExecuteToolResponse,
+    GetExposedElixirToolsResponse,
+    GetSessionResponse,
+    HeartbeatResponse,
+    InitializeSessionResponse,
+    ParameterSpec,
+    PingResponse,
+    RegisterToolsResponse,
+    ToolSpec
+  }
+
   alias Snakepit.Native
 
   import Snakepit.Bridge.ToolCall, only: [reason_text: 1, valid: 1]
@@ -110,7 +125,7 @@ defmodule Snakepit.GRPC.BridgeServer do
 
   @doc "Ping"
   @spec ping(map, context) :: answer
-  def ping(_request, _context), do: %{message: "pong", server_time: timestamp()}
+  def ping(_request, _context), do: %PingResponse{message: "pong", server_time: timestamp()}
 
   @doc "InitializeSession"
   @spec initialize_session(map, context) :: answer
@@ -118,7 +133,11 @@ defmodule Snakepit.GRPC.BridgeServer do
     case SessionStore.create_session(request.session_id, metadata: request.metadata) do
       {:ok, session} ->
         tools = ToolRegistry.list_exposed_elixir_tools(session.id)
-        %{success: true, available_tools: Map.new(tools, &{&1.name, tool_spec(&1)})}
+
+        %InitializeSessionResponse{
+          success: true,
+          available_tools: Map.new(tools, &{&1.name, tool_spec(&1)})
+        }
 
       {:error, reason} ->
         {:error, @internal, reason_text(reason)}
@@ -129,7 +148,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   @spec cleanup_session(map, context) :: answer
   def cleanup_session(request, _context) do
     SessionStore.delete_session(request.session_id)
-    %{success: true, resources_cleaned: 1}
+    %CleanupSessionResponse{success: true, resources_cleaned: 1}
   end
 
   @doc "GetSession"
@@ -137,7 +156,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   def get_session(request, _context) do
     case SessionStore.get_session(request.session_id) do
       {:ok, session} ->
-        %{
+        %GetSessionResponse{
           session_id: session.id,
           metadata: text_map(session.metadata),
           created_at: %{seconds: session.created_at + System.time_offset(:second)},
@@ -153,7 +172,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   @spec heartbeat(map, context) :: answer
   def heartbeat(request, _context) do
     valid? = match?({:ok, _}, SessionStore.get_session(request.session_id))
-    %{server_time: timestamp(), session_valid: valid?}
+    %HeartbeatResponse{server_time: timestamp(), session_valid: valid?}
   end
 
   # ---- tools --------------------------------------------------------------
@@ -167,9 +186,10 @@ defmodule Snakepit.GRPC.BridgeServer do
     with :ok <- worker_session(session_id, worker_id),
          specs = Enum.map(request.tools, &registration(&1, worker_id)),
          {:ok, names} <- ToolRegistry.register_tools(session_id, specs) do
-      %{success: true, tool_ids: Map.new(names, &{&1, "#{session_id}:#{&1}"})}
+      tool_ids = Map.new(names, &{&1, "#{session_id}:#{&1}"})
+      %RegisterToolsResponse{success: true, tool_ids: tool_ids}
     else
-      {:error, reason} -> %{success: false, error_message: reason_text(reason)}
+      {:error, reason} -> %RegisterToolsResponse{error_message: reason_text(reason)}
     end
   end
 
@@ -202,7 +222,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   @spec get_exposed_elixir_tools(map, context) :: answer
   def get_exposed_elixir_tools(request, _context) do
     tools = ToolRegistry.list_exposed_elixir_tools(request.session_id)
-    %{tools: Enum.map(tools, &tool_spec/1)}
+    %GetExposedElixirToolsResponse{tools: Enum.map(tools, &tool_spec/1)}
   end
 
   @doc "ExecuteElixirTool: only exposed tools."
@@ -215,6 +235,7 @@ defmodule Snakepit.GRPC.BridgeServer do
       tool -> {:ok, tool}
     end)
     |> timed(context)
+    |> as(ExecuteElixirToolResponse)
   end
 
   @doc "ExecuteTool: any Elixir tool of the session, or one of a worker of ours."
@@ -228,12 +249,14 @@ defmodule Snakepit.GRPC.BridgeServer do
         |> remote(request)
         |> timed(context)
         |> put_in([:metadata, "tool_type"], "remote")
+        |> as(ExecuteToolResponse)
 
       _local_or_none ->
         request
         |> ToolCall.run(binaries, context, &{:ok, &1})
         |> timed(context)
         |> put_in([:metadata, "tool_type"], "local")
+        |> as(ExecuteToolResponse)
     end
   end
 
@@ -283,8 +306,10 @@ defmodule Snakepit.GRPC.BridgeServer do
 
   # ---- messages -----------------------------------------------------------
 
+  defp as(answer, message), do: struct!(message, answer)
+
   defp tool_spec(tool) do
-    %{
+    %ToolSpec{
       name: tool.name,
       description: valid(tool.description),
       parameters: Enum.map(tool.parameters, &parameter_spec/1),
@@ -295,7 +320,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   defp parameter_spec(parameter) do
     get = fn key -> Map.get(parameter, key, Map.get(parameter, Atom.to_string(key))) end
 
-    %{
+    %ParameterSpec{
       name: text(get.(:name) || ""),
       type: text(get.(:type) || "any"),
       description: text(get.(:description) || ""),

@@ -13,7 +13,22 @@ defmodule Snakepit.GRPC.Client do
   Python tool are `Snakepit.Error.ValueError` and its siblings.
   """
 
-  alias Snakepit.Bridge.{Any, ToolCall}
+  alias Snakepit.Bridge.{Any, Message, ToolCall, ToolChunk}
+
+  alias Snakepit.Bridge.{
+    CleanupSessionRequest,
+    CleanupSessionResponse,
+    GetSessionRequest,
+    GetSessionResponse,
+    HeartbeatRequest,
+    HeartbeatResponse,
+    InitializeSessionRequest,
+    InitializeSessionResponse,
+    PingRequest,
+    PingResponse,
+    SessionConfig
+  }
+
   alias Snakepit.{Defaults, Error, Native}
   alias Snakepit.Error.PythonException
   alias Snakepit.GRPC.BridgeServer
@@ -47,17 +62,21 @@ defmodule Snakepit.GRPC.Client do
     end
   end
 
-  @doc "`{:ok, %{message: _, server_time: _}}`"
-  @spec ping(channel, String.t(), keyword) :: result
+  @doc "Whether it is there: `{:ok, %Snakepit.Bridge.PingResponse{}}`."
+  @spec ping(channel, String.t(), keyword) :: {:ok, PingResponse.t()} | {:error, term}
   def ping(channel, message, opts \\ []),
-    do: call(channel, "Ping", :PingRequest, %{message: message}, :PingResponse, opts)
+    do: call(channel, "Ping", %PingRequest{message: message}, PingResponse, opts)
 
-  @doc "Begins a session; `config` has `:enable_caching`, `:cache_ttl_seconds`, `:enable_telemetry`."
-  @spec initialize_session(channel, String.t(), map, keyword) :: result
+  @doc """
+  Begins a session: `{:ok, %Snakepit.Bridge.InitializeSessionResponse{}}`. `config`
+  is a `Snakepit.Bridge.SessionConfig` or a map with some of its fields.
+  """
+  @spec initialize_session(channel, String.t(), map, keyword) ::
+          {:ok, InitializeSessionResponse.t()} | {:error, term}
   def initialize_session(channel, session_id, config \\ %{}, opts \\ []) do
-    defaults = %{enable_caching: true, cache_ttl_seconds: 60, enable_telemetry: false}
+    defaults = %SessionConfig{enable_caching: true, cache_ttl_seconds: 60}
 
-    request = %{
+    request = %InitializeSessionRequest{
       session_id: session_id,
       metadata: %{
         "elixir_node" => to_string(node()),
@@ -66,25 +85,23 @@ defmodule Snakepit.GRPC.Client do
       config: Map.merge(defaults, Map.take(config, Map.keys(defaults)))
     }
 
-    method = "InitializeSession"
-    call(channel, method, :InitializeSessionRequest, request, :InitializeSessionResponse, opts)
+    call(channel, "InitializeSession", request, InitializeSessionResponse, opts)
   end
 
-  @doc "Ends a session."
-  @spec cleanup_session(channel, String.t(), boolean, keyword) :: result
+  @doc "Ends a session: `{:ok, %Snakepit.Bridge.CleanupSessionResponse{}}`."
+  @spec cleanup_session(channel, String.t(), boolean, keyword) ::
+          {:ok, CleanupSessionResponse.t()} | {:error, term}
   def cleanup_session(channel, session_id, force \\ false, opts \\ []) do
-    request = %{session_id: session_id, force: force}
-    method = "CleanupSession"
-    call(channel, method, :CleanupSessionRequest, request, :CleanupSessionResponse, opts)
+    request = %CleanupSessionRequest{session_id: session_id, force: force}
+    call(channel, "CleanupSession", request, CleanupSessionResponse, opts)
   end
 
   @doc "`{:ok, %{session: %{id: _, active: true, created_at: _, metadata: _}}}`"
   @spec get_session(channel, String.t(), keyword) :: result
   def get_session(channel, session_id, opts \\ []) do
-    request = %{session_id: session_id}
+    request = %GetSessionRequest{session_id: session_id}
 
-    with {:ok, reply} <-
-           call(channel, "GetSession", :GetSessionRequest, request, :GetSessionResponse, opts) do
+    with {:ok, reply} <- call(channel, "GetSession", request, GetSessionResponse, opts) do
       created_at = reply.created_at && DateTime.from_unix!(reply.created_at.seconds)
 
       session = %{
@@ -103,10 +120,9 @@ defmodule Snakepit.GRPC.Client do
   @doc "Keeps a session alive: `{:ok, %{success: true}}` when there is one."
   @spec heartbeat(channel, String.t(), keyword) :: result
   def heartbeat(channel, session_id, opts \\ []) do
-    request = %{session_id: session_id}
+    request = %HeartbeatRequest{session_id: session_id}
 
-    with {:ok, reply} <-
-           call(channel, "Heartbeat", :HeartbeatRequest, request, :HeartbeatResponse, opts),
+    with {:ok, reply} <- call(channel, "Heartbeat", request, HeartbeatResponse, opts),
          do: {:ok, %{success: reply.session_valid}}
   end
 
@@ -125,10 +141,10 @@ defmodule Snakepit.GRPC.Client do
   end
 
   @doc """
-  Runs a tool that streams. The stream gives `{:ok, chunk}` for each chunk, with
-  its `:chunk_id`, `:data`, `:is_final` and `:metadata`, and `{:error, reason}` as
-  the last when it failed. The call begins when the stream is read, ends when the
-  reader stops, and is read in one process.
+  Runs a tool that streams. The stream gives `{:ok, %Snakepit.Bridge.ToolChunk{}}`
+  for each chunk, and `{:error, reason}` as the last when it failed. The call
+  begins when the stream is read, ends when the reader stops, and is read in one
+  process.
   """
   @spec execute_streaming_tool(channel, String.t(), String.t(), map, keyword) ::
           {:ok, Enumerable.t()} | {:error, term}
@@ -177,10 +193,12 @@ defmodule Snakepit.GRPC.Client do
 
   defp path(method), do: "/#{BridgeServer.service_name()}/#{method}"
 
-  defp call(channel, method, request_name, request, reply_name, opts) do
-    with {:ok, bytes} <- Native.message_encode(request_name, request),
+  defp call(channel, method, %module{} = request, reply, opts) do
+    {name, _fields} = module.__message__()
+
+    with {:ok, bytes} <- Native.message_encode(name, request),
          {:ok, bytes} <- unary(channel, method, bytes, [], opts),
-         do: Native.message_decode(reply_name, bytes)
+         do: Message.decode(reply, bytes)
   end
 
   # The answer comes within the time-out: the native part sees to it.
@@ -285,7 +303,7 @@ defmodule Snakepit.GRPC.Client do
   defp next_chunk(%{ref: ref} = stream) do
     receive do
       {^ref, {:chunk, bytes}} ->
-        {[Native.message_decode(:ToolChunk, bytes)], credit(stream)}
+        {[Message.decode(ToolChunk, bytes)], credit(stream)}
 
       {^ref, :done} ->
         {:halt, %{stream | rpc: nil}}

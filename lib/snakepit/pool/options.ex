@@ -10,6 +10,7 @@ defmodule Snakepit.Pool.Options do
     :binary_parameters,
     :correlation_id,
     :deadline_ms,
+    :idempotent,
     :inputs,
     :pool,
     :pool_name,

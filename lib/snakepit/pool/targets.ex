@@ -11,13 +11,22 @@ defmodule Snakepit.Pool.Targets do
 
   @stats [
     requests: :requests,
-    queued: :queued,
+    answered: :completed,
+    cancelled: :cancelled,
     queue_timeouts: :queue_timeouts,
+    timeouts: :deadlines,
+    workers_lost: :slots_lost,
+    refused: :refused,
     pool_saturated: :saturated,
+    queued: :queued,
+    abandoned: :abandoned,
     workers: :slots,
     available: :slots_available,
     busy: :slots_busy
   ]
+
+  # What `failed` is the sum of.
+  @failed [:cancelled, :queue_timeouts, :timeouts, :workers_lost, :refused]
 
   @spec put(Call.target()) :: :ok
   def put(target), do: :persistent_term.put(key(target.name), target)
@@ -80,13 +89,18 @@ defmodule Snakepit.Pool.Targets do
   def stats(target) do
     native = Native.pool_stats(target.handle)
     counts = Map.new(@stats, fn {key, native_key} -> {key, Map.fetch!(native, native_key)} end)
-    Map.put(counts, :errors, :counters.get(target.errors, 1))
+
+    Map.merge(counts, %{
+      running: native.running - native.abandoned,
+      failed: counts |> Map.take(@failed) |> Map.values() |> Enum.sum(),
+      errors: :counters.get(target.errors, 1)
+    })
   end
 
   @doc "The counters of all pools together."
   @spec stats() :: %{atom => non_neg_integer}
   def stats do
-    zeros = Map.new([:errors | Keyword.keys(@stats)], &{&1, 0})
+    zeros = Map.new([:running, :failed, :errors | Keyword.keys(@stats)], &{&1, 0})
     Enum.reduce(all(), zeros, &Map.merge(&2, stats(&1), fn _key, a, b -> a + b end))
   end
 

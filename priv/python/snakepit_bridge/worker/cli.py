@@ -81,8 +81,10 @@ def _load_grpc() -> Any:
 
 
 def _load_adapter(options: argparse.Namespace) -> Any:
+    from .._proto import show
     from .loader import load_adapter
 
+    show()  # the adapter may import the messages by their names
     adapter = load_adapter(options.adapter)
     if options.mode == "threaded" and getattr(adapter, "__thread_safe__", None) is not True:
         raise BridgeError(

@@ -1,0 +1,10 @@
+# The base tree alone: mix run --no-start scripts/without_pools.exs
+{:ok, _} = Application.ensure_all_started(:snakepit)
+:ok = Downstream.Callbacks.enable("s", fn value -> value end)
+true = Snakepit.Bridge.SessionStore.session_exists?("s")
+{:error, _} = Snakepit.execute("ping", %{})
+{:ok, _} = Snakepit.GRPC.Listener.start_link()
+{:ok, _} = Snakepit.GRPC.Listener.await_ready()
+IO.puts("listens on #{Snakepit.GRPC.Listener.address()}")
+:ok = Snakepit.cleanup()
+IO.puts("done without pools")

@@ -1,0 +1,5 @@
+ExUnit.start()
+:ok = Application.stop(:snakepit)
+:ok = Downstream.Config.configure_pools(default: 2, other: 1)
+{:ok, _} = Application.ensure_all_started(:snakepit)
+ExUnit.after_suite(fn _ -> Application.stop(:snakepit) end)

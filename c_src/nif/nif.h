@@ -77,6 +77,7 @@
   X(snakepit_server_stopped)                                                   \
   X(snakepit_session)                                                          \
   X(snakepit_slot)                                                             \
+  X(started)                                                                   \
   X(stream)                                                                    \
   X(strict_fail_fast)                                                          \
   X(strict_queue)                                                              \
@@ -90,6 +91,7 @@
   X(unary)                                                                     \
   X(wait)                                                                      \
   X(want)                                                                      \
+  X(watched)                                                                   \
   X(worker_busy)                                                               \
   X(worker_exit)
 

@@ -177,6 +177,7 @@ defmodule Snakepit.GRPCWorker do
   @impl true
   def handle_continue(:launch, state) do
     _ = Code.ensure_loaded(state.adapter)
+    Events.spawn_started(state)
 
     with {:ok, spec, ready_file} <- Launch.build(state.id, state.adapter, state.config),
          {:ok, local, spec} <- Local.offer(state.config[:transport] || :auto, spec),
@@ -524,6 +525,7 @@ defmodule Snakepit.GRPCWorker do
         stderr: tail
       })
 
+    Events.spawn_failed(state, message, cause)
     Place.tell_pool(state, {:worker_failed, state.pool, state.id, error})
     if state.pool == nil, do: Snakepit.Logger.error(:worker, message)
     {:stop, {:shutdown, {:start_failed, error}}, %{state | phase: :failed}}

@@ -173,11 +173,19 @@ defmodule Snakepit.Native do
   With `{:inputs, kind}` the tool may read inputs: it asks for them with
   `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
+
+  With `{:watched, kind}` the caller gets `{ref, {:started, {worker_id, pid}}}`
+  before anything else of the call, when a worker gets it; the answer is then
+  always a message. That costs a little.
   """
   @spec submit(
           handle,
           reference,
-          kind :: :unary | :stream | {:inputs, :unary | :stream},
+          kind ::
+            :unary
+            | :stream
+            | {:inputs, :unary | :stream}
+            | {:watched, :unary | :stream | {:inputs, :unary | :stream}},
           command :: String.t(),
           args :: map | keyword,
           session :: String.t() | nil,

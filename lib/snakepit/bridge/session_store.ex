@@ -24,6 +24,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
   alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry}
   alias Snakepit.{Defaults, Logger}
+  alias Snakepit.Bridge.SessionEvents
   alias Snakepit.Pool.Sessions
 
   @table :snakepit_sessions
@@ -141,7 +142,7 @@ defmodule Snakepit.Bridge.SessionStore do
   @spec store_program(String.t(), term, term) :: :ok | {:error, term}
   def store_program(session_id, program_id, data) do
     with {:ok, _} <- update_session(session_id, &Session.put_program(&1, program_id, data)),
-         do: :ok
+         do: SessionEvents.stored(session_id, program_id)
   end
 
   @spec get_program(String.t(), term) :: {:ok, term} | {:error, :not_found}
@@ -314,6 +315,7 @@ defmodule Snakepit.Bridge.SessionStore do
   def handle_call({:delete, id}, _from, state) do
     known? = :ets.member(state.tables.sessions, id)
     remove(id, state)
+    if known?, do: SessionEvents.destroyed(id, :deleted)
     {:reply, :ok, if(known?, do: count(state, :sessions_deleted, 1), else: state)}
   end
 
@@ -423,6 +425,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
         with :ok <- Session.validate(session), {:ok, state} <- make_room(id, state) do
           clock = :atomics.new(1, signed: true)
+          SessionEvents.created(id)
           {save(session, clock, state), state |> count(:sessions_created, 1) |> warn()}
         else
           {:error, reason} -> {{:error, reason}, state}
@@ -483,7 +486,12 @@ defmodule Snakepit.Bridge.SessionStore do
   end
 
   defp expire(ids, state) do
-    Enum.each(ids, &remove(&1, state))
+    for id <- ids do
+      remove(id, state)
+      SessionEvents.destroyed(id, :expired)
+    end
+
+    if ids != [], do: SessionEvents.pruned(length(ids), state)
     {length(ids), count(state, :sessions_expired, length(ids))}
   end
 
@@ -501,6 +509,7 @@ defmodule Snakepit.Bridge.SessionStore do
         "#{count} of at most #{state.max} sessions are in use; " <>
           "delete sessions that are done, or raise session_max_sessions"
 
+      SessionEvents.accumulating(count, state)
       if state.strict?, do: Logger.error(:bridge, text), else: Logger.warning(:bridge, text)
     end
 

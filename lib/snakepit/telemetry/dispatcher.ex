@@ -4,8 +4,14 @@ defmodule Snakepit.Telemetry.Dispatcher do
   # that every process reads without asking another one, %{event => handlers}.
   # Handlers come and go rarely; whoever changes the term holds a lock.
 
+  @compile {:no_warn_undefined, :telemetry_handler_table}
+
   # Under this key: the module telemetry where it is there, else that map.
   @key __MODULE__
+  # Under this one: whether anybody listens to what is told of calls, or
+  # :telemetry, which has to be asked.
+  @calls {__MODULE__, :calls}
+  @call_events Snakepit.Telemetry.Catalog.calls()
   @failure [:telemetry, :handler, :failure]
 
   @doc "The module `:telemetry` where it is there, else nil."
@@ -31,6 +37,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
   defp settle(there?) do
     case :persistent_term.get(@key, nil) do
       nil ->
+        :persistent_term.put(@calls, if(there?, do: :telemetry, else: false))
         :persistent_term.put(@key, if(there?, do: :telemetry, else: %{}))
         if there?, do: :telemetry
 
@@ -41,6 +48,22 @@ defmodule Snakepit.Telemetry.Dispatcher do
         module
     end
   end
+
+  @doc "Whether anybody listens to what is told of calls."
+  @spec calls?() :: boolean
+  def calls? do
+    case :persistent_term.get(@calls, nil) do
+      nil -> backend() != nil and calls?()
+      :telemetry -> Enum.any?(@call_events, &listened?/1)
+      known -> known
+    end
+  end
+
+  @doc "Whether the package telemetry has a handler of the event."
+  @spec listened?(list) :: boolean
+  # What it does itself before it calls handlers. Its list_handlers/1 takes time
+  # that grows with the number of all handlers.
+  def listened?(event), do: :telemetry_handler_table.list_for_event(event) != []
 
   @spec handlers(list) :: [map]
   def handlers(event) do
@@ -139,13 +162,18 @@ defmodule Snakepit.Telemetry.Dispatcher do
     Enum.any?(table, fn {_event, handlers} -> Enum.any?(handlers, &(&1.id == id)) end)
   end
 
+  defp put(table) do
+    :persistent_term.put(@key, table)
+    :persistent_term.put(@calls, Enum.any?(@call_events, &is_map_key(table, &1)))
+  end
+
   defp update(fun) do
     :global.trans(
       {@key, self()},
       fn ->
         before = table()
         {result, table} = fun.(before)
-        if table != before, do: :persistent_term.put(@key, table)
+        if table != before, do: put(table)
         result
       end,
       [node()]

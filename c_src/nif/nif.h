@@ -164,6 +164,8 @@ NIF(nif_channel_close);
 NIF(nif_channel_takes_cbor);
 NIF(nif_rpc_unary);
 NIF(nif_rpc_stream);
+NIF(nif_rpc_bidi);
+NIF(nif_rpc_send);
 NIF(nif_local_start);
 NIF(nif_local_expect);
 NIF(nif_local_ping);

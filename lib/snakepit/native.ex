@@ -8,7 +8,8 @@ defmodule Snakepit.Native do
   #                   {ref, :done}                   stream: ended well
   #                   {ref, {:error, reason}}        the end, either kind
   #   rpc_unary/6     {ref, {:ok, bytes}} | {ref, {:error, reason}}
-  #   rpc_stream/6    {ref, {:chunk, bytes}}, then {ref, :done} | {ref, {:error, reason}}
+  #   rpc_stream/6, rpc_bidi/6
+  #                   {ref, {:chunk, bytes}}, then {ref, :done} | {ref, {:error, reason}}
   #
   # A call ends with exactly one {:ok, _}, :done or {:error, _}. Reasons:
   #
@@ -280,6 +281,15 @@ defmodule Snakepit.Native do
   @spec rpc_stream(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
           {:ok, call :: handle}
   def rpc_stream(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  @doc "The same with a stream both ways: `bytes` are the first message, rpc_send/2 sends others."
+  @spec rpc_bidi(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
+          {:ok, call :: handle}
+  def rpc_bidi(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  @doc "Never waits. `:full`: 64 messages wait for the server already."
+  @spec rpc_send(call :: handle, binary) :: :ok | {:error, :full | :ended}
+  def rpc_send(_call, _bytes), do: err!()
 
   # ---- local carrier ------------------------------------------------------
 

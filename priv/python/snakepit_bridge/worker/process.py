@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import BridgeError
 from ..logging_config import get_logger
-from . import signals
+from ..telemetry.stream import TelemetryStream
+from . import observe, signals
 from .beam import BeamLink
 from .beam_watch import BeamWatch
 from .grpc_server import GrpcServer, LanePool
@@ -38,7 +39,9 @@ class WorkerProcess:
         host = AdapterHost(adapter, self._beam.stub if known_beam else None)
         threads = options.max_workers if options.mode == "threaded" else 0
         self._runner = Runner(host, threads)
-        service = BridgeService(self._runner, self._beam.stub, known_beam)
+        telemetry = TelemetryStream()
+        observe.attach(telemetry)
+        service = BridgeService(self._runner, self._beam.stub, known_beam, telemetry)
         handler = service.handler(LanePool(self._runner))
         self._server = GrpcServer(handler, options.host, options.port)
         self._watch = BeamWatch(self._beam.stub, heartbeat(options)) if known_beam else None

@@ -17,7 +17,7 @@ from ..inputs import Inputs
 from ..logging_config import correlation_id, get_logger
 from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
-from . import failure
+from . import failure, observe
 from .calls import Call, Reply
 from .exception_facts import text_of
 from .lanes import Lane
@@ -59,8 +59,9 @@ class AdapterHost:
         given = call.metadata.get("correlation_id")
         token = correlation_id.set(given) if given else None
         request = _Request(self, call, lane)
+        wanted = call.metadata.get("telemetry")
         try:
-            reply = request.run()
+            reply = observe.run(request.run, call, wanted) if wanted else request.run()
         finally:
             if token is not None:
                 correlation_id.reset(token)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import uuid
+import os
 from contextvars import Token
 from typing import Optional
 
@@ -16,7 +16,7 @@ _NONE = "-"
 
 
 def new_correlation_id() -> str:
-    return f"sp-{uuid.uuid4().hex[:24]}"
+    return f"sp-{os.urandom(12).hex()}"
 
 
 def set_correlation_id(correlation_id: Optional[str] = None) -> Token[str]:

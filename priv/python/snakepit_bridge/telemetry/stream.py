@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
@@ -9,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from random import random
 from typing import Any, Callable, NamedTuple, Optional, Union
 
 # Names whose rate is remembered; more are looked up each time.
@@ -227,7 +227,7 @@ def _chosen(rate: float, correlation_id: Optional[str]) -> bool:
         return False
     if correlation_id:
         return zlib.crc32(correlation_id.encode("utf-8", "replace")) < rate * (1 << 32)
-    return random() < rate
+    return int.from_bytes(os.urandom(4), "little") < rate * (1 << 32)
 
 
 def _number(value: Any) -> Union[int, float, str]:

@@ -121,6 +121,15 @@ defmodule Snakepit.TelemetryCatalogTest do
     end
   end
 
+  test "the logger of what programs for machine learning look at comes and goes" do
+    alias Snakepit.Telemetry.Handlers.Logger, as: Handler
+    event = hd(Events.exception_events())
+    for _ <- 1..2, do: assert(Handler.attach() == :ok)
+    assert Telemetry.attached?(event)
+    for _ <- 1..2, do: assert(Handler.detach() == :ok)
+    refute Telemetry.attached?(event)
+  end
+
   test "the default handlers log, and are attached once" do
     on_exit(fn ->
       for what <- [:all, :session, :program, :heartbeat],

@@ -4,7 +4,7 @@ defmodule Snakepit.Test.Events do
 
   import ExUnit.Assertions
 
-  alias Snakepit.Telemetry.Catalog
+  alias Snakepit.Telemetry.{Catalog, SafeMetadata}
   import ExUnit.Callbacks, only: [on_exit: 1]
 
   @patience 60_000
@@ -52,16 +52,18 @@ defmodule Snakepit.Test.Events do
 
   def wrong(_own, _measurements, _metadata), do: []
 
-  # Keys in brackets may be absent. What a tool adds stays a text.
+  # Keys in brackets may be absent; a tool may add others.
   defp differing(keys, map, of_python?) do
     missing = for key <- keys, not is_list(key), not is_map_key(map, key), do: {:missing, key}
     known = List.flatten(keys)
 
     more =
       for {key, _} <- map,
-          key not in known and not (of_python? and is_binary(key)),
+          key not in known and not (of_python? and of_a_tool?(key)),
           do: {:not_listed, key}
 
     missing ++ more
   end
+
+  defp of_a_tool?(key), do: is_binary(key) or key in SafeMetadata.allowed_atom_keys()
 end

@@ -5,14 +5,15 @@
 #
 #   --quick              fewer points, shorter
 #   --only NAME          latency, throughput, sessions, streams, payload, callback,
-#                        deadlines, concurrency, scale, start or memory; may be given
-#                        several times
+#                        telemetry, deadlines, concurrency, scale, start or memory; may be
+#                        given several times
 #   --transport NAME     auto (each that there is), local or grpc
 #   --out DIR            for bench.html and bench.json (_build/bench)
 
 modules = ~w(stats format machine recorder pools raw load targets
   figures/latency figures/throughput figures/sessions figures/streams figures/payload
-  figures/callback figures/deadlines figures/concurrency figures/start figures/scale figures/memory
+  figures/callback figures/telemetry figures/deadlines figures/concurrency figures/start
+  figures/scale figures/memory
   report/json report/table report/svg report/plots report/html options)
 
 for name <- modules, do: Code.require_file("#{name}.ex", __DIR__)
@@ -27,6 +28,7 @@ defmodule Bench do
     streams: {"Streams", Figures.Streams},
     payload: {"Payloads", Figures.Payload},
     callback: {"Python to Elixir", Figures.Callback},
+    telemetry: {"Telemetry", Figures.Telemetry},
     deadlines: {"Deadlines", Figures.Deadlines},
     concurrency: {"Several calls in one process", Figures.Concurrency},
     throughput: {"Throughput", Figures.Throughput},

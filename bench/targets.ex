@@ -57,6 +57,7 @@ defmodule Bench.Targets do
         published: 635,
         peer: {"erlport", 123}
       },
+      %{id: "telemetry_none", floor: 1.05, target: 1.02},
       %{
         id: "echo_1048576",
         floor: &(&1 + 100),

@@ -80,6 +80,7 @@
   X(snakepit_server_stopped)                                                   \
   X(snakepit_session)                                                          \
   X(snakepit_slot)                                                             \
+  X(started)                                                                   \
   X(stream)                                                                    \
   X(strict_fail_fast)                                                          \
   X(strict_queue)                                                              \
@@ -93,6 +94,7 @@
   X(unary)                                                                     \
   X(wait)                                                                      \
   X(want)                                                                      \
+  X(watched)                                                                   \
   X(worker_busy)                                                               \
   X(worker_exit)
 
@@ -166,6 +168,8 @@ NIF(nif_channel_close);
 NIF(nif_channel_takes_cbor);
 NIF(nif_rpc_unary);
 NIF(nif_rpc_stream);
+NIF(nif_rpc_bidi);
+NIF(nif_rpc_send);
 NIF(nif_local_start);
 NIF(nif_local_expect);
 NIF(nif_local_ping);

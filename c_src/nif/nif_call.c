@@ -294,15 +294,31 @@ void nif_call_unsent(nif_call *call) {
   atomic_fetch_and(&call->run, ~(unsigned)(STARTED | OFFERED));
 }
 
+/* Before anything of the call can come back: no chunk is being sent. */
+static void tell_started(nif_call *call, ErlNifEnv *caller_env) {
+  if (!begin_chunk(call))
+    return;
+  const nif_slot *slot = call->slot;
+  ErlNifEnv *env = enif_alloc_env();
+  ERL_NIF_TERM worker = enif_make_tuple2(
+      env, nif_make_bytes(env, slot->worker_id.data, slot->worker_id.size),
+      enif_make_pid(env, &slot->worker));
+  send_chunk(call, caller_env, env, am_started, worker);
+}
+
 void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
   if (posted) {
     pass_credit(call);
     return;
   }
   if (atomic_load(&call->run) & STOPPED) {
+    if (is_local(call))
+      atomic_fetch_sub(&call->slot->unsent, 1);
     nif_pool_complete(call, env);
     return;
   }
+  if (call->watched)
+    tell_started(call, env);
   if (is_local(call)) {
     nif_local_start_call(call);
     nif_call_started(call);

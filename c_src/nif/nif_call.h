@@ -81,6 +81,8 @@ typedef struct nif_call {
   atomic_uint state;
   bool stream;
   bool inputs;          /* the tool may read inputs: see nif_input.c */
+  bool more;            /* a plain RPC that takes more messages */
+  bool watched;         /* the caller is told which worker it starts on */
   atomic_bool asked;    /* it has asked for some */
   atomic_llong wanted;  /* inputs that it asked for and that were not sent */
   atomic_uint unsent;   /* inputs that a local worker's ring has no room for */

@@ -205,6 +205,8 @@ static ErlNifFunc functions[] = {
     {"channel_takes_cbor", 1, nif_channel_takes_cbor, 0},
     {"rpc_unary", 6, nif_rpc_unary, 0},
     {"rpc_stream", 6, nif_rpc_stream, 0},
+    {"rpc_bidi", 6, nif_rpc_bidi, 0},
+    {"rpc_send", 2, nif_rpc_send, 0},
     {"local_start", 1, nif_local_start, 0},
     {"local_expect", 2, nif_local_expect, 0},
     {"local_ping", 2, nif_local_ping, 0},

@@ -197,8 +197,8 @@ static int get_headers(ErlNifEnv *env, ERL_NIF_TERM list,
   return enif_is_empty_list(env, list) ? SP_OK : SP_ERR_INVAL;
 }
 
-static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[],
-                        bool stream) {
+static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
+                        bool more) {
   static const sp_grpc_handler handler = {on_message, on_rpc_ended};
   sp_grpc_header headers[MAX_HEADERS];
   size_t header_count = 0;
@@ -231,8 +231,10 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[],
                          .header_count = header_count,
                          .deadline = deadline,
                          .credit = stream ? NIF_STREAM_CREDIT : 0,
+                         .more = more,
                          .handler = &handler,
                          .user = call};
+  call->more = more;
   enif_keep_resource(call);
   if (sp_grpc_call_start(channel->ch, &start, &call->grpc) != SP_OK) {
     static const char closed[] = "the channel is closed";
@@ -255,10 +257,38 @@ done:
 
 NIF(nif_rpc_unary) {
   (void)argc;
-  return rpc(env, argv, false);
+  return rpc(env, argv, false, false);
 }
 
 NIF(nif_rpc_stream) {
   (void)argc;
-  return rpc(env, argv, true);
+  return rpc(env, argv, true, false);
+}
+
+NIF(nif_rpc_bidi) {
+  (void)argc;
+  return rpc(env, argv, true, true);
+}
+
+/* Another message of a plain RPC. */
+NIF(nif_rpc_send) {
+  ErlNifBinary bytes;
+  nif_call *call = nif_call_get(env, argv[0]);
+  (void)argc;
+  if (call == NULL || !call->more || !enif_inspect_binary(env, argv[1], &bytes))
+    return enif_make_badarg(env);
+  if (call->grpc == NULL) /* it could not be started */
+    return nif_make_error(env, am_ended);
+  grpc_slice slice =
+      grpc_slice_from_copied_buffer((const char *)bytes.data, bytes.size);
+  switch (sp_grpc_call_send(call->grpc, &slice, 1)) {
+  case SP_OK:
+    return am_ok;
+  case SP_ERR_FULL:
+    return nif_make_error(env, am_full);
+  case SP_ERR_GONE:
+    return nif_make_error(env, am_ended);
+  default:
+    return enif_raise_exception(env, am_system_limit);
+  }
 }

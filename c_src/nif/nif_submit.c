@@ -18,6 +18,7 @@ typedef struct submission {
   ERL_NIF_TERM ref;
   bool stream;
   bool inputs;
+  bool watched;
   ErlNifBinary command;
   ERL_NIF_TERM args;
   ErlNifBinary session;
@@ -46,9 +47,13 @@ static bool get_pair(ErlNifEnv *env, ERL_NIF_TERM term,
   return enif_get_tuple(env, term, &arity, pair) && arity == 2;
 }
 
-/* :unary or :stream, or {:inputs, one of them}. */
+/* :unary or :stream, or {:inputs, one of them}; or {:watched, one of these}. */
 static bool get_kind(ErlNifEnv *env, ERL_NIF_TERM term, submission *s) {
   const ERL_NIF_TERM *pair;
+  s->watched =
+      get_pair(env, term, &pair) && enif_is_identical(pair[0], am_watched);
+  if (s->watched)
+    term = pair[1];
   s->inputs =
       get_pair(env, term, &pair) && enif_is_identical(pair[0], am_inputs);
   if (s->inputs)
@@ -303,8 +308,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .deadline = s->deadline,
       .user = call};
   /* A local worker that is free may answer at once. */
-  bool hold =
-      !s->stream && !s->inputs && atomic_load(&pool->encoding) == NIF_CBOR;
+  bool hold = !s->stream && !s->inputs && !s->watched &&
+              atomic_load(&pool->encoding) == NIF_CBOR;
   ERL_NIF_TERM result;
   if (hold)
     nif_call_hold(call);
@@ -368,6 +373,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   if (call == NULL)
     return enif_raise_exception(env, am_system_limit);
   call->inputs = s.inputs;
+  call->watched = s.watched;
   nif_encoder e = {.env = env, .out = &body};
   sp_buf_init(&body, &nif_mem, limit);
   int err = encode(&e, &s, call);

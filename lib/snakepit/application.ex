@@ -38,6 +38,7 @@ defmodule Snakepit.Application do
         Snakepit.Pool.Registry,
         Snakepit.Pool.ProcessRegistry,
         Snakepit.ETSOwner,
+        Snakepit.Telemetry.GrpcStream,
         {Task.Supervisor, name: Snakepit.TaskSupervisor},
         Snakepit.Python.Refs,
         Snakepit.Pool.ApplicationCleanup

@@ -17,6 +17,7 @@ defmodule Snakepit.GRPCWorker do
   alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
+  alias Snakepit.Telemetry.WorkerStream
   alias Snakepit.Worker.LifecycleManager
 
   @type worker_state :: map
@@ -182,6 +183,7 @@ defmodule Snakepit.GRPCWorker do
   @impl true
   def handle_continue(:launch, state) do
     _ = Code.ensure_loaded(state.adapter)
+    Events.spawn_started(state)
 
     config = Map.put(state.config, :pool_name, state.pool)
 
@@ -301,7 +303,8 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_info({:snakepit_local, ref, :ready}, %State{local: %{ref: ref}} = state)
       when state.phase == :waiting do
-    {:ok, _pid} = WorkerRequests.start_link(state.local.link, %{id: state.id, pool: state.pool})
+    worker = %{id: state.id, pool: state.pool, os_pid: state.os_pid}
+    {:ok, _pid} = WorkerRequests.start_link(state.local.link, worker)
 
     come(%{state | channel: state.local.link})
   end
@@ -384,6 +387,10 @@ defmodule Snakepit.GRPCWorker do
       when heart == state.heart,
       do: {:noreply, give_up(%{state | heart: nil}, text)}
 
+  def handle_info({:EXIT, pid, reason}, %State{telemetry: pid, phase: :ready} = state)
+      when reason != :normal,
+      do: {:noreply, listen(state)}
+
   # A monitor that failed itself is no reason to end.
   def handle_info({:EXIT, heart, _reason}, %State{heart: heart, phase: :ready} = state),
     do: {:noreply, Heart.start(state)}
@@ -457,7 +464,7 @@ defmodule Snakepit.GRPCWorker do
     state = state |> Place.leave(:stopped) |> Remote.reconnect()
 
     try do
-      {:noreply, state |> Place.join() |> Heart.restart()}
+      {:noreply, state |> Place.join() |> Heart.restart() |> listen()}
     catch
       :error, :closed -> handle_info({:snakepit_slot, :suspect, "the connection ended"}, state)
     end
@@ -499,7 +506,7 @@ defmodule Snakepit.GRPCWorker do
 
   defp ready(state) do
     state = Place.join(%{state | phase: :ready, ping: nil})
-    state = Heart.start(state)
+    state = state |> Heart.start() |> listen()
     if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
     Events.spawned(state, took)
@@ -510,6 +517,16 @@ defmodule Snakepit.GRPCWorker do
 
     state
   end
+
+  # To what it tells of itself: a local worker does so as one of its requests.
+  defp listen(%State{local: nil} = state) do
+    :ok = WorkerStream.stop(state.telemetry)
+    ctx = %{worker_id: state.id, pool_name: state.pool, python_pid: state.os_pid}
+    {:ok, pid} = WorkerStream.start_link(state.channel, ctx)
+    %{state | telemetry: pid}
+  end
+
+  defp listen(state), do: state
 
   defp health({:ok, _pong}, state), do: {:ok, Map.put(State.info(state), :healthy, true)}
   defp health({:error, why}, _state), do: {:error, why}
@@ -531,6 +548,7 @@ defmodule Snakepit.GRPCWorker do
         stderr: tail
       })
 
+    Events.spawn_failed(state, message, cause)
     Place.tell_pool(state, {:worker_failed, state.pool, state.id, error})
     if state.pool == nil, do: Snakepit.Logger.error(:worker, message)
     {:stop, {:shutdown, {:start_failed, error}}, %{state | phase: :failed}}

@@ -8,7 +8,8 @@ defmodule Snakepit.Native do
   #                   {ref, :done}                   stream: ended well
   #                   {ref, {:error, reason}}        the end, either kind
   #   rpc_unary/6     {ref, {:ok, bytes}} | {ref, {:error, reason}}
-  #   rpc_stream/6    {ref, {:chunk, bytes}}, then {ref, :done} | {ref, {:error, reason}}
+  #   rpc_stream/6, rpc_bidi/6
+  #                   {ref, {:chunk, bytes}}, then {ref, :done} | {ref, {:error, reason}}
   #
   # A call ends with exactly one {:ok, _}, :done or {:error, _}. Reasons:
   #
@@ -173,11 +174,19 @@ defmodule Snakepit.Native do
   With `{:inputs, kind}` the tool may read inputs: it asks for them with
   `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
+
+  With `{:watched, kind}` the caller gets `{ref, {:started, {worker_id, pid}}}`
+  before anything else of the call, when a worker gets it; the answer is then
+  always a message. That costs a little.
   """
   @spec submit(
           handle,
           reference,
-          kind :: :unary | :stream | {:inputs, :unary | :stream},
+          kind ::
+            :unary
+            | :stream
+            | {:inputs, :unary | :stream}
+            | {:watched, :unary | :stream | {:inputs, :unary | :stream}},
           command :: String.t(),
           args :: map | keyword,
           session :: String.t() | nil,
@@ -272,6 +281,15 @@ defmodule Snakepit.Native do
   @spec rpc_stream(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
           {:ok, call :: handle}
   def rpc_stream(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  @doc "The same with a stream both ways: `bytes` are the first message, rpc_send/2 sends others."
+  @spec rpc_bidi(handle, reference, String.t(), binary, timeout, [{String.t(), String.t()}]) ::
+          {:ok, call :: handle}
+  def rpc_bidi(_channel, _ref, _method, _bytes, _timeout_ms, _headers), do: err!()
+
+  @doc "Never waits. `:full`: 64 messages wait for the server already."
+  @spec rpc_send(call :: handle, binary) :: :ok | {:error, :full | :ended}
+  def rpc_send(_call, _bytes), do: err!()
 
   # ---- local carrier ------------------------------------------------------
 

@@ -593,7 +593,8 @@ defmodule Snakepit.Pool do
     {:noreply, state |> Turnover.retire(name, idle, :idle) |> update_pool(name, &Elastic.watch/1)}
   end
 
-  def handle_info({:snakepit_session, _pool, session_id, worker_id}, state) do
+  def handle_info({:snakepit_session, pool, session_id, worker_id}, state) do
+    Events.assigned(pool, session_id, worker_id)
     remember(session_id, worker_id)
     {:noreply, state}
   end

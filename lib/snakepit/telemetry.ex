@@ -16,35 +16,74 @@ defmodule Snakepit.Telemetry do
           nil
         )
 
-  Events (all begin with `:snakepit`), measurements, metadata:
-
-  | Event | Measurements | Metadata |
-  |---|---|---|
-  | `pool, init_started` | `total_workers`, `count` | |
-  | `pool, init_complete` | `duration_ms`, `total_workers`, `count` | `pool_workers` |
-  | `pool, worker_ready` | `worker_count`, `count` | `pool_name`, `worker_id` |
-  | `pool, resized` | `size`, `previous`, `count` | `pool`, `reason` (`:queueing`, `:idle`, `:manual`) |
-  | `pool, saturated` | `queue_size`, `max_queue_size` | `pool`, `available_workers`, `busy_workers` |
-  | `pool, capacity_reached` | `capacity`, `load` | `worker_pid`, `profile`, `worker_id`, `pool` |
-  | `pool, worker, spawned` | `duration`, `system_time` | `node`, `pool_name`, `worker_id`, `worker_pid`, `python_port`, `python_pid`, `mode` |
-  | `pool, worker, terminated` | `lifetime`, `total_commands` | `node`, `pool_name`, `worker_id`, `worker_pid`, `reason`, `planned` |
-  | `worker, recycled` | `count`, and `memory_mb` | `worker_id`, `pool`, `reason`, `uptime_seconds`, `request_count`, and `memory_mb`, `memory_threshold_mb` |
-  | `worker, health_check_failed` | `count` | `worker_id`, `pool`, `reason` |
-  | `worker, crash`, `tainted`, `restarted` | `duration_ms` when tainted | `worker_id`, `pool`, `reason`, `exit_code`, `device` |
-  | `circuit_breaker, opened`, `half_open`, `closed` | `failure_count` when opened | `pool`, `reason` |
-  | `retry, attempt`, `success`, `exhausted` | `attempt`, `delay_ms`, or `attempts`, `total_duration` | `pool`, `operation`, `last_error` |
-  | `heartbeat, monitor_started`, `monitor_stopped` | `timestamp`, `count` | `worker_id`, `worker_pid`, `missed_heartbeats`, `dependent`, `reason` when stopped |
-  | `heartbeat, ping_sent` | `timestamp`, `count`, `pings` | the same |
-  | `heartbeat, pong_received` | `timestamp`, `count`, `pongs`, `latency_ms` | the same, `latency_ms` |
-  | `heartbeat, heartbeat_timeout` | `timestamp`, `count`, `timeouts`, `missed` | the same, `missed_count` |
-  | `heartbeat, monitor_failure` | `timestamp`, `count`, `failures` | the same, `failure_reason` |
+  `events/0` are all events; guides/telemetry.md is the table of their measurements
+  and metadata. What is told of calls is made only while somebody listens to it.
   """
 
-  alias Snakepit.Telemetry.Dispatcher
+  alias Snakepit.Telemetry.{Catalog, DefaultHandlers, Dispatcher}
 
   @type event_name :: [atom, ...]
   @type handler_id :: term
   @type handler_function :: (event_name, map, map, term -> any)
+
+  # ---- the catalogue ------------------------------------------------------
+
+  @doc "All events: those of the groups that follow."
+  @spec events() :: [event_name]
+  def events, do: Enum.map(Catalog.entries(), & &1.event)
+
+  @doc "Pools, their workers, their queues, and calls as pools see them."
+  @spec pool_events() :: [event_name]
+  def pool_events, do: Catalog.events(:pool)
+
+  @doc "Calls on their workers, over either carrier."
+  @spec grpc_events() :: [event_name]
+  def grpc_events, do: Catalog.events(:grpc)
+
+  @doc "Sessions."
+  @spec session_events() :: [event_name]
+  def session_events, do: Catalog.events(:session)
+
+  @doc "Programs that are kept in sessions."
+  @spec program_events() :: [event_name]
+  def program_events, do: Catalog.events(:program)
+
+  @doc "Heartbeats."
+  @spec heartbeat_events() :: [event_name]
+  def heartbeat_events, do: Catalog.events(:heartbeat)
+
+  @doc "Crashes, retries, circuit breakers, and errors that were recognised."
+  @spec runtime_events() :: [event_name]
+  def runtime_events, do: Catalog.events(:runtime)
+
+  @doc "Events that come from workers."
+  @spec python_events() :: [event_name]
+  def python_events, do: Catalog.events(:python)
+
+  @doc "Scripts that end: see `Snakepit.run_as_script/2`."
+  @spec script_events() :: [event_name]
+  def script_events, do: Catalog.events(:script)
+
+  @doc """
+  Attaches handlers that log every event at level debug (failures as warnings), in
+  the category `:telemetry`. Also when they are there already.
+  """
+  @spec attach_handlers() :: :ok
+  def attach_handlers, do: DefaultHandlers.attach(:all, events())
+
+  @doc "The same for heartbeats only."
+  @spec attach_heartbeat_handlers() :: :ok
+  def attach_heartbeat_handlers, do: DefaultHandlers.attach(:heartbeat, heartbeat_events())
+
+  @doc "The same for programs only."
+  @spec attach_program_handlers() :: :ok
+  def attach_program_handlers, do: DefaultHandlers.attach(:program, program_events())
+
+  @doc "The same for sessions only."
+  @spec attach_session_handlers() :: :ok
+  def attach_session_handlers, do: DefaultHandlers.attach(:session, session_events())
+
+  # ---- handlers -----------------------------------------------------------
 
   @doc """
   Calls the handlers of an event, in this process.
@@ -75,9 +114,14 @@ defmodule Snakepit.Telemetry do
   def attached?(event) do
     case Dispatcher.backend() do
       nil -> Dispatcher.handlers(event) != []
-      telemetry -> telemetry.list_handlers(event) != []
+      :telemetry -> Dispatcher.listened?(event)
     end
   end
+
+  @doc false
+  # What is told of calls is only made when somebody listens to any of it.
+  @spec calls?() :: boolean
+  defdelegate calls?, to: Dispatcher
 
   @doc """
   Attaches a handler to an event. A handler that raises is detached.

@@ -178,6 +178,15 @@ defmodule Snakepit.DocsTest do
     assert output =~ ~s("mean" => 2.5)
   end
 
+  test "guides/telemetry.md: handlers, events from Python, less of them", %{python: python} do
+    on_exit(fn -> Enum.each(["slow-calls", "training"], &Snakepit.Telemetry.detach/1) end)
+    blocks = blocks("guides/telemetry.md")
+    write_python(blocks)
+    assert [settings] = configs(blocks)
+    start(settings, python)
+    assert {6, _output} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
+
   test "guides/elixir_tools.md: tools on both sides", %{python: python} do
     blocks = blocks("guides/elixir_tools.md")
     write_python(blocks)

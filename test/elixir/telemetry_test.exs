@@ -102,4 +102,62 @@ defmodule Snakepit.TelemetryTest do
     for i <- 1..20//2, do: :ok = Telemetry.detach({event, i})
     assert Telemetry.list_handlers(event) == []
   end
+
+  # The package as far as Snakepit uses it: its handlers in a table of its own.
+  @package """
+  defmodule :telemetry_handler_table do
+    def list_for_event(event), do: :ets.lookup(__MODULE__, event)
+  end
+
+  defmodule :telemetry do
+    @table :telemetry_handler_table
+    def execute(event, measured, about) do
+      for {^event, _id, fun} <- :ets.lookup(@table, event), do: fun.(event, measured, about, nil)
+      :ok
+    end
+
+    def attach_many(id, events, fun, _config) do
+      for event <- events, do: :ets.insert(@table, {event, id, fun})
+      :ok
+    end
+
+    def detach(id) do
+      :ets.match_delete(@table, {:_, id, :_})
+      :ok
+    end
+
+    def list_handlers(_prefix), do: :ets.tab2list(@table)
+  end
+
+  :ets.new(:telemetry_handler_table, [:duplicate_bag, :named_table, :public])
+  keys = [description: ~c"t", vsn: ~c"1", modules: [], registered: [], applications: []]
+  :ok = :application.load({:application, :telemetry, keys})
+  for key <- [Snakepit.Telemetry.Dispatcher, {Snakepit.Telemetry.Dispatcher, :calls}],
+      do: :persistent_term.erase(key)
+
+  alias Snakepit.Telemetry
+  executed = [:snakepit, :request, :executed]
+  :ok = Telemetry.attach(1, [:a], fn _, _, _, _ -> say.(:told) end, nil)
+  say.({Telemetry.Dispatcher.backend(), Telemetry.attached?([:a]), Telemetry.calls?()})
+  Telemetry.execute([:a], %{}, %{})
+  :ok = Telemetry.attach(2, executed, fn _, _, _, _ -> :ok end, nil)
+  say.({Telemetry.calls?(), Telemetry.attached?(executed)})
+  :ok = Telemetry.detach(2)
+  say.(Telemetry.calls?())
+  # As many as before: seen a little later.
+  :ok = Telemetry.detach(1)
+  :ok = Telemetry.attach(3, executed, fn _, _, _, _ -> :ok end, nil)
+  look = fn look -> Telemetry.calls?() or look.(look) end
+  say.(look.(look))
+  """
+
+  test "with the package telemetry it is that which is asked" do
+    dir = Path.dirname(Snakepit.Test.Pools.signal_path())
+    beam = Snakepit.Test.OtherVM.start(dir, @package)
+    assert Snakepit.Test.OtherVM.hear(beam) == {:telemetry, true, false}
+    assert Snakepit.Test.OtherVM.hear(beam) == :told
+    assert Snakepit.Test.OtherVM.hear(beam) == {true, true}
+    assert Snakepit.Test.OtherVM.hear(beam) == false
+    assert Snakepit.Test.OtherVM.hear(beam) == true
+  end
 end

@@ -32,6 +32,7 @@ defmodule Snakepit.Bridge.SessionStore do
   alias Snakepit.Bridge.{Session, SessionVariable, ToolRegistry, Variable}
   alias Snakepit.Bridge.{BatchSetVariablesRequest, RegisterVariableRequest, SetVariableRequest}
   alias Snakepit.{Defaults, Logger}
+  alias Snakepit.Bridge.SessionEvents
   alias Snakepit.Pool.Sessions
   alias Snakepit.Python.Refs
 
@@ -226,7 +227,7 @@ defmodule Snakepit.Bridge.SessionStore do
   @spec store_program(String.t(), term, term) :: :ok | {:error, term}
   def store_program(session_id, program_id, data) do
     with {:ok, _} <- update_session(session_id, &Session.put_program(&1, program_id, data)),
-         do: :ok
+         do: SessionEvents.stored(session_id, program_id)
   end
 
   @spec get_program(String.t(), term) :: {:ok, term} | {:error, :not_found}
@@ -455,6 +456,7 @@ defmodule Snakepit.Bridge.SessionStore do
   def handle_call({:delete, id}, _from, state) do
     known? = :ets.member(state.tables.sessions, id)
     remove(id, state)
+    if known?, do: SessionEvents.destroyed(id, :deleted)
     {:reply, :ok, if(known?, do: count(state, :sessions_deleted, 1), else: state)}
   end
 
@@ -583,6 +585,7 @@ defmodule Snakepit.Bridge.SessionStore do
     with :ok <- Session.validate(session), {:ok, state} <- make_room(state) do
       clock = :atomics.new(1, signed: true)
       :atomics.put(clock, 1, now_ms())
+      SessionEvents.created(id)
       {save(session, clock, state), state |> count(:sessions_created, 1) |> warn()}
     else
       {:error, reason} -> {{:error, reason}, state}
@@ -664,7 +667,12 @@ defmodule Snakepit.Bridge.SessionStore do
   end
 
   defp expire(ids, state) do
-    Enum.each(ids, &remove(&1, state))
+    for id <- ids do
+      remove(id, state)
+      SessionEvents.destroyed(id, :expired)
+    end
+
+    if ids != [], do: SessionEvents.pruned(length(ids), state)
     {length(ids), count(state, :sessions_expired, length(ids))}
   end
 
@@ -682,6 +690,7 @@ defmodule Snakepit.Bridge.SessionStore do
         "#{count} of at most #{state.max} sessions are in use; " <>
           "delete sessions that are done, or raise session_max_sessions"
 
+      SessionEvents.accumulating(count, state)
       if state.strict?, do: Logger.error(:bridge, text), else: Logger.warning(:bridge, text)
     end
 

@@ -4,6 +4,7 @@ defmodule Snakepit.Config.Keys do
 
   alias Snakepit.Config.Explain
   alias Snakepit.{Config, Defaults, Logger}
+  alias Snakepit.Telemetry.Naming
 
   # Beside those of Snakepit.Defaults.
   @global [
@@ -50,6 +51,7 @@ defmodule Snakepit.Config.Keys do
     :rogue_cleanup,
     :session_config,
     :session_store,
+    :telemetry_events,
     :telemetry_metrics,
     :timeout_profile,
     :transport,
@@ -153,7 +155,16 @@ defmodule Snakepit.Config.Keys do
         if text, do: {:invalid_value, key, value, text}
       end)
 
+    wrong = wrong || wrong_events(Application.get_env(:snakepit, :telemetry_events))
     if wrong, do: {:error, wrong}, else: :ok
+  end
+
+  @events "it is a list of event names ([:my_app, :model, :loaded]), alone or in a pair with " <>
+            "[measurements: [...], metadata: [...]]"
+
+  defp wrong_events(value) do
+    if value != nil and not Naming.valid_config?(value),
+      do: {:invalid_value, :telemetry_events, value, @events}
   end
 
   @choices %{

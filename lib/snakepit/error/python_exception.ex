@@ -110,7 +110,21 @@ defmodule Snakepit.Error.PythonException do
   # What a worker sends about an exception: "type" and "message", and maybe
   # the others of the fields under their names.
   @spec from_wire(map) :: Exception.t()
-  def from_wire(%{"type" => _, "message" => _} = info), do: from_wire(info, @max_chain)
+  def from_wire(%{"type" => _, "message" => _} = info),
+    do: info |> from_wire(@max_chain) |> told()
+
+  # Whether its class has a struct of its own.
+  defp told(%module{python_type: type, context: context} = exception) do
+    how = if module == __MODULE__, do: :unmapped, else: :mapped
+
+    Snakepit.Telemetry.execute([:snakepit, :python, :exception, how], %{}, %{
+      python_type: type,
+      library: context["library"],
+      function: context["function"]
+    })
+
+    exception
+  end
 
   defp from_wire(%{"type" => type, "message" => message} = info, room) do
     stacktrace = lines(info["stacktrace"])

@@ -5,6 +5,30 @@ defmodule Snakepit.GRPCWorker.Events do
   alias Snakepit.GRPCWorker.State
   alias Snakepit.Telemetry
 
+  @spec spawn_started(State.t()) :: :ok
+  def spawn_started(%{pool: nil}), do: :ok
+
+  def spawn_started(state) do
+    Telemetry.execute(
+      [:snakepit, :pool, :worker, :spawn_started],
+      %{system_time: System.system_time()},
+      about(state)
+    )
+  end
+
+  @spec spawn_failed(State.t(), String.t(), term) :: :ok
+  def spawn_failed(%{pool: nil}, _message, _cause), do: :ok
+
+  def spawn_failed(state, message, cause) do
+    took = System.monotonic_time(:millisecond) - state.started_at
+
+    Telemetry.execute(
+      [:snakepit, :pool, :worker, :spawn_failed],
+      %{duration: native(took)},
+      Map.merge(about(state), %{reason: cause, error_message: message})
+    )
+  end
+
   @spec spawned(State.t(), non_neg_integer) :: :ok
   def spawned(%{pool: nil}, _took_ms), do: :ok
 

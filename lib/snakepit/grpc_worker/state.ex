@@ -34,6 +34,8 @@ defmodule Snakepit.GRPCWorker.State do
     :prefork,
     # The process that pings it.
     :heart,
+    # The process that reads its telemetry, of a gRPC worker.
+    :telemetry,
     # Of one that is being replaced: why, since and until when.
     :retiring,
     # Whether it tells when it is ready.

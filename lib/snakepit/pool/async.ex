@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Async do
   # See Snakepit.async/3 and Snakepit.stream/3.
 
   alias Snakepit.{Async, Error, Native}
-  alias Snakepit.Pool.{Call, Retry, Targets}
+  alias Snakepit.Pool.{Call, CallEvents, Retry, Targets}
 
   @last_words_ms 1_000
 
@@ -21,7 +21,7 @@ defmodule Snakepit.Pool.Async do
         {:ok, call} -> %{async | call: call}
         {:done, decoded} -> %{async | result: processed(Call.decoded(decoded, request), request)}
         {:ended, answer} -> %{async | result: processed(Call.answered(answer, request), request)}
-        {:error, reason} -> %{async | result: Call.failed(reason, request)}
+        {:error, reason} -> %{async | result: reason |> Call.failed(request) |> told(async)}
       end
     else
       error -> %{async | result: error}
@@ -37,36 +37,61 @@ defmodule Snakepit.Pool.Async do
   end
 
   @spec await(Async.t(), timeout) :: {:ok, term} | {:error, term}
-  def await(%Async{result: nil, ref: ref, request: request} = async, timeout) do
-    until = Retry.until(request, timeout)
+  def await(%Async{result: nil, request: request} = async, timeout),
+    do: await(async, timeout, Retry.until(request, timeout))
+
+  def await(%Async{result: result}, _timeout), do: result
+
+  defp await(%Async{ref: ref, request: request} = async, timeout, until) do
+    since = request.watch && now()
 
     receive do
+      {^ref, {:started, worker}} ->
+        _ = Call.started(ref, worker)
+        await(async, left(timeout, since), until)
+
       {^ref, answer} ->
         answer
         |> Call.answered(request)
+        |> told(async)
         |> Retry.after_crash(Retry.within(request, until), &Call.unary/1)
         |> processed(request)
     after
       timeout ->
+        failed = Call.failed(:timeout, request)
+        _ = told(failed, async)
         _ = cancel(async)
-        Call.failed(:timeout, request)
+        failed
     end
   end
 
-  def await(%Async{result: result}, _timeout), do: result
+  defp left(:infinity, _since), do: :infinity
+  defp left(timeout, since), do: max(timeout - (now() - since), 0)
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   @spec cancel(Async.t()) :: :ok
   def cancel(%Async{call: nil}), do: :ok
 
-  def cancel(%Async{call: call, ref: ref}) do
+  def cancel(%Async{call: call, ref: ref} = async) do
     wait = if Native.call_cancel(call) == :ok, do: 0, else: @last_words_ms
+    :ok = last_words(ref, wait)
+    _ = told({:error, :cancelled}, async)
+    :ok
+  end
 
+  defp last_words(ref, wait) do
     receive do
+      {^ref, {:started, _worker}} -> last_words(ref, wait)
       {^ref, _answer} -> :ok
     after
       wait -> :ok
     end
   end
+
+  # Once: what comes later finds nothing of it.
+  defp told(result, %Async{request: %{watch: nil}}), do: result
+  defp told(result, %Async{ref: ref}), do: CallEvents.ended(result, ref)
 
   defp processed({:ok, value}, request),
     do: request |> Call.processed(value) |> Targets.counted(request.target)
@@ -92,13 +117,13 @@ defmodule Snakepit.Pool.Async do
          {:ok, call} <- submit(request, ref) do
       request |> Call.opened(ref, call) |> Map.merge(%{ended: false, error: nil})
     else
-      {:error, error} -> %{ended: true, error: error, inputs: nil}
+      {:error, error} -> %{ended: true, error: error, inputs: nil, ref: ref}
     end
   end
 
   defp submit(request, ref) do
     with {:error, reason} <- Call.submit(request, ref, :stream),
-         do: Call.failed(reason, request)
+         do: told(Call.failed(reason, request), %Async{owner: self(), ref: ref, request: request})
   end
 
   defp next(%{ended: true} = stream), do: {:halt, stream}
@@ -114,10 +139,16 @@ defmodule Snakepit.Pool.Async do
 
   defp next(%{ref: ref} = stream) do
     receive do
+      {^ref, {:started, worker}} -> {[], started(stream, worker)}
       {^ref, {:chunk, bytes}} -> chunk(bytes, stream)
       {^ref, :done} -> {:halt, %{stream | ended: true}}
       {^ref, {:error, reason}} -> {:halt, failed(%{stream | ended: true}, reason)}
     end
+  end
+
+  defp started(stream, worker) do
+    _ = Call.started(stream.ref, worker)
+    stream
   end
 
   defp chunk(bytes, stream) do
@@ -135,6 +166,11 @@ defmodule Snakepit.Pool.Async do
   defp close(%{ended: false} = stream) do
     Call.stop(stream)
     close(%{stream | ended: true, inputs: nil})
+  end
+
+  defp close(%{request: %{watch: %{}}, error: error} = stream) do
+    _ = CallEvents.ended(if(error, do: {:error, error}, else: :ok), stream.ref)
+    close(Map.delete(stream, :request))
   end
 
   defp close(%{inputs: %{}} = stream) do

@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Call do
   alias Snakepit.Bridge.ToolContext
   alias Snakepit.{CrashBarrier, Defaults, Encoder, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.Pool.{Inputs, Options, Retry, Window}
+  alias Snakepit.Pool.{CallEvents, Inputs, Options, Retry, Window}
 
   @affinities [:hint, :strict_queue, :strict_fail_fast]
   # Beyond its budget a call is ended by the caller itself. The native part
@@ -106,6 +106,7 @@ defmodule Snakepit.Pool.Call do
          {:ok, binaries} <- binaries(opts[:binary_parameters]),
          {:ok, inputs} <- valid_inputs(opts[:inputs]) do
       {args, correlation_id} = correlation(args, opts)
+      watch = CallEvents.watch(kind, session, correlation_id)
 
       {:ok,
        %{
@@ -115,8 +116,9 @@ defmodule Snakepit.Pool.Call do
          session: session,
          affinity: affinity,
          times: times,
-         extra: {metadata(correlation_id, opts), binaries},
+         extra: {CallEvents.metadata(watch, metadata(correlation_id, opts)), binaries},
          inputs: inputs,
+         watch: watch,
          retry: target.barrier && Retry.mark(args, opts)
        }}
     else
@@ -290,17 +292,12 @@ defmodule Snakepit.Pool.Call do
   # ---- unary --------------------------------------------------------------
 
   @doc false
-  def unary(%{inputs: %{}} = request) do
+  def unary(%{watch: %{}} = request) do
     ref = make_ref()
-
-    case submit(request, ref, :unary) do
-      {:ok, call} ->
-        request |> opened(ref, call) |> Map.put(:until, until(request)) |> collect()
-
-      {:error, reason} ->
-        failed(reason, request)
-    end
+    CallEvents.span(ref, fn -> watched(request, ref) end)
   end
+
+  def unary(%{inputs: %{}} = request), do: interactive(request, make_ref())
 
   def unary(request) do
     # Made here, so that the receive below looks at newer messages only.
@@ -325,6 +322,38 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
+  defp interactive(request, ref) do
+    case submit(request, ref, :unary) do
+      {:ok, call} ->
+        request |> opened(ref, call) |> Map.put(:until, until(request)) |> collect()
+
+      {:error, reason} ->
+        failed(reason, request)
+    end
+  end
+
+  defp watched(%{inputs: %{}} = request, ref), do: interactive(request, ref)
+
+  defp watched(request, ref) do
+    case submit(request, ref, :unary) do
+      {:ok, call} -> await(call, ref, request, until(request))
+      {:error, reason} -> failed(reason, request)
+    end
+  end
+
+  defp await(call, ref, request, until) do
+    receive do
+      {^ref, {:started, worker}} ->
+        CallEvents.started(ref, worker)
+        await(call, ref, request, until)
+
+      {^ref, answer} ->
+        answered(answer, request)
+    after
+      left(until) -> overdue(call, ref, request)
+    end
+  end
+
   @doc false
   def answered({:ok, bytes}, request), do: decoded(Native.decode_response(bytes), request)
   def answered({:error, reason}, request), do: failed(reason, request)
@@ -342,11 +371,16 @@ defmodule Snakepit.Pool.Call do
         failed(:timeout, request)
 
       _ended ->
-        receive do
-          {^ref, answer} -> answered(answer, request)
-        after
-          @last_words_ms -> failed(:timeout, request)
-        end
+        last_words(ref, request)
+    end
+  end
+
+  defp last_words(ref, request) do
+    receive do
+      {^ref, {:started, _worker}} -> last_words(ref, request)
+      {^ref, answer} -> answered(answer, request)
+    after
+      @last_words_ms -> failed(:timeout, request)
     end
   end
 
@@ -373,9 +407,14 @@ defmodule Snakepit.Pool.Call do
     }
   end
 
+  defp streaming(%{watch: nil} = request, fun), do: streaming(request, fun, make_ref())
+
   defp streaming(request, fun) do
     ref = make_ref()
+    CallEvents.span(ref, fn -> streaming(request, fun, ref) end)
+  end
 
+  defp streaming(request, fun, ref) do
     case submit(request, ref, :stream) do
       {:ok, call} ->
         stream = request |> opened(ref, call) |> Map.merge(%{fun: fun, until: until(request)})
@@ -400,6 +439,7 @@ defmodule Snakepit.Pool.Call do
       {^ref, {:chunk, bytes}} -> chunk(bytes, ref, stream)
       {^ref, :done} -> :ok
       {^ref, {:error, reason}} -> broken(reason, stream)
+      {^ref, {:started, worker}} -> consume(started(ref, worker), stream)
     after
       left(stream.until) ->
         stop(stream)
@@ -408,15 +448,27 @@ defmodule Snakepit.Pool.Call do
   end
 
   @doc false
+  def started(ref, worker) do
+    CallEvents.started(ref, worker)
+    ref
+  end
+
+  @doc false
   # The next message of a call that has inputs, which are sent meanwhile. What
   # goes wrong here comes as the end, with nothing of the call left.
   def next(stream) do
     case Inputs.await(stream.inputs, stream.ref, stream.call, Map.get(stream, :until, :infinity)) do
+      {:message, {:started, worker}, inputs} -> next(started(stream, worker, inputs))
       {:message, message, inputs} -> {message, %{stream | inputs: inputs}}
       {:timeout, inputs} -> broken_off({:error, :timeout}, stream, inputs)
       {:error, reason, inputs} -> broken_off({:error, reason}, stream, inputs)
       {:raised, what, inputs} -> broken_off({:raised, what}, stream, inputs)
     end
+  end
+
+  defp started(stream, worker, inputs) do
+    _ = started(stream.ref, worker)
+    %{stream | inputs: inputs}
   end
 
   defp broken_off(why, stream, inputs) do
@@ -507,7 +559,7 @@ defmodule Snakepit.Pool.Call do
 
   defp flush(ref, wait) do
     receive do
-      {^ref, {kind, _}} when kind in [:chunk, :want] -> flush(ref, wait)
+      {^ref, {kind, _}} when kind in [:chunk, :want, :started] -> flush(ref, wait)
       {^ref, _end} -> :ok
     after
       wait -> :ok
@@ -527,7 +579,14 @@ defmodule Snakepit.Pool.Call do
   # ---- both ---------------------------------------------------------------
 
   @doc false
+  def submit(%{watch: nil} = request, ref, kind), do: submit_plain(request, ref, kind)
+
   def submit(request, ref, kind) do
+    :ok = CallEvents.begin(request, ref)
+    request |> submit_plain(ref, {:watched, kind}) |> CallEvents.submitted(ref)
+  end
+
+  defp submit_plain(request, ref, kind) do
     case submit_once(request, ref, kind) do
       {:error, {:encode_struct, _path}} ->
         submit_once(%{request | args: Encoder.plain(request.args)}, ref, kind)
@@ -541,7 +600,7 @@ defmodule Snakepit.Pool.Call do
     Native.submit(
       request.target.handle,
       ref,
-      if(request.inputs, do: {:inputs, kind}, else: kind),
+      with_inputs(kind, request.inputs),
       request.command,
       request.args,
       request.session,
@@ -550,6 +609,10 @@ defmodule Snakepit.Pool.Call do
       request.extra
     )
   end
+
+  defp with_inputs(kind, nil), do: kind
+  defp with_inputs({:watched, kind}, _inputs), do: {:watched, {:inputs, kind}}
+  defp with_inputs(kind, _inputs), do: {:inputs, kind}
 
   defp patience(%{times: {_queue, :infinity}}), do: :infinity
   defp patience(%{times: {_queue, total}}), do: total + @slack_ms

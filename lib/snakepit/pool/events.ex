@@ -16,6 +16,15 @@ defmodule Snakepit.Pool.Events do
   @spec init_complete(pools, non_neg_integer) :: :ok
   def init_complete(pools, took_ms) do
     workers = Map.new(pools, fn {name, roster} -> {name, ready(roster)} end)
+
+    for {name, count} <- workers do
+      Telemetry.execute(
+        [:snakepit, :pool, :initialized],
+        %{worker_count: count, count: 1},
+        %{pool_name: name}
+      )
+    end
+
     total = workers |> Map.values() |> Enum.sum()
 
     Telemetry.execute(
@@ -55,6 +64,16 @@ defmodule Snakepit.Pool.Events do
     end
 
     :ok
+  end
+
+  @doc "A session has the worker from now on that it is to come back to."
+  @spec assigned(atom, String.t(), String.t()) :: :ok
+  def assigned(pool, session_id, worker_id) do
+    Telemetry.execute(
+      [:snakepit, :session, :affinity, :assigned],
+      %{system_time: System.system_time()},
+      %{pool_name: pool, session_id: session_id, worker_id: worker_id}
+    )
   end
 
   @spec resized(atom, pos_integer, pos_integer, :queueing | :idle | :manual) :: :ok

@@ -4,8 +4,16 @@ defmodule Snakepit.Telemetry.Dispatcher do
   # that every process reads without asking another one, %{event => handlers}.
   # Handlers come and go rarely; whoever changes the term holds a lock.
 
+  import Bitwise
+
+  @compile {:no_warn_undefined, [:telemetry, :telemetry_handler_table]}
+
   # Under this key: the module telemetry where it is there, else that map.
   @key __MODULE__
+  # Under this one: whether anybody listens to what is told of calls; where the
+  # package has to be asked, what it last said: see asked/1.
+  @calls {__MODULE__, :calls}
+  @call_events Snakepit.Telemetry.Catalog.calls()
   @failure [:telemetry, :handler, :failure]
 
   @doc "The module `:telemetry` where it is there, else nil."
@@ -31,6 +39,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
   defp settle(there?) do
     case :persistent_term.get(@key, nil) do
       nil ->
+        :persistent_term.put(@calls, there? and :atomics.new(1, signed: false))
         :persistent_term.put(@key, if(there?, do: :telemetry, else: %{}))
         if there?, do: :telemetry
 
@@ -40,6 +49,48 @@ defmodule Snakepit.Telemetry.Dispatcher do
       module ->
         module
     end
+  end
+
+  @doc "Whether anybody listens to what is told of calls."
+  @spec calls?() :: boolean
+  def calls? do
+    case :persistent_term.get(@calls, nil) do
+      nil -> backend() != nil and calls?()
+      known when is_boolean(known) -> known
+      cache -> asked(cache)
+    end
+  end
+
+  # Each call would have to look for twenty events. So the answer holds while the
+  # package has as many handlers, for some milliseconds at most: one may have come
+  # while another one went. It lies in one word: time, number, answer.
+  @table :telemetry_handler_table
+
+  defp asked(cache) do
+    time = System.monotonic_time(:millisecond) >>> 3 &&& 0x3FFFFFFF
+    known = :atomics.get(cache, 1)
+
+    key = time <<< 24 ||| (number(:ets.info(@table, :size)) &&& 0xFFFFFF)
+    if known >>> 1 == key, do: (known &&& 1) == 1, else: ask(cache, key)
+  end
+
+  defp number(size) when is_integer(size), do: size
+  defp number(:undefined), do: 0
+
+  defp ask(cache, key) do
+    listened? = Enum.any?(@call_events, &listened?/1)
+    :atomics.put(cache, 1, key <<< 1 ||| if(listened?, do: 1, else: 0))
+    listened?
+  end
+
+  @doc "Whether the package telemetry has a handler of the event."
+  @spec listened?(list) :: boolean
+  # What it does itself before it calls handlers. Its list_handlers/1 takes time
+  # that grows with the number of all handlers.
+  def listened?(event) do
+    @table.list_for_event(event) != []
+  rescue
+    UndefinedFunctionError -> :telemetry.list_handlers(event) != []
   end
 
   @spec handlers(list) :: [map]
@@ -139,13 +190,18 @@ defmodule Snakepit.Telemetry.Dispatcher do
     Enum.any?(table, fn {_event, handlers} -> Enum.any?(handlers, &(&1.id == id)) end)
   end
 
+  defp put(table) do
+    :persistent_term.put(@key, table)
+    :persistent_term.put(@calls, Enum.any?(@call_events, &is_map_key(table, &1)))
+  end
+
   defp update(fun) do
     :global.trans(
       {@key, self()},
       fn ->
         before = table()
         {result, table} = fun.(before)
-        if table != before, do: :persistent_term.put(@key, table)
+        if table != before, do: put(table)
         result
       end,
       [node()]

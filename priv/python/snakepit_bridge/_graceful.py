@@ -14,6 +14,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Optional
 
+# Types of which the first marker was told; more are not remembered.
+_MAX_TOLD = 10_000
+_told: set[str] = set()
+
 UNSERIALIZABLE_KEY = "__ffi_unserializable__"
 TYPE_KEY = "__type__"
 REPR_KEY = "__repr__"
@@ -69,7 +73,20 @@ def marker(value: Any) -> dict[str, Any]:
     detail = _detail(value, type_name)
     if detail is not None:
         result[REPR_KEY] = detail
+    _tell(type_name)
     return result
+
+
+def _tell(type_name: str) -> None:
+    """Once for each type, that something of it could not be sent."""
+    if type_name in _told or len(_told) >= _MAX_TOLD:
+        return
+    from . import telemetry  # only where there is something to tell
+
+    _told.add(type_name)
+    telemetry.emit(
+        "snakepit.serialization.unserializable_marker", {"first_seen": 1}, {"type": type_name}
+    )
 
 
 def redact(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Callable, Optional
 from ..dispatch import streams_error
 from ..logging_config import correlation_id, get_logger
 from ..streams import StreamChunk
+from . import observe
 from .calls import Call, Reply
 from .exception_facts import text_of
 from .lanes import Lane
@@ -44,6 +45,7 @@ class AsyncRequest(Request):
         self.ended = request.ended
         self.held = request.held
         self.may_stream = request.may_stream
+        self.span = request.span
         if self.held is not None:
             self.held.disown(request)  # which has finished what others wait for
         self._begun = True
@@ -63,6 +65,8 @@ class AsyncRequest(Request):
         given = self.call.metadata.get("correlation_id")
         if given:
             correlation_id.set(given)  # of this task alone
+        if not self._begun:
+            self.span = observe.begin(self.call)
         try:
             if not self._begun:
                 self._enter()
@@ -77,6 +81,8 @@ class AsyncRequest(Request):
         if self._cancelled:
             await _absorb()
         await self._clean_up_async()
+        if self.span is not None:
+            self.span.end(reply)
         reply.elapsed_ms = int((monotonic() - started) * 1000)
         return reply
 

@@ -14,6 +14,7 @@ from .. import _native
 from .._proto import messages
 from ..errors import DecodeError
 from ..serialization import TYPE_PREFIX, TypeSerializer, unpickle
+from ..telemetry.stream import TelemetryStream
 from . import local_values
 from .calls import NO_SINK, Call, Cbor, CborCall, Reply, Sink
 from .grpc_inputs import GrpcInputs
@@ -34,8 +35,15 @@ _FOREVER_S = 1e8  # gRPC's way to say that there is no deadline
 class BridgeService:
     """Translates between gRPC and calls."""
 
-    def __init__(self, runner: Runner, connect: Callable[[], Any], known_beam: bool) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        connect: Callable[[], Any],
+        known_beam: bool,
+        telemetry: TelemetryStream,
+    ) -> None:
         self._runner = runner
+        self._telemetry = telemetry
         self._connect = connect
         self._known_beam = known_beam
         self._pb2 = messages()
@@ -74,6 +82,11 @@ class BridgeService:
         handlers["ExecuteInteractiveTool"] = grpc.stream_stream_rpc_method_handler(
             self.execute_interactive_tool,
             request_deserializer=pb2.ToolInput.FromString,
+            response_serializer=_serialize,
+        )
+        handlers["StreamTelemetry"] = grpc.stream_stream_rpc_method_handler(
+            self._telemetry.stream,
+            request_deserializer=pb2.TelemetryControl.FromString,
             response_serializer=_serialize,
         )
         return grpc.method_handlers_generic_handler(SERVICE, handlers)

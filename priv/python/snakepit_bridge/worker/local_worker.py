@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Optional
 from .. import _proto
 from ..errors import BridgeError
 from ..logging_config import get_logger
-from . import failure, local_values, signals
+from . import failure, local_values, observe, signals
 from .calls import Reply
 from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane, show_name
 from .local_calls import LocalCalls
+from .local_telemetry import LocalTelemetry
 from .options import heartbeat
 from .requests import AdapterHost
 from .routing import MainQueue, Sensitivity
@@ -49,6 +50,7 @@ class LocalWorker:
         except (ConnectionError, ValueError) as error:
             raise BridgeError(f"no shared memory with the BEAM: {error}") from error
         self._host = AdapterHost(adapter, local=LocalCalls(self._link))
+        observe.attach(LocalTelemetry(self._link, native).stream)
         if options.thread_safety_check and self._threads > 0:
             self._host.watch_threads()
         self._sensitivity = Sensitivity()

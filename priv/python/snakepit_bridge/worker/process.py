@@ -11,7 +11,8 @@ from typing import Any
 
 from ..errors import BridgeError
 from ..logging_config import get_logger
-from . import signals
+from ..telemetry.stream import TelemetryStream
+from . import observe, signals
 from .beam import BeamLink
 from .beam_watch import BeamWatch
 from .grpc_server import GrpcServer, LanePool
@@ -40,7 +41,9 @@ class WorkerProcess:
         if options.thread_safety_check and threads > 0:
             host.watch_threads()
         self._runner = Runner(host, threads, options.concurrency)
-        service = BridgeService(self._runner, self._beam.stub, known_beam)
+        telemetry = TelemetryStream()
+        observe.attach(telemetry)
+        service = BridgeService(self._runner, self._beam.stub, known_beam, telemetry)
         lanes = LanePool(self._runner) if self._runner.lends_lanes else None
         handler = service.handler(lanes)
         self._server = GrpcServer(handler, options.host, options.port, options.concurrency)

@@ -21,7 +21,7 @@ from ..inputs import Inputs
 from ..logging_config import correlation_id, get_logger
 from ..session_context import SessionContext
 from ..streams import StreamChunk, ToolStream
-from . import failure
+from . import failure, observe
 from .calls import Call, Reply
 from .exception_facts import text_of
 from .lanes import Lane
@@ -77,8 +77,11 @@ class AdapterHost:
         given = call.metadata.get("correlation_id")
         token = correlation_id.set(given) if given else None
         request = Request(self, call, lane, loop)
+        request.span = observe.begin(call)
         try:
             reply = request.run()
+            if reply is not None and request.span is not None:
+                request.span.end(reply)
         finally:
             if token is not None:
                 correlation_id.reset(token)
@@ -201,6 +204,7 @@ class Request:
         "host",
         "lane",
         "may_stream",
+        "span",
         "successor",
     )
 
@@ -211,6 +215,7 @@ class Request:
         self._loop = loop
         # Who goes on with it, for what of the tool still holds on to this one.
         self.successor: Optional[Request] = None
+        self.span: Optional[observe.Span] = None
         self.host = host
         self.call = call
         self.lane = lane

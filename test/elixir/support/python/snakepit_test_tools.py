@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from snakepit_bridge import BaseAdapter, Inputs, tool
+from snakepit_bridge import BaseAdapter, Inputs, telemetry, tool
 
 _counter = 0
 _held: list[bytes] = []
@@ -133,6 +133,30 @@ class TestTools(BaseAdapter):
     def note(self, path: str, text: str) -> None:
         with open(path, "a", encoding="utf-8") as file:
             file.write(text + "\n")
+
+    @tool("Tells of an event, so many times")
+    def emit(
+        self, event: str, measurements: Any = None, metadata: Any = None, times: int = 1
+    ) -> None:
+        for _ in range(times):
+            telemetry.emit(event, measurements or {"count": 1}, metadata)
+
+    @tool("The same from a span, which may fail")
+    def spanned(self, operation: str, fail: bool = False) -> Any:
+        with telemetry.span(operation, {"model": "m"}):
+            if fail:
+                raise ValueError("spanned")
+        return telemetry.get_correlation_id()
+
+    @tool("The share of these events that is sent")
+    def rate_of(self, event: str) -> float:
+        backend: Any = telemetry.get_backend()
+        return float(backend.stream.rate_of(event))
+
+    @tool("What was emitted while there was no room")
+    def dropped(self) -> int:
+        backend: Any = telemetry.get_backend()
+        return int(backend.stream.dropped_count)
 
     @tool("Counts its calls in this process")
     def count(self) -> int:

@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any, Callable, Union
 
+from .... import telemetry
 from ....base_adapter import tool
 from ....dispatch import tool_names
 from . import usage
@@ -90,10 +91,12 @@ class BasicTools:
             },
         }
 
-    @tool("Takes a moment, to have something to measure")
+    @tool("Takes a moment, and tells of its memory")
     def telemetry_demo(self, operation: str = "demo", delay_ms: float = 10) -> dict[str, Any]:
         started = time.perf_counter()
         time.sleep(max(delay_ms, 0) / 1000)
+        memory = int(usage.memory_mb() * 1024 * 1024)
+        telemetry.emit("python.memory.sampled", {"rss_bytes": memory}, {"operation": operation})
         return {
             "operation": operation,
             "delay_ms": delay_ms,

@@ -92,28 +92,27 @@ class BaseAdapter:
     session_ttl: ClassVar[float] = 3600
     max_sessions: ClassVar[int] = 1000
 
+    _own_context: Optional[SessionContext] = None
+
     @property
     def session_context(self) -> Optional[SessionContext]:
         """That of the call that runs; of one instance several may run at a time."""
-        if self.lifetime == "request":
-            own: Optional[SessionContext] = self.__dict__.get("_session_context")
-            return own
-        return _shared_context.get()
+        return self._own_context if self.lifetime == "request" else _shared_context.get()
 
     @session_context.setter
     def session_context(self, context: Optional[SessionContext]) -> None:
-        if self.lifetime == "request":
-            self.__dict__["_session_context"] = context
-        else:
-            _shared_context.set(context)
+        self.set_session_context(context)
 
     @property
     def session_id(self) -> Optional[str]:
         context = self.session_context
         return None if context is None else context.session_id
 
-    def set_session_context(self, session_context: SessionContext) -> None:
-        self.session_context = session_context
+    def set_session_context(self, session_context: Optional[SessionContext]) -> None:
+        if self.lifetime == "request":
+            self._own_context = session_context
+        else:
+            _shared_context.set(session_context)
 
     def execute_tool(self, tool_name: str, arguments: dict[str, Any], context: Any) -> Any:
         """Finds the tool and calls it; override it to dispatch in another way."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Optional
 from weakref import WeakKeyDictionary
 
@@ -158,6 +160,18 @@ class LocalRpcError(Exception):
         return self._text
 
 
+def rpc_error(status: int, text: str) -> LocalRpcError:
+    """For code that has imported grpcio it is a ``grpc.RpcError``, too."""
+    grpc = sys.modules.get("grpc")
+    kind = LocalRpcError if grpc is None else _grpc_kind(grpc.RpcError)
+    return kind(status, text)
+
+
+@lru_cache(maxsize=1)
+def _grpc_kind(base: type) -> type[LocalRpcError]:
+    return type("LocalRpcError", (LocalRpcError, base), {"__module__": __name__})
+
+
 class LocalStub:
     """BridgeService as the BEAM serves it: ``stub.Ping(request, timeout=5)``."""
 
@@ -196,22 +210,22 @@ class _Method:
             if not pending.wait(self._call, seconds):
                 if self._call is not None:
                     self._call.check()
-                raise LocalRpcError(_OVER, "the time-out has passed, or the call is over")
+                raise rpc_error(_OVER, "the time-out has passed, or the call is over")
         except ConnectionError as error:
-            raise LocalRpcError(_GONE, str(error)) from None
+            raise rpc_error(_GONE, str(error)) from None
         except BaseException:
             pending.cancel()
             raise
         status, data = pending.reply()
         if status != 0:
-            raise LocalRpcError(status, data.decode("utf-8", "replace"))
+            raise rpc_error(status, data.decode("utf-8", "replace"))
         return self._response.FromString(data)
 
     def _send(self, request: Any) -> Any:
         try:
             return self._link.request(self._place, request.SerializeToString())
         except ConnectionError as error:
-            raise LocalRpcError(_GONE, str(error)) from None
+            raise rpc_error(_GONE, str(error)) from None
 
 
 def _with_correlation(request: Any, metadata: Optional[Any]) -> Any:

@@ -155,10 +155,12 @@ class _Tools:
         import snakepit_bridge_pb2 as pb2
 
         request = pb2.ExecuteElixirToolRequest(session_id=ctx.session_id, tool_name=name)
+        import grpc
+
         try:
             ctx.stub.ExecuteElixirTool(request, timeout=0.5)
-        except Exception as error:
-            return error.code().name  # type: ignore[attr-defined,no-any-return]
+        except grpc.RpcError as error:
+            return error.code().name  # type: ignore[no-any-return]
         return "no error"
 
     @tool("Registers the tools of this adapter")

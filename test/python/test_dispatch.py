@@ -189,6 +189,26 @@ def test_base_adapter() -> None:
         Adapter.call_tool(types.SimpleNamespace(x=1), "x")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("lifetime", ["request", "session", "process", 30])
+def test_the_context_may_be_set_in_any_way(lifetime: Any) -> None:
+    class Own(BaseAdapter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.session_context = None
+
+        def set_session_context(self, session_context: Any) -> None:
+            self.session_context = session_context
+
+    Own.lifetime = lifetime
+    adapter = Own()
+    assert adapter.session_id is None
+    adapter.set_session_context(CONTEXT)
+    assert adapter.session_context is CONTEXT
+    assert adapter.session_id == "s1"
+    adapter.session_context = None
+    assert adapter.session_id is None
+
+
 def test_tool_metadata() -> None:
     @tool(required_variables=["v"])
     def documented() -> None:

@@ -14,6 +14,7 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _WRAPPERS = (staticmethod, classmethod)
 
 LIFETIMES = ("request", "session", "process")
+_KEPT = LIFETIMES[1:]
 
 # Of the call that runs here, for adapters that serve several at a time.
 _shared_context: ContextVar[Optional[SessionContext]] = ContextVar(
@@ -97,11 +98,12 @@ class BaseAdapter:
     @property
     def session_context(self) -> Optional[SessionContext]:
         """That of the call that runs; of one instance several may run at a time."""
-        return self._own_context if self.lifetime == "request" else _shared_context.get()
+        return _shared_context.get() if self.lifetime in _KEPT else self._own_context
 
     @session_context.setter
     def session_context(self, context: Optional[SessionContext]) -> None:
-        self.set_session_context(context)
+        # Not of a subclass, whose own may come here.
+        BaseAdapter.set_session_context(self, context)
 
     @property
     def session_id(self) -> Optional[str]:
@@ -109,10 +111,10 @@ class BaseAdapter:
         return None if context is None else context.session_id
 
     def set_session_context(self, session_context: Optional[SessionContext]) -> None:
-        if self.lifetime == "request":
-            self._own_context = session_context
-        else:
+        if self.lifetime in _KEPT:
             _shared_context.set(session_context)
+        else:
+            self._own_context = session_context
 
     def execute_tool(self, tool_name: str, arguments: dict[str, Any], context: Any) -> Any:
         """Finds the tool and calls it; override it to dispatch in another way."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -100,6 +101,32 @@ def test_calls_at_the_same_time_share_it(start: Callable[..., Any], log: Path) -
         assert reply.success, reply.error_message
         assert reply.result.value == f'[1,"s{n}","s{n}"]'.encode()
     assert lines(log) == ["init 1", "initialize 1"]
+
+
+@pytest.mark.parametrize("same_session", [True, False])
+@pytest.mark.parametrize("name", ["AsyncProcess", "AsyncSession"])
+def test_coroutines_at_the_same_time_share_it(
+    start: Callable[..., Any], log: Path, name: str, same_session: bool
+) -> None:
+    worker = start(name, "--concurrency", "8")
+    sessions = ["s" if same_session else f"s{n}" for n in range(8)]
+    calls = [
+        worker.start("together_async", {"name": "x", "parties": 8}, session=session)
+        for session in sessions
+    ]
+    numbers = set()
+    for session, call in zip(sessions, calls):
+        reply = call.result()
+        assert reply.success, reply.error_message
+        number, before, after = json.loads(reply.result.value)
+        assert (before, after) == (session, session)
+        numbers.add(number)
+    assert len(numbers) == (8 if name == "AsyncSession" and not same_session else 1)
+    worker.process.send_signal(signal.SIGTERM)
+    assert worker.process.wait(PATIENCE) == 0
+    assert sorted(lines(log)) == sorted(
+        f"{hook} {n}" for n in numbers for hook in ("init", "initialize", "cleanup")
+    )
 
 
 def test_adapters_that_inherit_nothing(start: Callable[..., Any]) -> None:

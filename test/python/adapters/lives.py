@@ -13,6 +13,7 @@ from snakepit_bridge.base_adapter_threaded import ThreadSafeAdapter
 _LOCK = threading.Lock()
 _COUNT = [0]
 _BARRIERS: dict[str, threading.Barrier] = {}
+_WAITING: dict[str, list[asyncio.Future[None]]] = {}
 
 
 def note(what: str) -> None:
@@ -61,6 +62,31 @@ class _Life:
     async def later(self, ctx: Any) -> bool:
         await asyncio.sleep(0)
         return self.session_id == str(ctx.session_id)
+
+
+class _Coroutines(_Life):
+    async def initialize(self) -> None:  # type: ignore[override]
+        await asyncio.sleep(0)
+        _Life.initialize(self)
+
+    @tool
+    async def together_async(self, name: str, parties: int) -> list[Any]:
+        before = self.session_id
+        waiting = _WAITING.setdefault(name, [])
+        waiting.append(asyncio.get_running_loop().create_future())
+        if len(waiting) == parties:
+            for future in waiting:
+                future.set_result(None)
+        await waiting[-1]
+        return [self.number, before, self.session_id]
+
+
+class AsyncProcess(_Coroutines, BaseAdapter):
+    lifetime = "process"
+
+
+class AsyncSession(_Coroutines, BaseAdapter):
+    lifetime = "session"
 
 
 class Request(_Life, BaseAdapter):

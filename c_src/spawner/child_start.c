@@ -39,6 +39,7 @@ static int send_terms(const sp_child *child) {
   sp_guard_terms terms;
   int fd;
   memset(&terms, 0, sizeof terms);
+  terms.spawner = getpid();
   terms.settings = child->launch->settings;
   memcpy(terms.leaf, child->leaf, sizeof terms.leaf);
   int err = -uv_fileno((const uv_handle_t *)&child->ctl, &fd);

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -439,6 +440,14 @@ static bool hear_terms(const guard *self, sp_guard_terms *terms) {
   return true;
 }
 
+/* The process between the zygote and us may not have ended yet. Before it has,
+ * we are no child of the spawner, which would not know us for a guard. */
+static void await_adoption(const guard *self, pid_t spawner) {
+  struct pollfd end = {self->ctl, 0, 0};
+  while (getppid() != spawner && poll(&end, 1, 1) <= 0)
+    continue; /* until the spawner is gone */
+}
+
 /* Sets by its number what holds for the leader: it waits, and nothing of its
  * user's has run yet. */
 static sp_launch_error set_terms(guard *self, const sp_guard_terms *terms) {
@@ -464,6 +473,7 @@ _Noreturn void sp_guard_adopt(int ctl, int go, pid_t leader) {
   self.leader = leader;
   if (!hear_terms(&self, &terms))
     leave(&self, "");
+  await_adoption(&self, terms.spawner);
   sp_launch_error error = set_terms(&self, &terms);
   if (error.errnum != 0)
     give_up(&self, &error, terms.leaf);

@@ -42,6 +42,7 @@ typedef struct sp_guard_order {
 
 /* To the guard of a leader that a zygote forked, first of all. */
 typedef struct sp_guard_terms {
+  pid_t spawner; /* whose child it is about to become */
   sp_settings settings;
   char leaf[SP_CGROUP_MAX]; /* the cgroup it is to have, "" for none */
 } sp_guard_terms;

@@ -126,7 +126,8 @@ defmodule Snakepit.Pool.RunDirTest do
     end
 
     test "that halts: the spawner removes it", %{parent: parent} do
-      {_beam, dir, _spawner} = start(parent, @said <> "; System.halt(0)")
+      code = "true = File.dir?(dir);" <> @said <> "; System.halt(0)"
+      {_beam, dir, _spawner} = start(parent, code)
       eventually(fn -> not File.exists?(dir) end)
     end
 

@@ -109,6 +109,22 @@ defmodule Snakepit.SpawnerZygoteTest do
     assert {:error, %{errno: :esrch}} = Task.await(task, @patience)
   end
 
+  test "a child that comes to the spawner late outlives its zygote", %{spawner: spawner} do
+    python = System.get_env("SNAKEPIT_PYTHON") || "python3"
+    script = Path.expand("support/python/slow_zygote.py", __DIR__)
+    spec = %{program: python, args: [script]}
+    {:ok, zygote, _pid} = Spawner.spawn_zygote(spawner, spec)
+    assert_receive {:snakepit_os, ^zygote, {:zygote, :ready}}, @patience
+    {:ok, id, _pid} = fork(spawner, zygote)
+    Spawner.signal(spawner, zygote, 9)
+    assert_receive {:snakepit_os, ^zygote, {:exit, {:signal, 9}, _}}, @patience
+    # What is nobody's is killed meanwhile.
+    {:ok, next, _} = Spawner.spawn(spawner, %{program: "sleep", args: ["0.5"]})
+    assert_receive {:snakepit_os, ^next, {:exit, {:status, 0}, _}}, @patience
+    Spawner.stop(spawner, id, 60_000)
+    assert_receive {:snakepit_os, ^id, {:exit, {:signal, 15}, _}}, @patience
+  end
+
   @tag :not_under_asan
   test "one that says it is ready and then does nothing is ended", %{spawner: spawner} do
     {id, _pid} = zygote!(spawner, @ready <> "exec sleep 1000")

@@ -43,6 +43,7 @@ def _unfit(code: str) -> str:
         "",
         "import json, logging, random, uuid, asyncio, multiprocessing",
         "import grpc",
+        "import snakepit_bridge.worker.process; zygote._load_later_grpc()",
         "import numpy",
         "kept = open('/dev/null', 'w'), open('/dev/urandom', 'rb'), open(sys.executable, 'rb')",
         "import threading; t = threading.Thread(target=int); t.start(); t.join()",
@@ -94,3 +95,34 @@ def test_environment_of_a_request() -> None:
 def test_preload_names_what_cannot_be_imported() -> None:
     with pytest.raises(Exception, match=r"'no_such_module'.*preload"):
         zygote._preload(["json", "no_such_module"])
+
+
+# Serves, is pinged, pings itself; says what had to be imported for that.
+_SERVE = """
+import os, sys
+from snakepit_bridge.worker import options, process, zygote
+from snakepit_bridge.worker.beam import BeamLink
+zygote._load_later_grpc()
+before = set(sys.modules)
+link = BeamLink("")
+runner = process.Runner(process.AdapterHost(object(), link.stub))
+service = process.BridgeService(runner, link.stub, True)
+server = process.GrpcServer(service.handler(process.LanePool(runner)), "127.0.0.1", 0)
+own = BeamLink(f"127.0.0.1:{server.start()}")
+ping = sys.modules["snakepit_bridge_pb2"].PingRequest(message="x")
+assert own.stub().Ping(ping, timeout=60).message == "x"
+print(*sorted(name for name in set(sys.modules) - before if "native" not in name))
+sys.stdout.flush()
+os._exit(0)
+"""
+
+
+def test_a_zygote_has_all_that_grpc_workers_import() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _SERVE],
+        env={**os.environ, "PYTHONPATH": str(PACKAGE)},
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    assert done.stdout.decode().strip() == ""

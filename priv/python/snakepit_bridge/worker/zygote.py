@@ -46,7 +46,7 @@ def serve(load: Callable[[], Any], load_grpc: Callable[[], Any]) -> Optional[Any
     before = _descriptors()
     if carrier == "grpc":
         load_grpc()
-        _proto.messages()
+        _load_later_grpc()
     else:
         import_module(".local_worker", __package__)
     _preload([name.strip() for name in names if name.strip()])
@@ -64,6 +64,19 @@ def serve(load: Callable[[], Any], load_grpc: Callable[[], Any]) -> Optional[Any
         return None
     _begin(*forked)
     return adapter
+
+
+# What grpcio imports when it is first used, which would be in each worker. Only
+# imported: its core may not be in use before a fork. Other versions may lack some.
+_GRPC_LATER = ("_channel", "_interceptor", "_server", "_utilities", "experimental")
+
+
+def _load_later_grpc() -> None:
+    _proto.messages()
+    _proto.services()
+    for name in _GRPC_LATER:
+        with suppress(ImportError):
+            import_module(f"grpc.{name}")
 
 
 def _preload(names: list[str]) -> None:

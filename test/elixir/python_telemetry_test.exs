@@ -4,7 +4,8 @@ defmodule Snakepit.PythonTelemetryTest do
   import Snakepit.Test.Events
   import Snakepit.Test.Pools
 
-  alias Snakepit.Telemetry.GrpcStream
+  alias Snakepit.Native
+  alias Snakepit.Telemetry.{Folding, GrpcStream}
 
   @call [:snakepit, :python, :call]
   @tool [:snakepit, :python, :tool, :execution]
@@ -123,6 +124,32 @@ defmodule Snakepit.PythonTelemetryTest do
         eventually(fn -> heard?(ctx.id) end)
       end
     end
+  end
+
+  test "what is no event is dropped" do
+    id = listen([@memory])
+    ctx = %{worker_id: "w", pool_name: :default, python_pid: 1}
+    event = ["python.memory.sampled", %{"rss_bytes" => 1}, %{}, 0, ""]
+    cbor = fn term -> term |> Native.cbor_encode() |> elem(1) end
+
+    for bytes <- ["", <<255>>, cbor.(1), cbor.(%{}), cbor.([1, %{}, ["python.memory.sampled"]])],
+        do: assert(Folding.batch(bytes, ctx) == :ok)
+
+    for n <- 0..4 do
+      for wrong <- [nil, 1.5, [1]],
+          do: assert(Folding.batch(cbor.([List.replace_at(event, n, wrong)]), ctx) == :ok)
+    end
+
+    assert Folding.message(<<255>>, ctx) == :ok
+    assert Folding.message("", ctx) == :ok
+    refute_received {^id, _, _, _}
+
+    assert Folding.batch(cbor.([0, event, 0]), ctx) == :ok
+    assert %{measurements: %{rss_bytes: 1}, correlation_id: nil} = event(id, @memory)
+    many = %{event_parts: ["python", "memory", "sampled"], measurements: %{"rss_bytes" => %{}}}
+    {:ok, bytes} = Native.message_encode(:TelemetryEvent, many)
+    assert Folding.message(bytes, ctx) == :ok
+    assert %{measurements: %{rss_bytes: nil}} = event(id, @memory)
   end
 
   test "there is nothing to steer where there is no stream" do

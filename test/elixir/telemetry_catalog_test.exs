@@ -32,6 +32,7 @@ defmodule Snakepit.TelemetryCatalogTest do
     "ns" => :ns,
     "µs" => :us,
     "ms" => :ms,
+    "s" => :s,
     "bytes" => :bytes,
     "MB" => :mb
   }

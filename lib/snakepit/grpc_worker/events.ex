@@ -42,6 +42,12 @@ defmodule Snakepit.GRPCWorker.Events do
         mode: state.config[:worker_profile] || :process
       })
     )
+
+    Telemetry.execute(
+      [:snakepit, :worker, :initialized],
+      %{initialization_time: took_ms / 1000},
+      %{worker_id: state.id, pool: state.pool}
+    )
   end
 
   @doc "Only of workers that were there."

@@ -185,6 +185,12 @@ defmodule Snakepit.Pool.CallEvents do
       end
 
     Telemetry.execute(event(about, :stop), measurements, Map.merge(about, metadata))
+
+    Telemetry.execute(
+      [:snakepit, :worker, :request],
+      %{duration: measurements.duration_ms},
+      about |> Map.take([:worker_id, :pool]) |> Map.put(:result, metadata.status)
+    )
   end
 
   defp unserved(%{about: about} = state, {:queue_timeout, _text}, now) do

@@ -52,6 +52,8 @@ defmodule Snakepit.Telemetry.Catalog do
     {[:pool, :worker, :spawn_failed], [duration: :native], @worker ++ [:reason, :error_message]},
     {[:pool, :worker, :terminated], [lifetime: :native, total_commands: :number],
      @worker ++ [:reason, :planned]},
+    {[:worker, :initialized], [initialization_time: :s], [:worker_id, :pool]},
+    {[:worker, :request], [duration: :ms], [:result, :worker_id, :pool]},
     {[:request, :executed], [duration_us: :us],
      [:pool, :worker_id, :command, :success, [:streaming]]},
     {[:worker, :recycled], [count: :number, memory_mb: [:mb]],
@@ -194,7 +196,7 @@ defmodule Snakepit.Telemetry.Catalog do
   @by_event Map.new(@entries, &{&1.event, &1})
 
   @type group :: :pool | :grpc | :session | :program | :heartbeat | :runtime | :script | :python
-  @type unit :: :number | :native | :ns | :us | :ms | :bytes | :mb
+  @type unit :: :number | :native | :ns | :us | :ms | :s | :bytes | :mb
   @type entry :: %{
           event: [atom],
           group: group,
@@ -218,6 +220,7 @@ defmodule Snakepit.Telemetry.Catalog do
   end
 
   defp call?([:request, :executed]), do: true
+  defp call?([:worker, :request]), do: true
   defp call?([:pool, :call, _]), do: true
   defp call?([:pool, :queue, _]), do: true
   defp call?([:grpc_worker | _]), do: true

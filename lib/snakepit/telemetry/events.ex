@@ -58,7 +58,8 @@ defmodule Snakepit.Telemetry.Events do
   defp type(:system_time, _unit), do: :system_time
   defp type(:monotonic_time, _unit), do: :monotonic_time
   defp type(:utilization, _unit), do: :float
-  defp type(key, _unit) when key in [:cpu_percent, :memory_mb], do: :float
+  defp type(key, _unit) when key in [:cpu_percent, :memory_mb, :initialization_time], do: :float
+  defp type(:duration_ms, _unit), do: :float
   defp type(_key, _unit), do: :integer
 
   @atoms [:pool, :pool_name, :node, :reason, :kind, :profile, :adapter, :adapter_module] ++

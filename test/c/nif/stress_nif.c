@@ -138,6 +138,8 @@ typedef struct caller {
   fake_process *self;
   uint64_t ref;
   bool stream;
+  bool watched;
+  bool begun; /* something has been heard */
   uint32_t *random;
   ERL_NIF_TERM call;
   ErlNifEnv *env;
@@ -159,10 +161,13 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
                              : fake_text(env, names[fake_random(random, 3)]);
   int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 1000 : 20);
   ERL_NIF_TERM none = enif_make_list(env, 0);
+  ERL_NIF_TERM kind = atom(c->stream ? "stream" : "unary");
+  if (c->watched)
+    kind = enif_make_tuple2(env, atom("watched"), kind);
   ERL_NIF_TERM argv[] = {
       pool,
       fake_ref(env, c->ref),
-      atom(c->stream ? "stream" : "unary"),
+      kind,
       fake_text(env, "tool"),
       args,
       session,
@@ -184,6 +189,13 @@ static bool heard(caller *c, ERL_NIF_TERM message) {
     fail("a message of another call");
   ERL_NIF_TERM what = fake_element(message, 1);
   ERL_NIF_TERM kind = fake_element(what, 0);
+  bool begun = c->begun;
+  c->begun = true;
+  if (kind != 0 && fake_is(kind, "started")) {
+    if (!c->watched || begun)
+      fail("a start that is late, or that nobody asked for");
+    return false;
+  }
   if (kind == 0 || !fake_is(kind, "chunk"))
     return true;
   if (!c->stream)
@@ -199,7 +211,7 @@ static void await_end(caller *c) {
       fail("a call does not end");
     over = heard(c, message);
     enif_free_env(env);
-    if (!over && fake_random(c->random, 2) == 0)
+    if (!over && c->stream && fake_random(c->random, 2) == 0)
       credit(c);
   }
 }
@@ -261,6 +273,7 @@ static void one_call(uint32_t *random) {
   caller c = {.self = fake_spawn(),
               .ref = atomic_fetch_add(&numbers, 1),
               .stream = fake_random(random, 2) == 0,
+              .watched = fake_random(random, 3) == 0,
               .random = random};
   uint32_t other = fake_random(random, UINT32_MAX);
   caller victim = {.self = c.self, .random = &other};
@@ -277,6 +290,9 @@ static void one_call(uint32_t *random) {
     ERL_NIF_TERM kind = said == 0 ? 0 : fake_element(said, 0);
     if (shot)
       pthread_join(killer, NULL);
+    if (c.watched && kind != 0 && !fake_is(kind, "ok") &&
+        !fake_is(kind, "error"))
+      fail("an answer to a watched call that is no message");
     if (!shot && kind != 0 && fake_is(kind, "ok")) {
       c.call = fake_element(said, 1);
       wait_somehow(&c);

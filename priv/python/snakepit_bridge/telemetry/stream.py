@@ -7,8 +7,7 @@ import queue
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, Callable, NamedTuple, Optional, Union
 
@@ -26,15 +25,24 @@ class Event(NamedTuple):
     correlation_id: str
 
 
-@dataclass
 class Control:
     """What is to be sent. ``rates`` are of names that match a pattern, the last wins."""
 
-    enabled: bool = True
-    rate: float = 1.0
-    rates: list[tuple[str, float]] = field(default_factory=list)
-    allow: list[str] = field(default_factory=list)
-    deny: list[str] = field(default_factory=list)
+    __slots__ = ("allow", "deny", "enabled", "rate", "rates")
+
+    def __init__(
+        self,
+        enabled: bool = True,
+        rate: float = 1.0,
+        rates: Sequence[tuple[str, float]] = (),
+        allow: Sequence[str] = (),
+        deny: Sequence[str] = (),
+    ) -> None:
+        self.enabled = enabled
+        self.rate = rate
+        self.rates = list(rates)
+        self.allow = list(allow)
+        self.deny = list(deny)
 
     def rate_of(self, name: str) -> float:
         """How many of the events of this name, 0.0 to 1.0. What is denied is not allowed."""
@@ -131,7 +139,7 @@ class TelemetryStream:
     def apply(self, message: Any) -> None:
         """A ``TelemetryControl``."""
         old = self._control
-        control = Control(old.enabled, old.rate, list(old.rates), old.allow, old.deny)
+        control = Control(old.enabled, old.rate, old.rates, old.allow, old.deny)
         kind = message.WhichOneof("control")
         if kind == "toggle":
             control.enabled = message.toggle.enabled

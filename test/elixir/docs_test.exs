@@ -146,6 +146,15 @@ defmodule Snakepit.DocsTest do
     assert count >= 9
   end
 
+  test "guides/concurrency.md: threads and coroutines", %{python: python} do
+    blocks = blocks("guides/concurrency.md")
+    write_python(blocks)
+    assert [pools] = configs(blocks)
+
+    start(pools, python)
+    assert {5, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
+
   test "guides/streams.md: chunks out, inputs in", %{python: python} do
     blocks = blocks("guides/streams.md")
     write_python(blocks)

@@ -353,6 +353,7 @@ def test_a_signal_ends_every_call(local: LocalWorker, tmp_path: Path) -> None:
     for path in (*paths, tmp_path / "gate.started"):
         wait_until(path.exists, "the tool to start")
     waiting = local.start("value", {"value": 1})
+    assert local.ping() == 0  # so it has been read
     os.kill(local.process.pid, signal.SIGTERM)
     for call in (*calls, held, waiting):
         cancelled(local, call)

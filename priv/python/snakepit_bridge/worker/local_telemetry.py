@@ -79,10 +79,10 @@ class LocalTelemetry:
             os.read(reader, 4096)
             self._woken = False  # before looking: what comes after it rings again
             if wanted.done:
-                version = self._apply(wanted.reply())
+                version = self._apply(_reply(wanted))
                 wanted = self._ask(version)
             if sending is not None and sending.done:
-                sending.reply()
+                _reply(sending)
                 sending = None
             if sending is None and version > 0:
                 events = self.stream.take(_AT_A_TIME)
@@ -109,3 +109,9 @@ class LocalTelemetry:
         )
         version: int = said["version"]
         return version
+
+
+def _reply(request: Any) -> Any:
+    """Of a request that is done: ConnectionError when there will be none."""
+    request.wait(None, 0)
+    return request.reply()

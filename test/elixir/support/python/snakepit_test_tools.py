@@ -126,8 +126,9 @@ class TestTools(BaseAdapter):
 
     @tool("Makes <path>.started, then keeps the interpreter to itself for ever")
     def seize(self, path: str) -> None:
-        _touch(path + ".started")
-        collections.deque(itertools.repeat(None), maxlen=0)
+        # In C from there on: no exception comes in between.
+        started = map(os.mkdir, [path + ".started"])
+        collections.deque(itertools.chain(started, itertools.repeat(None)), maxlen=0)
 
     @tool("Appends to a file that it ran")
     def note(self, path: str, text: str) -> None:

@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Async do
   # See Snakepit.async/3 and Snakepit.stream/3.
 
   alias Snakepit.{Async, Error, Native}
-  alias Snakepit.Pool.{Call, CallEvents, Retry, Targets}
+  alias Snakepit.Pool.{Call, CallError, CallEvents, Request, Retry, Targets}
 
   @last_words_ms 1_000
 
@@ -14,14 +14,14 @@ defmodule Snakepit.Pool.Async do
     async = %Async{owner: self(), ref: ref}
 
     with :ok <- no_inputs(opts[:inputs]),
-         {:ok, request} <- Call.request(target, :execute, command, args, opts) do
+         {:ok, request} <- Request.build(target, :execute, command, args, opts) do
       async = %{async | request: request}
 
       case Call.submit(request, ref, :unary) do
         {:ok, call} -> %{async | call: call}
         {:done, decoded} -> %{async | result: processed(Call.decoded(decoded, request), request)}
         {:ended, answer} -> %{async | result: processed(Call.answered(answer, request), request)}
-        {:error, reason} -> %{async | result: reason |> Call.failed(request) |> told(async)}
+        {:error, reason} -> %{async | result: reason |> CallError.failed(request) |> told(async)}
       end
     else
       error -> %{async | result: error}
@@ -58,7 +58,7 @@ defmodule Snakepit.Pool.Async do
         |> processed(request)
     after
       timeout ->
-        failed = Call.failed(:timeout, request)
+        failed = CallError.failed(:timeout, request)
         _ = told(failed, async)
         _ = cancel(async)
         failed
@@ -94,7 +94,7 @@ defmodule Snakepit.Pool.Async do
   defp told(result, %Async{ref: ref}), do: CallEvents.ended(result, ref)
 
   defp processed({:ok, value}, request),
-    do: request |> Call.processed(value) |> Targets.counted(request.target)
+    do: request |> Request.processed(value) |> Targets.counted(request.target)
 
   defp processed(error, request), do: Targets.counted(error, request.target)
 
@@ -113,7 +113,7 @@ defmodule Snakepit.Pool.Async do
   defp open(target, command, args, opts) do
     ref = make_ref()
 
-    with {:ok, request} <- Call.request(target, :execute_stream, command, args, opts),
+    with {:ok, request} <- Request.build(target, :execute_stream, command, args, opts),
          {:ok, call} <- submit(request, ref) do
       request |> Call.opened(ref, call) |> Map.merge(%{ended: false, error: nil})
     else
@@ -123,7 +123,12 @@ defmodule Snakepit.Pool.Async do
 
   defp submit(request, ref) do
     with {:error, reason} <- Call.submit(request, ref, :stream),
-         do: told(Call.failed(reason, request), %Async{owner: self(), ref: ref, request: request})
+         do:
+           told(CallError.failed(reason, request), %Async{
+             owner: self(),
+             ref: ref,
+             request: request
+           })
   end
 
   defp next(%{ended: true} = stream), do: {:halt, stream}
@@ -159,7 +164,7 @@ defmodule Snakepit.Pool.Async do
   end
 
   defp failed(stream, reason) do
-    {:error, error} = Call.failed(reason, stream.request)
+    {:error, error} = CallError.failed(reason, stream.request)
     %{stream | error: error}
   end
 

@@ -68,8 +68,8 @@ class AsyncRequest(Request):
         if not self._begun:
             self.span = observe.begin(self.call)
         try:
-            if not self._begun:
-                self._enter()
+            if not self._begun and self.host.lifetimes is not None:
+                self._enter(self.host.lifetimes)
             self._interruptible = True
             self.call.check()  # who cancels looks at that flag after setting this
             reply = await self._execute_async()

@@ -25,7 +25,7 @@ from . import failure, observe
 from .calls import Call, Reply
 from .exception_facts import text_of
 from .lanes import Lane
-from .lifetimes import Held, lifetimes
+from .lifetimes import Held, Lifetimes, lifetimes
 
 if TYPE_CHECKING:
     from ..remote import Remote
@@ -74,10 +74,12 @@ class AdapterHost:
         None when ``loop`` goes on with it: coroutines are the loop's, if there is one.
         """
         started = monotonic()
-        given = call.metadata.get("correlation_id")
+        metadata = call.metadata
+        given = metadata.get("correlation_id")
         token = correlation_id.set(given) if given else None
         request = Request(self, call, lane, loop)
-        request.span = observe.begin(call)
+        if "telemetry" in metadata:
+            request.span = observe.begin(call)
         try:
             reply = request.run()
             if reply is not None and request.span is not None:
@@ -228,12 +230,14 @@ class Request:
         self.may_stream = host.executes
 
     def run(self) -> Optional[Reply]:
-        self._enter()
+        if self.host.lifetimes is not None:
+            self._enter(self.host.lifetimes)
+        execute = self._execute if self.host.checker is None else self._execute_tracked
         # Disarmed last, outside of everything that could be interrupted.
         try:
             try:
                 self.lane.arm(self.call)
-                reply, rest = self._execute_tracked()
+                reply, rest = execute()
             finally:
                 self.lane.disarm()
         except BaseException as error:
@@ -245,13 +249,10 @@ class Request:
         self._clean_up()
         return reply
 
-    def _enter(self) -> None:
-        if self.host.lifetimes is not None:
-            self.held = self.host.lifetimes.enter(self.call.session_id)
+    def _enter(self, lifetimes: Lifetimes) -> None:
+        self.held = lifetimes.enter(self.call.session_id)
 
     def _execute_tracked(self) -> tuple[Optional[Reply], Any]:
-        if self.host.checker is None:
-            return self._execute()
         with self.host.tracked(self.call.tool):
             return self._execute()
 

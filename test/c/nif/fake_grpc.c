@@ -434,6 +434,15 @@ grpc_channel_credentials *grpc_insecure_credentials_create(void);
 grpc_channel_credentials *grpc_insecure_credentials_create(void) {
   return (grpc_channel_credentials *)(void *)&creds;
 }
+grpc_channel_credentials *grpc_ssl_credentials_create_ex(
+    const char *roots, grpc_ssl_pem_key_cert_pair *pair,
+    const grpc_ssl_verify_peer_options *verify, void *reserved) {
+  (void)roots;
+  (void)pair;
+  (void)verify;
+  (void)reserved;
+  return grpc_insecure_credentials_create();
+}
 void grpc_channel_credentials_release(grpc_channel_credentials *c) { (void)c; }
 
 grpc_call *grpc_channel_create_call(grpc_channel *channel, grpc_call *parent,

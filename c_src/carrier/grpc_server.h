@@ -21,7 +21,7 @@ typedef struct sp_grpc_server_handler {
    * |call_user|. May answer at once. To keep |call|, count it. */
   void *(*request)(void *user, sp_grpc_incoming *call);
   /* What sp_grpc_incoming_read asked for, the handler's now; NULL when the
-   * client sends no more. */
+   * client sends no more, perhaps because it has gone. */
   void (*message)(void *call_user, grpc_byte_buffer *message);
   /* The client has gone, its deadline has passed, or the server stops, before
    * the call was answered; at most once. */

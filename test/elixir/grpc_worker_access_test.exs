@@ -7,7 +7,8 @@ defmodule Snakepit.GRPC.WorkerAccessTest do
 
   alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.GRPC.{Client, Listener, Token}
-  alias Snakepit.{Native, OSProcess}
+  alias Snakepit.{Error, Native, OSProcess}
+  alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Test.{Certs, Interop}
 
   @patience 60_000
@@ -113,6 +114,26 @@ defmodule Snakepit.GRPC.WorkerAccessTest do
     chunks = Enum.map(stream, fn {:ok, chunk} -> chunk end)
     assert Enum.map(Enum.drop(chunks, -1), & &1.data) == Enum.map(0..99, &Integer.to_string/1)
     assert %{is_final: true, metadata: %{"tool_type" => "remote"}} = List.last(chunks)
+  end
+
+  # Over shared memory there is nothing to connect to.
+  test "a worker that serves gRPC wants the token too" do
+    start(transport: :grpc)
+    [worker] = Snakepit.list_workers()
+    {:ok, port} = GenServer.call(elem(Workers.get_worker_pid(worker), 1), {:get_port})
+    {:ok, channel} = Client.connect(port)
+    assert {:ok, [1]} = Client.execute(channel, "plain", %{x: [1]})
+    {:ok, stranger} = Client.connect(port, token: nil)
+
+    for refused <- [
+          Client.execute(stranger, "plain", %{x: 1}),
+          Client.heartbeat(stranger, "s"),
+          Client.initialize_session(stranger, "s")
+        ],
+        do: assert({:error, %Error{grpc_status: :unauthenticated}} = refused)
+
+    {:ok, stream} = Client.execute_streaming_tool(stranger, "s", "count", %{n: 1})
+    assert [{:error, %Error{grpc_status: :unauthenticated}}] = Enum.to_list(stream)
   end
 
   test "a client that leaves ends the worker's stream" do

@@ -86,9 +86,7 @@ def every_method(stub: Any, session: str) -> dict[str, Callable[[], Any]]:
 
 def stream(stub: Any, session: str) -> Callable[[], Any]:
     request = pb2.ExecuteToolRequest(session_id=session, tool_name="touch")
-    return lambda: list(
-        stub.ExecuteStreamingTool(request, timeout=PATIENCE, metadata=headers())
-    )
+    return lambda: list(stub.ExecuteStreamingTool(request, timeout=PATIENCE, metadata=headers()))
 
 
 # ---- the token --------------------------------------------------------------
@@ -159,12 +157,11 @@ def oversized(stub: Any, channel: Any, session: str) -> None:
 
 
 def check(channel: Any, service: str) -> Any:
-    request, response = message("grpc.health.v1.HealthCheckRequest"), message(
-        "grpc.health.v1.HealthCheckResponse"
+    request, response = (
+        message("grpc.health.v1.HealthCheckRequest"),
+        message("grpc.health.v1.HealthCheckResponse"),
     )
-    call = channel.unary_unary(
-        f"/{HEALTH}/Check", request.SerializeToString, response.FromString
-    )
+    call = channel.unary_unary(f"/{HEALTH}/Check", request.SerializeToString, response.FromString)
     return call(request(service=service), timeout=PATIENCE).status
 
 
@@ -173,8 +170,9 @@ def health(stub: Any, channel: Any, session: str) -> None:
     for service in ["", BRIDGE, HEALTH, *(name + ".ServerReflection" for name in REFLECTIONS)]:
         assert check(channel, service) == 1, service
     assert status(lambda: check(channel, "no.Such")) == grpc.StatusCode.NOT_FOUND
-    request, response = message("grpc.health.v1.HealthCheckRequest"), message(
-        "grpc.health.v1.HealthCheckResponse"
+    request, response = (
+        message("grpc.health.v1.HealthCheckRequest"),
+        message("grpc.health.v1.HealthCheckResponse"),
     )
     watch = channel.unary_stream(
         f"/{HEALTH}/Watch", request.SerializeToString, response.FromString
@@ -190,8 +188,9 @@ def health(stub: Any, channel: Any, session: str) -> None:
 
 @scenario
 def watch_until_the_end(stub: Any, channel: Any, session: str) -> None:
-    request, response = message("grpc.health.v1.HealthCheckRequest"), message(
-        "grpc.health.v1.HealthCheckResponse"
+    request, response = (
+        message("grpc.health.v1.HealthCheckRequest"),
+        message("grpc.health.v1.HealthCheckResponse"),
     )
     watch = channel.unary_stream(
         f"/{HEALTH}/Watch", request.SerializeToString, response.FromString

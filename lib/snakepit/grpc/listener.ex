@@ -30,6 +30,7 @@ defmodule Snakepit.GRPC.Listener do
 
   alias Snakepit.{Config, Defaults, Logger, Native}
   alias Snakepit.GRPC.{Auth, BridgeServer, Health, Peer, Reflection, TLS, Token}
+  alias Snakepit.Pool.Registry, as: Workers
 
   @resource_exhausted 8
   @unavailable 14
@@ -110,12 +111,12 @@ defmodule Snakepit.GRPC.Listener do
   end
 
   @doc false
-  # The token for a listener of this VM at that port of this host.
+  # The token for a listener, or a worker, of this VM at that port of this host.
   @spec token_at(:inet.port_number()) :: String.t() | nil
   def token_at(port) do
     case :persistent_term.get({__MODULE__, :at, port}, nil) do
       {pid, token} -> if Process.alive?(pid), do: token
-      nil -> nil
+      nil -> if Workers.at?(port), do: with(%{token: token} <- for_workers(), do: token)
     end
   end
 

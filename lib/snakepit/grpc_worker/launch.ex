@@ -132,6 +132,15 @@ defmodule Snakepit.GRPCWorker.Launch do
     with %{address: address} <- Listener.for_workers(), do: address
   end
 
+  @doc "What a worker wants to be shown, as options of its channel."
+  @spec shown() :: %{optional(:authorization) => String.t()}
+  def shown do
+    case Listener.for_workers() do
+      %{token: token} when token != nil -> %{authorization: Token.header(token)}
+      _ -> %{}
+    end
+  end
+
   # For clients that the worker, or what it starts, makes by itself.
   defp bridge do
     case Listener.for_workers() do

@@ -60,12 +60,7 @@ def intercept(channel: Any) -> Any:
             self.wait_for_ready = getattr(details, "wait_for_ready", None)
             self.compression = getattr(details, "compression", None)
 
-    class Shows(  # type: ignore[misc]
-        grpc.UnaryUnaryClientInterceptor,
-        grpc.UnaryStreamClientInterceptor,
-        grpc.StreamUnaryClientInterceptor,
-        grpc.StreamStreamClientInterceptor,
-    ):
+    class Shows:
         def intercept_unary_unary(self, proceed: Any, details: Any, request: Any) -> Any:
             return proceed(Details(details), request)
 
@@ -73,4 +68,10 @@ def intercept(channel: Any) -> Any:
         intercept_stream_unary = intercept_unary_unary
         intercept_stream_stream = intercept_unary_unary
 
-    return grpc.intercept_channel(channel, Shows())
+    kinds = (
+        grpc.UnaryUnaryClientInterceptor,
+        grpc.UnaryStreamClientInterceptor,
+        grpc.StreamUnaryClientInterceptor,
+        grpc.StreamStreamClientInterceptor,
+    )
+    return grpc.intercept_channel(channel, type("Shows", (Shows, *kinds), {})())

@@ -2,6 +2,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include <grpc/grpc_security.h>
 
@@ -26,6 +27,15 @@ static grpc_channel_credentials *of_client(const sp_grpc_tls *tls) {
   return grpc_ssl_credentials_create_ex(tls->ca, own(tls, &pair), NULL, NULL);
 }
 
+/* How long one attempt to connect may take: on this host not long, so that one
+ * that gets no answer is made again; certificates and other hosts take their
+ * time. */
+static int attempt_ms(const char *target, const sp_grpc_tls *tls) {
+  static const char here[] = "127.0.0.1:";
+  return tls == NULL && strncmp(target, here, sizeof here - 1) == 0 ? 1000
+                                                                    : 20000;
+}
+
 /* Sizes are the user's affair. A pool's channel is to one process on this
  * host: no proxy, no sharing of connections between channels (a worker is
  * told apart by its own), and quick attempts while it starts. */
@@ -37,7 +47,7 @@ grpc_channel *sp_grpc_setup_channel(const char *target,
       integer(GRPC_ARG_ENABLE_HTTP_PROXY, 0),
       integer(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1),
       integer(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, 100),
-      integer(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, 100),
+      integer(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, attempt_ms(target, tls)),
       integer(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20),
       {.type = GRPC_ARG_STRING,
        .key = (char *)(uintptr_t)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,

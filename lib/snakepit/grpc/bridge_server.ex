@@ -287,7 +287,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   def execute_streaming_tool(request, context) do
     with {:ok, tool} <- ToolCall.find(request, nil),
          {:ok, params} <- ToolCall.parameters(request, %{}),
-         :ok <- streams(tool),
+         :ok <- streams(tool, context),
          :ok <- ToolStream.forward(tool, params, request, context) do
       :done
     else
@@ -311,12 +311,13 @@ defmodule Snakepit.GRPC.BridgeServer do
     end
   end
 
-  defp streams(%{type: :remote} = tool) do
+  # Only a gRPC call can be streamed to.
+  defp streams(%{type: :remote} = tool, %{call: _}) do
     said = Map.get(tool.metadata, "supports_streaming", tool.metadata[:supports_streaming])
     if said in [true, "true", "1", 1], do: :ok, else: no_streaming(tool)
   end
 
-  defp streams(tool), do: no_streaming(tool)
+  defp streams(tool, _context), do: no_streaming(tool)
 
   defp no_streaming(tool),
     do: {:error, :streaming, "Streaming not supported for tool #{tool.name}"}

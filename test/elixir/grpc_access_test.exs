@@ -4,7 +4,7 @@ defmodule Snakepit.GRPC.AccessTest do
 
   alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.{Config, Error, Native}
-  alias Snakepit.GRPC.{Client, Listener, TLS, Token}
+  alias Snakepit.GRPC.{Auth, Client, Listener, Served, TLS, Token}
   alias Snakepit.Test.{Certs, Interop}
 
   @patience 60_000
@@ -108,6 +108,18 @@ defmodule Snakepit.GRPC.AccessTest do
     port = listen(%{})
     {pid, _token} = :persistent_term.get({Listener, :at, port})
     refute inspect(:sys.get_state(pid), limit: :infinity) =~ Token.run()
+  end
+
+  test "what is served" do
+    assert [bridge | _] = services = Served.services()
+    assert bridge == "snakepit.bridge.BridgeService"
+    assert length(services) == 4
+    methods = Served.methods()
+    assert length(methods) == 10 + 2 + 2
+    assert Enum.all?(methods, fn "/" <> path -> hd(String.split(path, "/")) in services end)
+    open = Enum.filter(methods, &Auth.open?/1)
+    assert length(open) == 5 and "/#{bridge}/Ping" in open
+    assert {:error, 12, _} = Served.handle("/no.Such/Method", "", %{})
   end
 
   # ---- health and reflection ----------------------------------------------

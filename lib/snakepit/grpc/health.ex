@@ -3,7 +3,7 @@ defmodule Snakepit.GRPC.Health do
   # grpc.health.v1: what is served, is well. A listener that stops ends the
   # watches with UNAVAILABLE.
 
-  alias Snakepit.GRPC.{BridgeServer, Incoming, Reflection}
+  alias Snakepit.GRPC.{BridgeServer, Incoming, Served}
   alias Snakepit.Native
 
   @service "grpc.health.v1.Health"
@@ -30,8 +30,7 @@ defmodule Snakepit.GRPC.Health do
     end
   end
 
-  defp known?(service),
-    do: service in ["", BridgeServer.service_name(), @service | Reflection.services()]
+  defp known?(service), do: service in ["" | Served.services()]
 
   defp answer(@check, _service, true, _call), do: {:ok, status(@serving)}
 

@@ -29,7 +29,7 @@ defmodule Snakepit.GRPC.Listener do
   use GenServer, shutdown: 10_000
 
   alias Snakepit.{Config, Defaults, Logger, Native}
-  alias Snakepit.GRPC.{Auth, BridgeServer, Health, Peer, Reflection, TLS, Token}
+  alias Snakepit.GRPC.{Auth, Peer, Served, TLS, Token}
   alias Snakepit.Pool.Registry, as: Workers
 
   @resource_exhausted 8
@@ -271,7 +271,7 @@ defmodule Snakepit.GRPC.Listener do
 
   defp bind(host, port, opts) do
     options = %{
-      methods: BridgeServer.methods() ++ Health.methods() ++ Reflection.methods(),
+      methods: Served.methods(),
       max_receive: Keyword.get(opts, :max_receive, :infinity)
     }
 
@@ -390,21 +390,13 @@ defmodule Snakepit.GRPC.Listener do
 
   defp serve(method, bytes, %{call: call} = context, check) do
     with :ok <- check.(method, context.headers, call),
-         {:ok, reply} <- answer(method, bytes, context) do
+         {:ok, reply} <- Served.handle(method, bytes, context) do
       Native.server_reply(call, reply)
     else
       :done -> Native.server_finish(call)
       {:error, status, text} -> Native.server_fail(call, status, text)
     end
   end
-
-  defp answer("/grpc.health." <> _ = method, bytes, context),
-    do: Health.handle(method, bytes, context.call)
-
-  defp answer("/grpc.reflection." <> _ = method, bytes, context),
-    do: Reflection.handle(method, bytes, context.call)
-
-  defp answer(method, bytes, context), do: BridgeServer.handle(method, bytes, context)
 
   defp reason_text({:shutdown, reason}), do: inspect(reason)
   defp reason_text({%{__exception__: true} = error, _stack}), do: Exception.message(error)

@@ -3,7 +3,7 @@ defmodule Snakepit.GRPC.Reflection do
   # grpc.reflection.v1 and v1alpha, whose messages are the same: what this server
   # serves, for tools that have no proto files.
 
-  alias Snakepit.GRPC.{BridgeServer, Descriptors, Health, Incoming}
+  alias Snakepit.GRPC.{BridgeServer, Descriptors, Incoming, Served}
   alias Snakepit.Native
 
   @services ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
@@ -38,8 +38,8 @@ defmodule Snakepit.GRPC.Reflection do
   end
 
   defp answer(%{list_services: _}) do
-    names = Enum.sort([BridgeServer.service_name(), Health.service() | @services])
-    %{list_services_response: %{service: Enum.map(names, &%{name: &1})}}
+    names = for name <- Enum.sort(Served.services()), do: %{name: name}
+    %{list_services_response: %{service: names}}
   end
 
   defp answer(%{file_by_filename: name}) do

@@ -1,15 +1,13 @@
 #include "grpc_setup.h"
 
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
 #include <grpc/grpc_security.h>
 
-static grpc_arg integer(const char *key, int value) {
-  return (grpc_arg){.type = GRPC_ARG_INTEGER,
-                    .key = (char *)(uintptr_t)key,
-                    .value.integer = value};
+static grpc_arg integer(char *key, int value) {
+  return (grpc_arg){
+      .type = GRPC_ARG_INTEGER, .key = key, .value.integer = value};
 }
 
 /* The pair of |tls|; NULL when it has none. */
@@ -50,14 +48,13 @@ grpc_channel *sp_grpc_setup_channel(const char *target,
       integer(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, attempt_ms(target, tls)),
       integer(GRPC_ARG_MAX_METADATA_SIZE, 1 << 20),
       {.type = GRPC_ARG_STRING,
-       .key = (char *)(uintptr_t)GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
+       .key = GRPC_SSL_TARGET_NAME_OVERRIDE_ARG,
        .value.string = NULL},
   };
   grpc_channel_args list = {.num_args = sizeof args / sizeof *args - 1,
                             .args = args};
-  if (tls != NULL && tls->name != NULL) {
-    args[list.num_args++].value.string = (char *)(uintptr_t)tls->name;
-  }
+  if (tls != NULL && tls->name != NULL)
+    args[list.num_args++].value.string = tls->name;
   grpc_channel_credentials *creds = of_client(tls);
   if (creds == NULL)
     return NULL;

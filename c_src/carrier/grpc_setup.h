@@ -13,9 +13,9 @@ typedef struct sp_grpc_tls {
                        takes the system's */
   const char *cert; /* one's own, and those that vouch for it */
   const char *key;
-  bool verify;      /* of a server: the client has to have a certificate */
-  const char *name; /* of a client: the name in the server's certificate, when
-                       it is not the target's */
+  bool verify; /* of a server: the client has to have a certificate */
+  char *name;  /* of a client: the name in the server's certificate, when
+                  it is not the target's */
 } sp_grpc_tls;
 
 /* |tls| may be NULL. NULL when gRPC refuses; nothing is connected yet. */

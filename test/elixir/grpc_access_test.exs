@@ -8,6 +8,7 @@ defmodule Snakepit.GRPC.AccessTest do
   alias Snakepit.Test.{Certs, Interop}
 
   @patience 60_000
+  @watch "/grpc.health.v1.Health/Watch"
   @fixed "a-token-of-this-tests-own"
 
   setup do
@@ -126,6 +127,27 @@ defmodule Snakepit.GRPC.AccessTest do
 
   test("health", %{session: session}, do: python(listen(%{}), session, "health", []))
   test("reflection", %{session: session}, do: python(listen(%{}), session, "reflection", []))
+
+  test "so many watches and no more, which nobody else feels", %{session: session} do
+    port = listen(%{})
+    {:ok, channel} = Client.connect(port)
+    watch = fn ref -> Native.rpc_stream(channel, ref, @watch, "", @patience, []) end
+
+    watches =
+      for _ <- 1..1_000 do
+        ref = make_ref()
+        {:ok, rpc} = watch.(ref)
+        assert_receive {^ref, {:chunk, _serving}}, @patience
+        rpc
+      end
+
+    ref = make_ref()
+    {:ok, _rpc} = watch.(ref)
+    assert_receive {^ref, {:error, {:grpc, 8, _}}}, @patience
+    assert {:ok, _} = Client.ping(channel, "still there?")
+    assert {:ok, "done"} = Client.execute_tool(channel, session, "touch", %{})
+    Enum.each(watches, &Native.call_cancel/1)
+  end
 
   test "a watch ends with the listener", %{session: session} do
     name = :watched

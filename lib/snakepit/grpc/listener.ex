@@ -35,7 +35,7 @@ defmodule Snakepit.GRPC.Listener do
   @resource_exhausted 8
   @unavailable 14
   @internal 13
-  # Calls at a time that anyone may make: some of them last.
+  # Calls of health and reflection at a time: anyone may make them, and some last.
   @max_open 1_000
   @loopback "127.0.0.1"
   @stop_timeout 5_000
@@ -314,7 +314,7 @@ defmodule Snakepit.GRPC.Listener do
   @impl true
   def handle_info({:snakepit_rpc, call, method, bytes, headers, time_left}, state) do
     context = %{headers: headers, time_left: time_left, call: call}
-    open? = Auth.open?(method)
+    open? = String.starts_with?(method, "/grpc.")
 
     if open? and state.open >= @max_open do
       _ = Native.server_fail(call, @resource_exhausted, "there are #{@max_open} calls like it")

@@ -4,7 +4,7 @@ defmodule Snakepit.GRPC.AccessTest do
 
   alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.{Config, Error, Native}
-  alias Snakepit.GRPC.{Auth, Client, Listener, Served, TLS, Token}
+  alias Snakepit.GRPC.{Auth, Client, Listener, Peer, Served, TLS, Token}
   alias Snakepit.Test.{Certs, Interop}
 
   @patience 60_000
@@ -121,6 +121,43 @@ defmodule Snakepit.GRPC.AccessTest do
     open = Enum.filter(methods, &Auth.open?/1)
     assert length(open) == 5 and "/#{bridge}/Ping" in open
     assert {:error, 12, _} = Served.handle("/no.Such/Method", "", %{})
+  end
+
+  test "where a client is, as gRPC names it" do
+    for {text, address} <- [
+          {"ipv4:127.0.0.1:40000", {{127, 0, 0, 1}, 40_000}},
+          {"ipv6:%5B::1%5D:1", {{0, 0, 0, 0, 0, 0, 0, 1}, 1}},
+          {"ipv6:[::ffff:10.0.0.7]:65535", {{10, 0, 0, 7}, 65_535}}
+        ],
+        do: assert({:ok, ^address} = Peer.parse(text))
+
+    for text <- [
+          "",
+          "unix:/tmp/x",
+          "ipv4:",
+          "ipv4:1.2.3.4",
+          "ipv4:a:1",
+          "ipv4:1.2.3.4:0",
+          "ipv4:1.2.3.4:65536"
+        ],
+        do: assert(:error = Peer.parse(text))
+
+    assert Peer.loopback?({127, 9, 9, 9})
+    refute Peer.loopback?({10, 0, 0, 7})
+  end
+
+  test "a connection of this VM's own is none of a worker's" do
+    {:ok, listening} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
+    {:ok, port} = :inet.port(listening)
+    {:ok, socket} = :gen_tcp.connect({127, 0, 0, 1}, port, [])
+    {:ok, mine} = :inet.port(socket)
+    memory = Peer.new_memory()
+    refute Peer.worker?("ipv4:127.0.0.1:#{mine}", {{127, 0, 0, 1}, port}, memory)
+    refute Peer.worker?("ipv4:127.0.0.1:#{mine}", {{127, 0, 0, 1}, port + 1}, memory)
+    refute Peer.worker?("ipv4:10.0.0.7:#{mine}", {{127, 0, 0, 1}, port}, memory)
+    assert :ets.info(memory, :size) == 0
+    :ok = :gen_tcp.close(socket)
+    :ok = :gen_tcp.close(listening)
   end
 
   # ---- health and reflection ----------------------------------------------

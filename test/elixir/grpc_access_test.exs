@@ -4,7 +4,7 @@ defmodule Snakepit.GRPC.AccessTest do
 
   alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.{Config, Error, Native}
-  alias Snakepit.GRPC.{Auth, Client, Listener, Peer, Served, TLS, Token}
+  alias Snakepit.GRPC.{Auth, Client, Endpoint, Listener, Peer, Served, TLS, Token}
   alias Snakepit.Test.{Certs, Interop}
 
   @patience 60_000
@@ -93,6 +93,17 @@ defmodule Snakepit.GRPC.AccessTest do
     {:ok, channel} = Client.connect("ipv4:127.0.0.1:#{port}", token: Token.run())
     assert {:ok, %{success: true}} = Client.heartbeat(channel, session)
     assert Listener.token_at(1) == nil
+  end
+
+  test "an endpoint of one's own may have its own rules", %{session: session} do
+    start_supervised!({Endpoint, name: :open, auth: :none}, id: :open)
+    {:ok, channel} = Client.connect(Endpoint.port(:open), token: nil)
+    assert {:ok, "done"} = Client.execute_tool(channel, session, "touch", %{})
+    start_supervised!({Endpoint, name: :closed, token: @fixed}, id: :closed)
+    {:ok, channel} = Client.connect(Endpoint.port(:closed), token: nil)
+    assert {:error, %Error{grpc_status: :unauthenticated}} = Client.heartbeat(channel, session)
+    {:ok, channel} = Client.connect(Endpoint.port(:closed), token: @fixed)
+    assert {:ok, %{success: true}} = Client.heartbeat(channel, session)
   end
 
   test "the application's listener says its token" do

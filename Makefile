@@ -109,11 +109,13 @@ check-elixir:
 check-build:
 	@$(CHECK_BUILD)
 
-# Every warning an error, from both compilers, in the tests as well.
+# Every warning an error, from both compilers, in the tests as well. One after the
+# other: both make the objects, and would write them at the same time.
 check-c: check-build
-	@CI=true $(NATIVE) all test-programs fixtures CC=gcc \
-	  MIX_APP_PATH=../$(CHECK_APP)
-	@CI=true $(NATIVE) all test-programs fixtures CC=clang \
+	@CI=true $(NATIVE) all CC=gcc MIX_APP_PATH=../$(CHECK_APP)
+	@CI=true $(NATIVE) test-programs fixtures CC=gcc MIX_APP_PATH=../$(CHECK_APP)
+	@CI=true $(NATIVE) all CC=clang MIX_APP_PATH=../$(CHECK)-clang
+	@CI=true $(NATIVE) test-programs fixtures CC=clang \
 	  MIX_APP_PATH=../$(CHECK)-clang
 	@$(NATIVE) lint MIX_APP_PATH=../$(CHECK_APP)
 

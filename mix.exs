@@ -22,7 +22,7 @@ defmodule Snakepit.MixProject do
   end
 
   def application do
-    [mod: {Snakepit.Application, []}, extra_applications: [:logger, :crypto]]
+    [mod: {Snakepit.Application, []}, extra_applications: [:logger, :crypto, :public_key]]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/elixir/support"]

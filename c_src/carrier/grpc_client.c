@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <grpc/grpc_security.h>
 #include <grpc/support/alloc.h>
 
 #include "../core/sp_error.h"
@@ -13,8 +12,9 @@
 struct sp_grpc_channel {
   atomic_int refs;
   sp_reactor *reactor;
-  pthread_mutex_t lock;  /* guards |channel| */
-  grpc_channel *channel; /* NULL once closed */
+  grpc_slice authorization; /* empty: none */
+  pthread_mutex_t lock;     /* guards |channel| */
+  grpc_channel *channel;    /* NULL once closed */
 };
 
 /* A message that waits for the one before it. */
@@ -64,45 +64,22 @@ struct sp_grpc_call {
 
 /* ---- channels ---------------------------------------------------------- */
 
-sp_grpc_channel *sp_grpc_channel_new(sp_reactor *reactor, const char *target) {
+static grpc_slice text_slice(const char *text) {
+  return text == NULL ? grpc_empty_slice()
+                      : grpc_slice_from_copied_buffer(text, strlen(text));
+}
+
+sp_grpc_channel *sp_grpc_channel_new(sp_reactor *reactor, const char *target,
+                                     const sp_grpc_channel_options *options) {
   sp_grpc_channel *ch = calloc(1, sizeof *ch);
   if (ch == NULL)
     return NULL;
-  /* Sizes are the user's affair. A pool's channel is to one process on this
-   * host: no proxy, no sharing of connections between channels (a worker is
-   * told apart by its own), and quick attempts while it starts. */
-  grpc_arg args[] = {
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
-       .value.integer = -1},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_SEND_MESSAGE_LENGTH,
-       .value.integer = -1},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_ENABLE_HTTP_PROXY,
-       .value.integer = 0},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL,
-       .value.integer = 1},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS,
-       .value.integer = 100},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
-       .value.integer = 100},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_METADATA_SIZE,
-       .value.integer = 1 << 20},
-  };
-  grpc_channel_args list = {.num_args = sizeof args / sizeof *args,
-                            .args = args};
-  grpc_channel_credentials *creds = grpc_insecure_credentials_create();
-  ch->channel = grpc_channel_create(target, creds, &list);
-  grpc_channel_credentials_release(creds);
+  ch->channel = sp_grpc_setup_channel(target, options->tls);
   if (ch->channel == NULL) {
     free(ch);
     return NULL;
   }
+  ch->authorization = text_slice(options->authorization);
   ch->reactor = reactor;
   atomic_init(&ch->refs, 1);
   pthread_mutex_init(&ch->lock, NULL);
@@ -126,6 +103,7 @@ void sp_grpc_channel_release(sp_grpc_channel *ch) {
   if (atomic_fetch_sub_explicit(&ch->refs, 1, memory_order_acq_rel) != 1)
     return;
   sp_grpc_channel_close(ch);
+  grpc_slice_unref(ch->authorization);
   pthread_mutex_destroy(&ch->lock);
   free(ch);
 }
@@ -333,13 +311,21 @@ static void on_received(sp_reactor_tag *tag, bool ok) {
 
 /* ---- starting ---------------------------------------------------------- */
 
-static int copy_headers(const sp_grpc_start *start, grpc_metadata *out) {
+/* |out| has room for one more than the caller may have. */
+static int copy_headers(const sp_grpc_channel *ch, const sp_grpc_start *start,
+                        grpc_metadata *out, size_t *count) {
   if (start->header_count > SP_GRPC_MAX_HEADERS)
     return SP_ERR_LIMIT;
-  memset(out, 0, start->header_count * sizeof *out);
+  memset(out, 0, (start->header_count + 1) * sizeof *out);
   for (size_t i = 0; i < start->header_count; i++) {
     out[i].key = start->headers[i].key;
     out[i].value = start->headers[i].value;
+  }
+  *count = start->header_count;
+  if (GRPC_SLICE_LENGTH(ch->authorization) > 0) {
+    out[*count].key = grpc_slice_from_static_string("authorization");
+    out[*count].value = ch->authorization;
+    ++*count;
   }
   return SP_OK;
 }
@@ -397,13 +383,13 @@ static size_t put_headers_op(sp_grpc_call *call, grpc_op *op) {
 
 /* The batch that sends; for a unary call it also receives everything. Where
  * more is to be sent it must not wait for the server's headers. */
-static int start_sending(sp_grpc_call *call, const sp_grpc_start *start,
-                         grpc_metadata *headers, grpc_byte_buffer *body) {
+static int start_sending(sp_grpc_call *call, grpc_metadata *headers,
+                         size_t header_count, grpc_byte_buffer *body) {
   grpc_op ops[6];
   memset(ops, 0, sizeof ops);
   size_t n = 0;
   ops[n].op = GRPC_OP_SEND_INITIAL_METADATA;
-  ops[n].data.send_initial_metadata.count = start->header_count;
+  ops[n].data.send_initial_metadata.count = header_count;
   ops[n++].data.send_initial_metadata.metadata = headers;
   ops[n].op = GRPC_OP_SEND_MESSAGE;
   ops[n++].data.send_message.send_message = body;
@@ -430,13 +416,14 @@ static void abandon(sp_grpc_call *call) {
 
 int sp_grpc_call_start(sp_grpc_channel *ch, const sp_grpc_start *start,
                        sp_grpc_call **out) {
-  grpc_metadata headers[SP_GRPC_MAX_HEADERS];
+  grpc_metadata headers[SP_GRPC_MAX_HEADERS + 1];
+  size_t header_count = 0;
   sp_grpc_call *call = NULL;
   grpc_byte_buffer *body =
       grpc_raw_byte_buffer_create(start->body, start->body_count);
   for (size_t i = 0; i < start->body_count; i++)
     grpc_slice_unref(start->body[i]);
-  int err = copy_headers(start, headers);
+  int err = copy_headers(ch, start, headers, &header_count);
   if (err != SP_OK)
     goto done;
   err = SP_ERR_NOMEM;
@@ -450,7 +437,7 @@ int sp_grpc_call_start(sp_grpc_channel *ch, const sp_grpc_start *start,
   /* Counted before they start: they may be over before this returns. */
   call->pending = unary ? 1 : 2;
   sp_grpc_call *mine = call;
-  err = start_sending(call, start, headers, body);
+  err = start_sending(call, headers, header_count, body);
   if (err != SP_OK)
     goto done;
   call = NULL;

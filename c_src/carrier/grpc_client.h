@@ -8,6 +8,7 @@
 
 #include <grpc/grpc.h>
 
+#include "grpc_setup.h"
 #include "reactor.h"
 
 typedef struct sp_grpc_channel sp_grpc_channel;
@@ -27,9 +28,15 @@ typedef struct sp_grpc_handler {
   void (*ended)(void *user, int status, const char *text, size_t len);
 } sp_grpc_handler;
 
+typedef struct sp_grpc_channel_options {
+  const sp_grpc_tls *tls;    /* NULL: plain text */
+  const char *authorization; /* a header of that name for every call; or NULL */
+} sp_grpc_channel_options;
+
 /* No connection is made before the first call. |target| as gRPC names it.
- * NULL when out of memory. */
-sp_grpc_channel *sp_grpc_channel_new(sp_reactor *reactor, const char *target);
+ * NULL when out of memory, or a key or certificate cannot be read. */
+sp_grpc_channel *sp_grpc_channel_new(sp_reactor *reactor, const char *target,
+                                     const sp_grpc_channel_options *options);
 /* Channels are counted; calls hold one. */
 void sp_grpc_channel_keep(sp_grpc_channel *ch);
 void sp_grpc_channel_release(sp_grpc_channel *ch);

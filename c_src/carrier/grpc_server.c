@@ -5,8 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <grpc/grpc_security.h>
-
 #include "../core/sp_error.h"
 
 /* Calls that may arrive while the reactor is busy with others. */
@@ -39,8 +37,8 @@ typedef struct outgoing {
   grpc_slice details;
 } outgoing;
 
-/* A call has up to three batches under way: for its close, its message, and
- * what is sent. All complete on the reactor thread. */
+/* A call has up to three batches under way: for its close, a message of the
+ * client's, and what is sent. All complete on the reactor thread. */
 struct sp_grpc_incoming {
   atomic_int refs;
   sp_grpc_server *server; /* counted */
@@ -63,6 +61,8 @@ struct sp_grpc_incoming {
   size_t queued;
   size_t queued_bytes;
   bool waiting; /* the sender was told to */
+  bool reading; /* the next message is asked for */
+  bool no_more; /* the client sends none */
   bool begun;   /* initial metadata is sent or being sent */
   bool ending;  /* the end is queued or sent: nothing follows */
   bool gone;    /* nothing can be sent any more */
@@ -308,9 +308,51 @@ static void on_closed(sp_reactor_tag *tag, bool ok) {
   settle(call);
 }
 
+static void on_read(sp_grpc_incoming *call) {
+  grpc_byte_buffer *message = call->message;
+  call->message = NULL;
+  pthread_mutex_lock(&call->lock);
+  bool gone = call->gone || call->ending;
+  call->reading = false;
+  call->no_more = message == NULL;
+  pthread_mutex_unlock(&call->lock);
+  if (!gone)
+    call->server->handler->message(call->call_user, message);
+  else if (message != NULL)
+    grpc_byte_buffer_destroy(message);
+  settle(call);
+}
+
+int sp_grpc_incoming_read(sp_grpc_incoming *call) {
+  int err = SP_OK;
+  pthread_mutex_lock(&call->lock);
+  if (call->reading)
+    err = SP_ERR_FULL;
+  else if (call->gone || call->ending || call->no_more)
+    err = SP_ERR_GONE;
+  if (err == SP_OK) {
+    call->reading = true;
+    call->pending++; /* so that the call cannot end in between */
+  }
+  pthread_mutex_unlock(&call->lock);
+  if (err != SP_OK)
+    return err;
+  grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
+  op.data.recv_message.recv_message = &call->message;
+  if (grpc_call_start_batch(call->call, &op, 1, &call->received, NULL) !=
+      GRPC_CALL_OK)
+    /* Not known to happen: one of its kind at a time. Reads as the end. */
+    grpc_call_start_batch(call->call, NULL, 0, &call->received, NULL);
+  return SP_OK;
+}
+
 static void on_received(sp_reactor_tag *tag, bool ok) {
   sp_grpc_incoming *call = CALL_OF(tag, received);
   (void)ok;
+  if (call->handed_up) {
+    on_read(call);
+    return;
+  }
   pthread_mutex_lock(&call->lock);
   bool gone = call->gone || call->ending;
   pthread_mutex_unlock(&call->lock);
@@ -438,6 +480,10 @@ int64_t sp_grpc_incoming_deadline(const sp_grpc_incoming *call) {
   return ns >= INT64_MAX - now ? INT64_MAX : now + ns;
 }
 
+char *sp_grpc_incoming_peer(const sp_grpc_incoming *call) {
+  return grpc_call_get_peer(call->call);
+}
+
 grpc_byte_buffer *sp_grpc_incoming_take(sp_grpc_incoming *call) {
   grpc_byte_buffer *message = call->message;
   call->message = NULL;
@@ -498,47 +544,6 @@ void sp_grpc_server_stop(sp_grpc_server *server) {
   sp_grpc_server_release(server);
 }
 
-static grpc_server *listen_on(sp_reactor *reactor, const char *address,
-                              int max_receive, int *port) {
-  grpc_arg args[] = {
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
-       .value.integer = max_receive},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_SEND_MESSAGE_LENGTH,
-       .value.integer = -1},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_MAX_METADATA_SIZE,
-       .value.integer = 1 << 20},
-      /* A port that is in use is in use. */
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_ALLOW_REUSEPORT,
-       .value.integer = 0},
-      /* Hosts that vanish are found out; clients may do the same with us. */
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_KEEPALIVE_TIME_MS,
-       .value.integer = 30000},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_KEEPALIVE_TIMEOUT_MS,
-       .value.integer = 20000},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS,
-       .value.integer = 1},
-      {.type = GRPC_ARG_INTEGER,
-       .key = GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS,
-       .value.integer = 5000},
-  };
-  grpc_channel_args list_of_args = {.num_args = sizeof args / sizeof *args,
-                                    .args = args};
-  grpc_server *server = grpc_server_create(&list_of_args, NULL);
-  grpc_server_register_completion_queue(server, sp_reactor_queue(reactor),
-                                        NULL);
-  grpc_server_credentials *creds = grpc_insecure_server_credentials_create();
-  *port = grpc_server_add_http2_port(server, address, creds);
-  grpc_server_credentials_release(creds);
-  return server;
-}
-
 static void nothing(void *user) { (void)user; }
 
 int sp_grpc_server_start(sp_reactor *reactor,
@@ -565,7 +570,8 @@ int sp_grpc_server_start(sp_reactor *reactor,
   server->timer.at = INT64_MAX;
   pthread_mutex_init(&server->lock, NULL);
   server->server =
-      listen_on(reactor, options->address, options->max_receive, port);
+      sp_grpc_setup_server(sp_reactor_queue(reactor), options->address,
+                           options->max_receive, options->tls, port);
   if (*port <= 0) {
     server->handler = &silent;
     sp_grpc_server_stop(server);

@@ -1,5 +1,5 @@
-/* A gRPC server for calls of one request message and any number of answers,
- * on the reactor. It knows no messages, only bytes. */
+/* A gRPC server on the reactor: calls of any number of messages both ways. It
+ * knows no messages, only bytes. */
 #ifndef SP_GRPC_SERVER_H
 #define SP_GRPC_SERVER_H
 
@@ -9,6 +9,7 @@
 
 #include <grpc/grpc.h>
 
+#include "grpc_setup.h"
 #include "reactor.h"
 
 typedef struct sp_grpc_server sp_grpc_server;
@@ -19,6 +20,9 @@ typedef struct sp_grpc_server_handler {
   /* A call with its first message. Returns what the functions below get as
    * |call_user|. May answer at once. To keep |call|, count it. */
   void *(*request)(void *user, sp_grpc_incoming *call);
+  /* What sp_grpc_incoming_read asked for, the handler's now; NULL when the
+   * client sends no more, perhaps because it has gone. */
+  void (*message)(void *call_user, grpc_byte_buffer *message);
   /* The client has gone, its deadline has passed, or the server stops, before
    * the call was answered; at most once. */
   void (*cancelled)(void *call_user);
@@ -31,8 +35,9 @@ typedef struct sp_grpc_server_handler {
 } sp_grpc_server_handler;
 
 typedef struct sp_grpc_server_options {
-  const char *address; /* "host:port", port 0 takes a free one */
-  int max_receive;     /* bytes of a message; -1: any */
+  const char *address;    /* "host:port", port 0 takes a free one */
+  int max_receive;        /* bytes of a message; -1: any */
+  const sp_grpc_tls *tls; /* NULL: plain text */
   /* "/package.Service/Method" each; calls of others are UNIMPLEMENTED. */
   const grpc_slice *methods; /* references are taken */
   size_t method_count;
@@ -40,8 +45,9 @@ typedef struct sp_grpc_server_options {
   void *user;
 } sp_grpc_server_options;
 
-/* Listens. SP_ERR_NOMEM, SP_ERR_INVAL (the address cannot be listened on):
- * then no handler runs. May block in a name look-up. */
+/* Listens. SP_ERR_NOMEM, SP_ERR_INVAL (the address cannot be listened on, or
+ * the certificates are of no use): then no handler runs. May block in a name
+ * look-up. */
 int sp_grpc_server_start(sp_reactor *reactor,
                          const sp_grpc_server_options *options,
                          sp_grpc_server **out, int *port);
@@ -62,6 +68,14 @@ int64_t sp_grpc_incoming_deadline(const sp_grpc_incoming *call);
 /* The message; it is the caller's then, and NULL the next time. Only in
  * |request|. */
 grpc_byte_buffer *sp_grpc_incoming_take(sp_grpc_incoming *call);
+
+/* The other end as gRPC names it, say "ipv4:127.0.0.1:40000". The caller frees
+ * it with gpr_free. */
+char *sp_grpc_incoming_peer(const sp_grpc_incoming *call);
+/* Asks for the client's next message, which comes by |message|. From any
+ * thread. SP_ERR_FULL (one is asked for already), SP_ERR_GONE (cancelled or
+ * ended, or the client sends no more). */
+int sp_grpc_incoming_read(sp_grpc_incoming *call);
 
 /* What is not sent yet of one call: when it is so much, wait. */
 #define SP_GRPC_SEND_MESSAGES 16

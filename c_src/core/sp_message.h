@@ -1,5 +1,6 @@
-/* All messages of snakepit_bridge.proto: what fields they have, and reading
- * and writing them field by field. The tables come from nanopb's generated
+/* All messages of snakepit_bridge.proto, and those of gRPC's health and
+ * reflection: what fields they have, and reading and writing them field by
+ * field. The tables come from nanopb's generated
  * field lists, so they follow the proto. */
 #ifndef SP_MESSAGE_H
 #define SP_MESSAGE_H

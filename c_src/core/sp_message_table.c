@@ -2,15 +2,29 @@
 
 #include "google/protobuf/any.pb.h"
 #include "google/protobuf/timestamp.pb.h"
+#include "grpc/health/v1/health.pb.h"
+#include "grpc/reflection/v1/reflection.pb.h"
 #include "snakepit_bridge.pb.h"
 #include "sp_message.h"
 
-/* nanopb has no list of messages, so the names stand here: the package's
+/* Of grpc.reflection.v1alpha the messages are the same, so they are not here.
+ *
+ * nanopb has no list of messages, so the names stand here: the package's
  * prefix, the name, and whether it is a map's entry. One that is missing and
  * used as a field does not compile. */
 #define MESSAGES(X)                                                            \
   X(google_protobuf, Any, false)                                               \
   X(google_protobuf, Timestamp, false)                                         \
+  X(grpc_health_v1, HealthCheckRequest, false)                                 \
+  X(grpc_health_v1, HealthCheckResponse, false)                                \
+  X(grpc_reflection_v1, ErrorResponse, false)                                  \
+  X(grpc_reflection_v1, ExtensionNumberResponse, false)                        \
+  X(grpc_reflection_v1, ExtensionRequest, false)                               \
+  X(grpc_reflection_v1, FileDescriptorResponse, false)                         \
+  X(grpc_reflection_v1, ListServiceResponse, false)                            \
+  X(grpc_reflection_v1, ServerReflectionRequest, false)                        \
+  X(grpc_reflection_v1, ServerReflectionResponse, false)                       \
+  X(grpc_reflection_v1, ServiceResponse, false)                                \
   X(snakepit_bridge, CleanupSessionRequest, false)                             \
   X(snakepit_bridge, CleanupSessionResponse, false)                            \
   X(snakepit_bridge, ExecuteElixirToolRequest, false)                          \

@@ -16,9 +16,12 @@
 #define NIF_ATOMS(X)                                                           \
   X(__struct__)                                                                \
   X(abandoned)                                                                 \
+  X(authorization)                                                             \
   X(binary)                                                                    \
+  X(ca)                                                                        \
   X(cancelled)                                                                 \
   X(capacity)                                                                  \
+  X(cert)                                                                      \
   X(chunk)                                                                     \
   X(closed)                                                                    \
   X(completed)                                                                 \
@@ -37,10 +40,12 @@
   X(idle_ms)                                                                   \
   X(infinity)                                                                  \
   X(inputs)                                                                    \
+  X(key)                                                                       \
   X(listen)                                                                    \
   X(load)                                                                      \
   X(max_receive)                                                               \
   X(methods)                                                                   \
+  X(name)                                                                      \
   X(nan)                                                                       \
   X(neg_infinity)                                                              \
   X(nil)                                                                       \
@@ -76,6 +81,7 @@
   X(snakepit_requests_closed)                                                  \
   X(snakepit_rpc)                                                              \
   X(snakepit_rpc_cancelled)                                                    \
+  X(snakepit_rpc_message)                                                      \
   X(snakepit_rpc_ready)                                                        \
   X(snakepit_server_stopped)                                                   \
   X(snakepit_session)                                                          \
@@ -88,10 +94,12 @@
   X(system_limit)                                                              \
   X(tainted)                                                                   \
   X(timeout)                                                                   \
+  X(tls)                                                                       \
   X(tool_error)                                                                \
   X(transports_mixed)                                                          \
   X(true)                                                                      \
   X(unary)                                                                     \
+  X(verify)                                                                    \
   X(wait)                                                                      \
   X(want)                                                                      \
   X(watched)                                                                   \
@@ -124,6 +132,7 @@ bool nif_get_deadline(ErlNifEnv *env, ERL_NIF_TERM term, int64_t now,
 
 /* Each file with resource types opens them here; 0, or -1 when refused. */
 int nif_call_load(ErlNifEnv *env);
+int nif_channel_load(ErlNifEnv *env);
 int nif_pool_load(ErlNifEnv *env);
 int nif_slots_load(ErlNifEnv *env);
 int nif_local_load(ErlNifEnv *env);
@@ -186,6 +195,8 @@ NIF(nif_server_finish);
 NIF(nif_server_fail);
 NIF(nif_guard_new);
 NIF(nif_guard_disarm);
+NIF(nif_server_peer);
+NIF(nif_server_read);
 NIF(nif_os_signal);
 NIF(nif_os_signal_group);
 

@@ -19,7 +19,6 @@
 NIF_ATOMS(NIF_DEFINE_ATOM)
 
 sp_reactor *nif_reactor;
-ErlNifResourceType *nif_channel_type;
 
 static atomic_ullong random_state;
 
@@ -81,55 +80,6 @@ uint64_t nif_random(void) {
   return z ^ (z >> 31);
 }
 
-/* ---- channels ---------------------------------------------------------- */
-
-static void channel_dtor(ErlNifEnv *env, void *obj) {
-  (void)env;
-  sp_grpc_channel_release(((nif_channel *)obj)->ch);
-}
-
-NIF(nif_channel_open) {
-  ErlNifBinary target;
-  char text[512];
-  (void)argc;
-  if (!enif_inspect_binary(env, argv[0], &target) ||
-      target.size >= sizeof text || memchr(target.data, 0, target.size) != NULL)
-    return enif_make_badarg(env);
-  memcpy(text, target.data, target.size);
-  text[target.size] = 0;
-  sp_grpc_channel *ch = sp_grpc_channel_new(nif_reactor, text);
-  if (ch == NULL)
-    return enif_raise_exception(env, am_system_limit);
-  nif_channel *channel = enif_alloc_resource(nif_channel_type, sizeof *channel);
-  if (channel == NULL) {
-    sp_grpc_channel_release(ch);
-    return enif_raise_exception(env, am_system_limit);
-  }
-  channel->ch = ch;
-  atomic_init(&channel->cbor, false);
-  ERL_NIF_TERM term = enif_make_resource(env, channel);
-  enif_release_resource(channel);
-  return term;
-}
-
-NIF(nif_channel_close) {
-  nif_channel *channel;
-  (void)argc;
-  if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel))
-    return enif_make_badarg(env);
-  sp_grpc_channel_close(channel->ch);
-  return am_ok;
-}
-
-NIF(nif_channel_takes_cbor) {
-  nif_channel *channel;
-  (void)argc;
-  if (!enif_get_resource(env, argv[0], nif_channel_type, (void **)&channel))
-    return enif_make_badarg(env);
-  atomic_store(&channel->cbor, true);
-  return am_ok;
-}
-
 /* ---- load -------------------------------------------------------------- */
 
 /* gRPC reports what it recovers from on stderr; what matters arrives as the
@@ -160,10 +110,7 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   gpr_set_log_function(quiet);
   if (sp_reactor_new(&nif_reactor) != 0 || atexit(at_exit) != 0)
     return -1;
-  ErlNifResourceTypeInit channel = {.dtor = channel_dtor};
-  nif_channel_type = enif_open_resource_type_x(
-      env, "snakepit_channel", &channel, ERL_NIF_RT_CREATE, NULL);
-  if (nif_channel_type == NULL || nif_call_load(env) != 0 ||
+  if (nif_channel_load(env) != 0 || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
@@ -201,6 +148,7 @@ static ErlNifFunc functions[] = {
     {"cbor_decode", 1, nif_cbor_decode, 0},
     {"build_decimals", 1, nif_build_decimals, 0},
     {"channel_open", 1, nif_channel_open, 0},
+    {"channel_open", 2, nif_channel_open, 0},
     {"channel_close", 1, nif_channel_close, 0},
     {"channel_takes_cbor", 1, nif_channel_takes_cbor, 0},
     {"rpc_unary", 6, nif_rpc_unary, 0},
@@ -223,6 +171,8 @@ static ErlNifFunc functions[] = {
     {"server_fail", 3, nif_server_fail, 0},
     {"guard_new", 2, nif_guard_new, 0},
     {"guard_disarm", 1, nif_guard_disarm, 0},
+    {"server_peer", 1, nif_server_peer, 0},
+    {"server_read", 1, nif_server_read, 0},
     {"os_signal", 3, nif_os_signal, ERL_NIF_DIRTY_JOB_IO_BOUND},
     {"os_signal_group", 2, nif_os_signal_group, ERL_NIF_DIRTY_JOB_IO_BOUND},
 };

@@ -4,10 +4,12 @@
 #include <string.h>
 
 #include <grpc/byte_buffer.h>
+#include <grpc/support/alloc.h>
 
 #include "../carrier/grpc_server.h"
 #include "../core/sp_error.h"
 #include "nif_call.h"
+#include "nif_channel.h"
 
 #define MAX_METHODS 256
 /* Smaller binaries are copied rather than kept. */
@@ -27,8 +29,9 @@ typedef struct nif_server {
 typedef struct nif_rpc {
   sp_grpc_incoming *call;
   ErlNifPid owner;
-  ErlNifMutex *lock; /* guards |sender| */
+  ErlNifMutex *lock; /* guards what follows */
   ErlNifPid sender;  /* who was told to wait */
+  ErlNifPid reader;  /* who asked for a message */
 } nif_rpc;
 
 /* ---- resources ----------------------------------------------------------- */
@@ -181,6 +184,19 @@ static void on_ready(void *user) {
   tell(rpc, &sender, am_snakepit_rpc_ready);
 }
 
+static void on_message(void *user, grpc_byte_buffer *bytes) {
+  nif_rpc *rpc = user;
+  enif_mutex_lock(rpc->lock);
+  ErlNifPid reader = rpc->reader;
+  enif_mutex_unlock(rpc->lock);
+  ErlNifEnv *env = enif_alloc_env();
+  ERL_NIF_TERM message = bytes == NULL ? am_nil : nif_take_bytes(env, bytes);
+  enif_send(NULL, &reader, env,
+            enif_make_tuple3(env, am_snakepit_rpc_message,
+                             enif_make_resource(env, rpc), message));
+  enif_free_env(env);
+}
+
 static void on_ended(void *user) {
   if (user != NULL)
     enif_release_resource(user);
@@ -198,6 +214,7 @@ static void on_stopped(void *user) {
 
 static const sp_grpc_server_handler handler = {
     .request = on_request,
+    .message = on_message,
     .cancelled = on_cancelled,
     .ready = on_ready,
     .ended = on_ended,
@@ -274,16 +291,21 @@ static ERL_NIF_TERM start(ErlNifEnv *env, sp_grpc_server_options *options) {
 static NIF(server_start_dirty) {
   char address[320];
   grpc_slice methods[MAX_METHODS];
+  nif_tls tls;
   sp_grpc_server_options options = {
       .address = address, .methods = methods, .handler = &handler};
   ERL_NIF_TERM result;
   (void)argc;
-  if (get_address(env, argv, address, sizeof address) &&
+  if (nif_tls_get(env, argv[2], &tls) &&
+      get_address(env, argv, address, sizeof address) &&
       get_max_receive(env, argv[2], &options.max_receive) &&
-      get_methods(env, argv[2], methods, &options.method_count))
+      get_methods(env, argv[2], methods, &options.method_count)) {
+    options.tls = tls.given ? &tls.tls : NULL;
     result = start(env, &options);
-  else
+  } else {
     result = enif_make_badarg(env);
+  }
+  nif_tls_free(&tls);
   for (size_t i = 0; i < options.method_count; i++)
     grpc_slice_unref(methods[i]);
   return result;
@@ -372,4 +394,30 @@ NIF(nif_server_fail) {
                 sp_grpc_incoming_end(rpc->call, NULL, (grpc_status_code)status,
                                      (const char *)text.data, text.size),
                 NULL);
+}
+
+/* ---- who asks, and what more --------------------------------------------- */
+
+NIF(nif_server_peer) {
+  nif_rpc *rpc = get_rpc(env, argv[0]);
+  (void)argc;
+  if (rpc == NULL)
+    return enif_make_badarg(env);
+  char *peer = sp_grpc_incoming_peer(rpc->call);
+  ERL_NIF_TERM text = nif_make_text(env, peer == NULL ? "" : peer);
+  gpr_free(peer);
+  return text;
+}
+
+NIF(nif_server_read) {
+  nif_rpc *rpc = get_rpc(env, argv[0]);
+  ErlNifPid self;
+  (void)argc;
+  if (rpc == NULL)
+    return enif_make_badarg(env);
+  enif_self(env, &self);
+  enif_mutex_lock(rpc->lock);
+  rpc->reader = self;
+  enif_mutex_unlock(rpc->lock);
+  return answer(env, sp_grpc_incoming_read(rpc->call), NULL);
 }

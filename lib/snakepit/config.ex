@@ -16,12 +16,15 @@ defmodule Snakepit.Config do
   @type validation_result :: {:ok, [pool_config]} | {:error, term}
   @type grpc_listener_mode :: :internal | :external | :external_pool
   @type grpc_listener_config :: %{
-          mode: grpc_listener_mode,
-          host: String.t(),
-          bind_host: String.t(),
-          port: :inet.port_number() | nil,
-          base_port: :inet.port_number() | nil,
-          pool_size: pos_integer | nil
+          required(:mode) => grpc_listener_mode,
+          required(:host) => String.t(),
+          required(:bind_host) => String.t(),
+          required(:port) => :inet.port_number() | nil,
+          required(:base_port) => :inet.port_number() | nil,
+          required(:pool_size) => pos_integer | nil,
+          optional(:auth) => :token | :none,
+          optional(:token) => String.t(),
+          optional(:tls) => keyword | map
         }
 
   @default_adapter Snakepit.Adapters.GRPCPython

@@ -260,6 +260,7 @@ defmodule Snakepit.GRPCWorker do
   # What was offered besides is withdrawn.
   defp came_by_grpc(state) do
     :ok = Local.withdraw(state.local)
+    :ok = Workers.put_metadata(state.id, %{grpc_port: state.port})
 
     if state.config[:transport] == :local,
       do: start_failed(state, Local.refused(state.program), :transport),

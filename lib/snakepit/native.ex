@@ -266,6 +266,21 @@ defmodule Snakepit.Native do
   @spec channel_open(target :: String.t()) :: handle
   def channel_open(_target), do: err!()
 
+  @doc """
+  The same with options. All texts of `:tls` are PEM; `:name` is what stands in
+  the server's certificate where that is not the target's host. `:authorization`
+  is a header of that name for each call. `{:error, :tls}` when the certificates
+  are of no use.
+  """
+  @spec channel_open(
+          target :: String.t(),
+          options :: %{
+            optional(:tls) => %{optional(:ca | :cert | :key | :name) => String.t()},
+            optional(:authorization) => String.t()
+          }
+        ) :: handle | {:error, :tls}
+  def channel_open(_target, _options), do: err!()
+
   @spec channel_close(handle) :: :ok
   def channel_close(_channel), do: err!()
 
@@ -368,8 +383,10 @@ defmodule Snakepit.Native do
   @doc """
   Listens on `host:port` (port 0 takes a free one). `methods` are those that
   are served ("/package.Service/Method"); calls of others end with
-  UNIMPLEMENTED. `max_receive` bounds a message. `{:error, :listen}` when the
-  address cannot be listened on.
+  UNIMPLEMENTED. `max_receive` bounds a message. With `tls` (texts in PEM) clients
+  have to speak TLS, and with `verify` have a certificate that `ca` vouches for.
+  `{:error, :listen}` when the address cannot be listened on, or the
+  certificates are of no use.
 
   The caller owns the server, which stops when it dies, and gets for each call
 
@@ -387,7 +404,13 @@ defmodule Snakepit.Native do
           port :: :inet.port_number(),
           options :: %{
             required(:methods) => [String.t()],
-            optional(:max_receive) => non_neg_integer | :infinity
+            optional(:max_receive) => non_neg_integer | :infinity,
+            optional(:tls) => %{
+              required(:cert) => String.t(),
+              required(:key) => String.t(),
+              optional(:ca) => String.t(),
+              optional(:verify) => boolean
+            }
           }
         ) :: {:ok, handle, port :: 1..65_535} | {:error, :listen | :system_limit}
   def server_start(_host, _port, _options), do: err!()
@@ -415,6 +438,18 @@ defmodule Snakepit.Native do
 
   @spec server_fail(handle, status :: 1..16, message :: iodata) :: :ok | {:error, :cancelled}
   def server_fail(_call, _status, _message), do: err!()
+
+  @doc "Where the client is, as gRPC says it: `ipv4:127.0.0.1:40000`."
+  @spec server_peer(handle) :: String.t()
+  def server_peer(_call), do: err!()
+
+  @doc """
+  Asks for the client's next message: the caller gets `{:snakepit_rpc_message, call,
+  bytes}`, with nil for `bytes` when the client sends no more. `:full`: it has been
+  asked for already. Nothing comes once the call is over or cancelled.
+  """
+  @spec server_read(handle) :: :ok | {:error, :full | :cancelled}
+  def server_read(_call), do: err!()
 
   # ---- guards -------------------------------------------------------------
 

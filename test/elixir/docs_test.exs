@@ -213,4 +213,13 @@ defmodule Snakepit.DocsTest do
     start(pool, python)
     assert {18, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
+
+  test "guides/grpc.md: the server, its token, its client", %{python: python} do
+    blocks = blocks("guides/grpc.md")
+    write_python(blocks)
+    assert [pool] = configs(blocks)
+
+    start(pool, python)
+    assert {5, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
 end

@@ -10,10 +10,11 @@ defmodule Snakepit.GRPCMessageTest do
     decoded
   end
 
-  test "every message of the proto is known" do
-    proto = File.read!(Path.expand("../../proto/snakepit_bridge.proto", __DIR__))
+  test "every message of the protos is known" do
+    protos = Path.wildcard(Path.expand("../../proto/**/*.proto", __DIR__))
+    assert length(protos) == 4
 
-    for [_, name] <- Regex.scan(~r/^message (\w+)/m, proto) do
+    for proto <- protos, [_, name] <- Regex.scan(~r/^message (\w+)/m, File.read!(proto)) do
       atom = String.to_atom(name)
       assert {:ok, ""} = Native.message_encode(atom, %{})
       assert {:ok, %{} = map} = Native.message_decode(atom, "")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import os
 import random
 import socket
 import sys
@@ -439,10 +440,38 @@ def add(stub: Any, channel: Any, session: str) -> None:
     assert run(stub, session, "add", a=2, b=3) == 5
 
 
+class Details(grpc.ClientCallDetails):  # type: ignore[misc]
+    def __init__(self, details: Any, headers: Any) -> None:
+        self.method, self.timeout = details.method, details.timeout
+        self.metadata = (*(details.metadata or ()), *headers)
+        self.credentials, self.wait_for_ready = details.credentials, None
+        self.compression = None
+
+
+class Shows(  # type: ignore[misc]
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+    grpc.StreamStreamClientInterceptor,
+):
+    """Sends a token with each call, as the guide says."""
+
+    def __init__(self, token: str) -> None:
+        self._headers = (("authorization", "Bearer " + token),)
+
+    def intercept_unary_unary(self, proceed: Any, details: Any, request: Any) -> Any:
+        return proceed(Details(details, self._headers), request)
+
+    intercept_unary_stream = intercept_unary_unary
+    intercept_stream_unary = intercept_unary_unary
+    intercept_stream_stream = intercept_unary_unary
+
+
 def main() -> None:
     address, session, name = sys.argv[1:]
     options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-    with grpc.insecure_channel(address, options=options) as channel:
+    with grpc.insecure_channel(address, options=options) as plain:
+        channel = grpc.intercept_channel(plain, Shows(os.environ["SNAKEPIT_GRPC_TOKEN"]))
         SCENARIOS[name](pb2_grpc.BridgeServiceStub(channel), channel, session)
 
 

@@ -276,14 +276,16 @@ defmodule Snakepit.Bridge.ToolCall do
     end
   end
 
-  defp timeout(%{"timeout_ms" => text}) do
+  @doc "What the client allows for it, as an option of the call."
+  @spec timeout(map) :: [timeout: pos_integer]
+  def timeout(%{"timeout_ms" => text}) do
     case Integer.parse(text) do
       {ms, ""} when ms > 0 -> [timeout: ms]
       _ -> []
     end
   end
 
-  defp timeout(_metadata), do: []
+  def timeout(_metadata), do: []
 
   # ---- texts --------------------------------------------------------------
 

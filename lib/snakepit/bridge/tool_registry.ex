@@ -183,9 +183,25 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @spec execute_remote(InternalToolSpec.t(), session, map, keyword) ::
           {:ok, term} | {:error, term}
   def execute_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, opts) do
+    with {:ok, worker} <- worker(tool),
+         do: GRPCWorker.execute_in_session(worker, session_id, tool.name, params, nil, opts)
+  end
+
+  @doc false
+  # `fun` gets each ToolChunk as it came from the worker.
+  @spec stream_remote(InternalToolSpec.t(), session, map, (binary -> term), keyword) ::
+          :ok | {:error, term}
+  def stream_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, fun, opts) do
+    opts = Keyword.merge(opts, session_id: session_id, raw_chunks: true)
+
+    with {:ok, worker} <- worker(tool),
+         do: GRPCWorker.execute_stream(worker, tool.name, params, fun, nil, opts)
+  end
+
+  defp worker(tool) do
     with true <- Process.whereis(Workers) != nil,
          {:ok, worker} <- Workers.get_worker_pid(tool.worker_id) do
-      GRPCWorker.execute_in_session(worker, session_id, tool.name, params, nil, opts)
+      {:ok, worker}
     else
       _ -> {:error, {:remote_tool_unreachable, tool.name, tool.worker_id}}
     end

@@ -75,6 +75,14 @@ defmodule Snakepit.Config.Explain do
   defp reason({:invalid_grpc_listener_config, :invalid_mode}),
     do: ":mode is one of #{list(@listener_modes)}."
 
+  defp reason({:invalid_grpc_listener_config, :invalid_auth}),
+    do: ":auth is :token or :none."
+
+  defp reason({:invalid_grpc_listener_config, :invalid_token}),
+    do: ":token is a text of 16 to 2048 visible characters of ASCII."
+
+  defp reason({:invalid_grpc_listener_config, {:tls, text}}), do: ":tls: #{text}."
+
   defp reason({:invalid_grpc_listener_config, value}),
     do: "it is a map or a keyword list, not #{show(value)}."
 

@@ -34,6 +34,36 @@ defmodule Snakepit.Config.Listener do
   end
 
   defp listener(config) do
+    with {:ok, address} <- address(config), {:ok, access} <- access(config) do
+      {:ok, Map.merge(address, access)}
+    end
+  end
+
+  # Only what is given: the shape without it is documented.
+  defp access(config) do
+    given =
+      for key <- [:auth, :token, :tls],
+          (value = Map.get(config, key, Map.get(config, Atom.to_string(key)))) != nil,
+          into: %{},
+          do: {key, value}
+
+    cond do
+      auth(given[:auth]) == :error -> listener_error(:invalid_auth)
+      not token?(given[:token]) -> listener_error(:invalid_token)
+      true -> {:ok, Map.merge(given, auth(given[:auth]))}
+    end
+  end
+
+  defp auth(nil), do: %{}
+  defp auth(auth) when auth in [:token, "token"], do: %{auth: :token}
+  defp auth(auth) when auth in [:none, "none"], do: %{auth: :none}
+  defp auth(_other), do: :error
+
+  # It goes into a header, and shorter ones can be guessed.
+  defp token?(nil), do: true
+  defp token?(token), do: is_binary(token) and token =~ ~r/\A[\x21-\x7e]{16,2048}\z/
+
+  defp address(config) do
     get = fn key -> Map.get(config, key, Map.get(config, Atom.to_string(key))) end
     host = get.(:host)
 

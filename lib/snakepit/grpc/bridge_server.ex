@@ -8,7 +8,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   struct such as `Snakepit.Bridge.PingResponse`, or `{:error, status, text}`.
   """
 
-  alias Snakepit.Bridge.{Any, SessionStore, ToolCall, ToolRegistry}
+  alias Snakepit.Bridge.{Any, SessionStore, ToolCall, ToolRegistry, ToolStream}
 
   alias Snakepit.Bridge.{
     CleanupSessionResponse,
@@ -51,6 +51,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   @not_found 5
   @unimplemented 12
   @internal 13
+  @unavailable 14
 
   # By their places in the service, from 1; StreamTelemetry is the worker's.
   @places {"Ping", "InitializeSession", "CleanupSession", "GetSession", "Heartbeat",
@@ -58,12 +59,14 @@ defmodule Snakepit.GRPC.BridgeServer do
            "ExecuteElixirTool", "StreamTelemetry"}
 
   @typedoc """
-  `headers` are the call's metadata; `time_left` is in milliseconds; `worker` is
-  there when a worker of ours asks over shared memory.
+  `headers` are the call's metadata; `time_left` is in milliseconds; `call` is there
+  for a gRPC call, whose handler may stream; `worker` is there when a worker of ours
+  asks over shared memory.
   """
   @type context :: %{
           optional(:headers) => [{String.t(), binary}],
           optional(:time_left) => timeout,
+          optional(:call) => reference,
           optional(:worker) => %{id: String.t(), pool: atom}
         }
   @type failure :: {:error, status :: 1..16, text :: String.t()}
@@ -77,9 +80,12 @@ defmodule Snakepit.GRPC.BridgeServer do
   @spec methods() :: [String.t()]
   def methods, do: for({name, _} <- @methods, do: "/#{@service}/#{name}")
 
-  @doc "Answers one call, bytes to bytes; `method` is its path, or its place in the service."
+  @doc """
+  Answers one call, bytes to bytes; `method` is its path, or its place in the service.
+  `:done` when all was sent already.
+  """
   @spec handle(method :: String.t() | non_neg_integer, binary, context) ::
-          {:ok, binary} | failure
+          {:ok, binary} | :done | failure
   def handle(place, bytes, context) when place in 1..tuple_size(@places) do
     name = elem(@places, place - 1)
 
@@ -109,6 +115,7 @@ defmodule Snakepit.GRPC.BridgeServer do
          %{} = answer <- apply(__MODULE__, handler, [request, context]) do
       encode(reply, answer)
     else
+      :done -> :done
       {:error, {:decode, text}} -> {:error, @invalid_argument, text}
       {:error, _status, _text} = failure -> failure
     end
@@ -275,20 +282,45 @@ defmodule Snakepit.GRPC.BridgeServer do
     Map.put(answer, :metadata, Map.put(metadata, "execution_time", ms))
   end
 
-  @doc "ExecuteStreamingTool: Elixir tools cannot stream."
-  @spec execute_streaming_tool(map, context) :: answer
-  def execute_streaming_tool(request, _context) do
+  @doc "ExecuteStreamingTool: tools of workers that stream. Elixir tools do not."
+  @spec execute_streaming_tool(map, context) :: :done | failure
+  def execute_streaming_tool(request, context) do
     with {:ok, tool} <- ToolCall.find(request, nil),
-         {:ok, _params} <- ToolCall.parameters(request, %{}) do
-      {:error, @unimplemented, "Streaming not supported for tool #{tool.name}"}
+         {:ok, params} <- ToolCall.parameters(request, %{}),
+         :ok <- streams(tool, context),
+         :ok <- ToolStream.forward(tool, params, request, context) do
+      :done
     else
+      {:error, :streaming, text} ->
+        {:error, @unimplemented, text}
+
+      {:error, :cancelled} ->
+        {:error, @unavailable, "the client has gone"}
+
+      {:error, {:failed, text}} ->
+        {:error, @internal, text}
+
       {:error, {:invalid_parameter, _, _} = reason} ->
         {:error, @invalid_argument, reason_text(reason)}
+
+      {:error, :invalid_arguments} ->
+        {:error, @invalid_argument, reason_text(:invalid_arguments)}
 
       {:error, reason} ->
         {:error, @not_found, reason_text(reason)}
     end
   end
+
+  # Only a gRPC call can be streamed to.
+  defp streams(%{type: :remote} = tool, %{call: _}) do
+    said = Map.get(tool.metadata, "supports_streaming", tool.metadata[:supports_streaming])
+    if said in [true, "true", "1", 1], do: :ok, else: no_streaming(tool)
+  end
+
+  defp streams(tool, _context), do: no_streaming(tool)
+
+  defp no_streaming(tool),
+    do: {:error, :streaming, "Streaming not supported for tool #{tool.name}"}
 
   # ---- texts --------------------------------------------------------------
 

@@ -31,7 +31,7 @@ defmodule Snakepit.GRPC.Client do
 
   alias Snakepit.{Defaults, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.GRPC.BridgeServer
+  alias Snakepit.GRPC.{BridgeServer, Listener, TLS, Token}
 
   @connect_timeout 5_000
   @call_timeout 10_000
@@ -43,23 +43,75 @@ defmodule Snakepit.GRPC.Client do
   @type result :: {:ok, term} | {:error, term}
 
   @doc """
-  A channel to a port of this host, or to `"host:port"`. There has to be a server:
-  it is asked once. Retries are up to the caller.
+  A channel to a port of this host, or to `"host:port"` or `"unix:/path"`. There has
+  to be a server: it is asked once. Retries are up to the caller.
+
+  Options:
+
+    * `:token`, shown with each call. A listener of this VM is shown its own without
+      being told to (at `127.0.0.1`, `localhost` and `::1`); `token: nil` shows none
+    * `:tls`: `true` to trust the system's certificates, or `[ca: "ca.pem"]` to trust
+      those; `:cert` and `:key` where the server wants a certificate too; `:server_name`
+      where the server's certificate does not name the target's host. Values are paths
+      of PEM files, or their texts
+    * `:timeout` of the first question, #{@connect_timeout} ms by default
+
+  What is wrong with `:tls` is `{:error, {:tls, text}}`. A server whose certificate
+  is not trusted is `{:error, :unavailable}`.
   """
-  @spec connect(target) :: {:ok, channel} | {:error, term}
-  def connect(port) when is_integer(port) and port in 1..65_535, do: connect("127.0.0.1:#{port}")
+  @spec connect(target, keyword) :: {:ok, channel} | {:error, term}
+  def connect(target, opts \\ [])
 
-  def connect(target) when is_binary(target) do
-    channel = Native.channel_open(target)
+  def connect(port, opts) when is_integer(port) and port in 1..65_535,
+    do: connect("127.0.0.1:#{port}", opts)
 
-    case ping(channel, "connection_test", timeout: @connect_timeout) do
-      {:ok, _} ->
-        {:ok, channel}
+  def connect(target, opts) when is_binary(target) do
+    with {:ok, options} <- channel_options(target, opts),
+         {:ok, channel} <- open(target, options) do
+      timeout = Keyword.get(opts, :timeout, @connect_timeout)
 
-      {:error, reason} ->
-        Native.channel_close(channel)
-        {:error, reason}
+      case ping(channel, "connection_test", timeout: timeout) do
+        {:ok, _} ->
+          {:ok, channel}
+
+        {:error, reason} ->
+          Native.channel_close(channel)
+          {:error, reason}
+      end
     end
+  end
+
+  @doc "Ends a channel: calls that run go on to their end, new ones are `:unavailable`."
+  @spec close(channel) :: :ok
+  def close(channel), do: Native.channel_close(channel)
+
+  defp open(target, options) do
+    case Native.channel_open(target, options) do
+      {:error, :tls} -> {:error, {:tls, "gRPC cannot use the certificates"}}
+      channel -> {:ok, channel}
+    end
+  end
+
+  defp channel_options(target, opts) do
+    token = Keyword.get_lazy(opts, :token, fn -> own_token(target) end)
+    options = if token, do: %{authorization: Token.header(token)}, else: %{}
+
+    case opts[:tls] do
+      none when none in [nil, false] ->
+        {:ok, options}
+
+      tls ->
+        with {:error, text} <- TLS.load(tls, :client) do
+          {:error, {:tls, text}}
+        else
+          {:ok, texts} -> {:ok, Map.put(options, :tls, texts)}
+        end
+    end
+  end
+
+  defp own_token(target) do
+    with [_, port] <- Regex.run(~r/\A(?:127\.0\.0\.1|localhost|\[::1\]):(\d{1,5})\z/, target),
+         do: port |> String.to_integer() |> Listener.token_at()
   end
 
   @doc "Whether it is there: `{:ok, %Snakepit.Bridge.PingResponse{}}`."

@@ -8,9 +8,9 @@ defmodule Snakepit.GRPC.ClientImpl do
   @type channel :: Client.channel()
   @type result :: Client.result()
 
-  @doc "See `Snakepit.GRPC.Client.connect/1`."
-  @spec connect(Client.target()) :: {:ok, channel} | {:error, term}
-  defdelegate connect(port), to: Client
+  @doc "See `Snakepit.GRPC.Client.connect/2`."
+  @spec connect(Client.target(), keyword) :: {:ok, channel} | {:error, term}
+  defdelegate connect(port, opts \\ []), to: Client
 
   @doc "See `Snakepit.GRPC.Client.ping/3`."
   @spec ping(channel, String.t(), keyword) :: result

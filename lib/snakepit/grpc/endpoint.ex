@@ -7,7 +7,7 @@ defmodule Snakepit.GRPC.Endpoint do
 
   Options: `:port` (0, the default, for a free one; `port/1` says which),
   `:host` (`"127.0.0.1"`), `:bind_host` (the same), `:name`, `:max_receive` (bytes
-  of a message).
+  of a message), and `:auth`, `:token` and `:tls` as for `Snakepit.GRPC.Listener`.
   """
 
   alias Snakepit.GRPC.{BridgeServer, Listener}
@@ -38,6 +38,8 @@ defmodule Snakepit.GRPC.Endpoint do
       bind_host: Keyword.get(opts, :bind_host, host),
       port: port
     }
+
+    config = Map.merge(config, Map.new(Keyword.take(opts, [:auth, :token, :tls])))
 
     Listener.start_link(
       [name: Keyword.get(opts, :name, __MODULE__), config: config] ++

@@ -10,16 +10,34 @@ defmodule Snakepit.GRPC.Listener do
     * `%{mode: :external_pool, host: "10.0.0.5", base_port: 50051, pool_size: 8}`:
       the first free one of these ports
 
+  Further keys, of each mode:
+
+    * `auth: :token` (the default): calls have to show a token, see `token/0`;
+      `:none` lets everyone in
+    * `token: "..."`: that one, of 16 bytes or more, in place of one of this run's
+      own
+    * `tls: [cert: "cert.pem", key: "key.pem", ca: "ca.pem", verify: :verify_peer]`:
+      with TLS; with `:ca`, clients have to have a certificate that it vouches for,
+      unless `verify: :verify_none`. Workers of this VM then have a port of their
+      own, at loopback and without TLS.
+
+  See the guide on gRPC.
+
   Each call runs in a process of its own. When the client gives up, that process
   is told to exit; a tool that wants to finish all the same traps exits.
   """
   use GenServer, shutdown: 10_000
 
   alias Snakepit.{Config, Defaults, Logger, Native}
-  alias Snakepit.GRPC.BridgeServer
+  alias Snakepit.GRPC.{Auth, Peer, Served, TLS, Token}
+  alias Snakepit.Pool.Registry, as: Workers
 
+  @resource_exhausted 8
   @unavailable 14
   @internal 13
+  # Calls of health and reflection at a time: anyone may make them, and some last.
+  @max_open 1_000
+  @loopback "127.0.0.1"
   @stop_timeout 5_000
   # Unknown: when the system was asked, nothing was in the way any more.
   @in_use [:eaddrinuse, :unknown]
@@ -69,6 +87,39 @@ defmodule Snakepit.GRPC.Listener do
     if String.contains?(host, ":"), do: "[#{host}]:#{port}", else: "#{host}:#{port}"
   end
 
+  @doc """
+  The token that its clients have to show, as the metadata `authorization: Bearer
+  <token>`; nil with `auth: :none`. Workers have it in `SNAKEPIT_GRPC_TOKEN`, and
+  `Snakepit.GRPC.Client` shows it to a listener of its own VM by itself.
+  """
+  @spec token() :: String.t() | nil
+  def token do
+    _ = info!()
+    :persistent_term.get({__MODULE__, :clients}).token
+  end
+
+  @doc false
+  # Where workers of this VM reach it, and the token for that. Nil when it is not
+  # running.
+  @spec for_workers() :: %{address: String.t(), token: String.t() | nil} | nil
+  def for_workers do
+    case :persistent_term.get({__MODULE__, :clients}, nil) do
+      nil -> nil
+      %{inner: nil, token: token} -> %{address: address(), token: token}
+      %{inner: port, token: token} -> %{address: "#{@loopback}:#{port}", token: token}
+    end
+  end
+
+  @doc false
+  # The token for a listener, or a worker, of this VM at that port of this host.
+  @spec token_at(:inet.port_number()) :: String.t() | nil
+  def token_at(port) do
+    case :persistent_term.get({__MODULE__, :at, port}, nil) do
+      {pid, token} -> if Process.alive?(pid), do: token
+      nil -> if Workers.at?(port), do: with(%{token: token} <- for_workers(), do: token)
+    end
+  end
+
   defp info! do
     case listener_info() do
       {:ok, info} ->
@@ -103,16 +154,80 @@ defmodule Snakepit.GRPC.Listener do
   def init(opts) do
     Process.flag(:trap_exit, true)
 
-    with {:ok, config} <- config(opts), {:ok, server, port} <- listen(config, opts) do
+    with {:ok, config} <- config(opts),
+         {:ok, tls} <- tls(config[:tls]),
+         {:ok, server, port} <- listen(config, Keyword.put(opts, :tls, tls)),
+         {:ok, inner} <- listen_inside(tls, opts) do
       info = %{mode: config.mode, host: config.host, bind_host: config.bind_host, port: port}
-      if opts[:name] == __MODULE__, do: :persistent_term.put(__MODULE__, info)
+      token = if config[:auth] != :none, do: config[:token] || Token.run()
+      ports = [port | for({_server, port} <- List.wrap(inner), do: port)]
+      publish(opts[:name], info, token, inner, ports)
       Logger.info(:grpc, "gRPC listener on #{config.bind_host}:#{port} (#{config.mode})")
-      {:ok, %{name: opts[:name], server: server, info: info, calls: %{}, tasks: %{}}}
+
+      {:ok,
+       %{
+         name: opts[:name],
+         servers: [server | for({server, _port} <- List.wrap(inner), do: server)],
+         info: info,
+         ports: ports,
+         check: Auth.new(token, local(config, port, inner)),
+         calls: %{},
+         tasks: %{},
+         open: 0
+       }}
     else
       {:error, reason} ->
         Logger.error(:grpc, "the gRPC listener cannot start: #{inspect(reason)}")
         {:stop, {:grpc_listener_failed, reason}}
     end
+  end
+
+  defp publish(name, info, token, inner, ports) do
+    for port <- ports, do: :persistent_term.put({__MODULE__, :at, port}, {self(), token})
+
+    if name == __MODULE__ do
+      port = inner && elem(inner, 1)
+      :persistent_term.put({__MODULE__, :clients}, %{token: token, inner: port})
+      :persistent_term.put(__MODULE__, info)
+    end
+  end
+
+  defp withdraw(state) do
+    for port <- state.ports, do: :persistent_term.erase({__MODULE__, :at, port})
+
+    if state.name == __MODULE__ do
+      :persistent_term.erase(__MODULE__)
+      :persistent_term.erase({__MODULE__, :clients})
+    end
+  end
+
+  # Connections to these may be of a worker's process.
+  defp local(config, port, inner) do
+    outer = if config.mode == :internal, do: addresses(config.bind_host, port), else: []
+    outer ++ for {_server, port} <- List.wrap(inner), do: {{127, 0, 0, 1}, port}
+  end
+
+  defp addresses(host, port) do
+    host = String.to_charlist(host)
+
+    for family <- [:inet, :inet6],
+        {:ok, address} <- [:inet.getaddr(host, family)],
+        Peer.loopback?(address),
+        do: {address, port}
+  end
+
+  defp tls(nil), do: {:ok, nil}
+
+  defp tls(options) do
+    with {:error, text} <- TLS.load(options, :server),
+         do: {:error, {:invalid_grpc_listener_config, {:tls, text}}}
+  end
+
+  # Workers know nothing of certificates.
+  defp listen_inside(nil, _opts), do: {:ok, nil}
+
+  defp listen_inside(_tls, opts) do
+    with {:ok, server, port} <- bind(@loopback, 0, opts), do: {:ok, {server, port}}
   end
 
   defp config(opts) do
@@ -156,11 +271,13 @@ defmodule Snakepit.GRPC.Listener do
 
   defp bind(host, port, opts) do
     options = %{
-      methods: BridgeServer.methods(),
+      methods: Served.methods(),
       max_receive: Keyword.get(opts, :max_receive, :infinity)
     }
 
-    case Native.server_start(host, port, options) do
+    tls = if opts[:tls], do: %{tls: opts[:tls]}, else: %{}
+
+    case Native.server_start(host, port, Map.merge(options, tls)) do
       {:ok, server, ^port} -> {:ok, server, port}
       {:ok, server, actual} when port == 0 -> {:ok, server, actual}
       {:ok, _server, actual} -> {:error, {:grpc_listener_port_mismatch, port, actual}}
@@ -196,25 +313,21 @@ defmodule Snakepit.GRPC.Listener do
 
   @impl true
   def handle_info({:snakepit_rpc, call, method, bytes, headers, time_left}, state) do
-    context = %{headers: headers, time_left: time_left}
+    context = %{headers: headers, time_left: time_left, call: call}
+    open? = String.starts_with?(method, "/grpc.")
 
-    case start_task(fn -> serve(call, method, bytes, context) end) do
-      {:ok, pid, monitor} ->
-        {:noreply,
-         %{
-           state
-           | calls: Map.put(state.calls, call, pid),
-             tasks: Map.put(state.tasks, monitor, call)
-         }}
-
-      {:error, reason} ->
-        _ = Native.server_fail(call, @unavailable, "no process for it: #{inspect(reason)}")
-        {:noreply, state}
+    if open? and state.open >= @max_open do
+      _ = Native.server_fail(call, @resource_exhausted, "there are #{@max_open} calls like it")
+      {:noreply, state}
+    else
+      check = state.check
+      task = start_task(fn -> serve(method, bytes, context, check) end)
+      {:noreply, started(task, call, open?, state)}
     end
   end
 
   def handle_info({:snakepit_rpc_cancelled, call}, state) do
-    with %{^call => pid} <- state.calls, do: Process.exit(pid, {:shutdown, :rpc_cancelled})
+    with %{^call => {pid, _}} <- state.calls, do: Process.exit(pid, {:shutdown, :rpc_cancelled})
     {:noreply, state}
   end
 
@@ -225,7 +338,8 @@ defmodule Snakepit.GRPC.Listener do
     # Whoever answered first has answered: then this is refused.
     _ = Native.server_fail(call, @internal, "the call's process died: #{reason_text(reason)}")
 
-    {:noreply, %{state | tasks: tasks, calls: Map.delete(state.calls, call)}}
+    {{_pid, open?}, calls} = Map.pop!(state.calls, call)
+    {:noreply, %{state | tasks: tasks, calls: calls, open: state.open - count(open?)}}
   end
 
   def handle_info({:snakepit_server_stopped, _server}, state),
@@ -235,16 +349,34 @@ defmodule Snakepit.GRPC.Listener do
 
   @impl true
   def terminate(_reason, state) do
-    if state.name == __MODULE__, do: :persistent_term.erase(__MODULE__)
-    server = state.server
-    Native.server_stop(server)
+    withdraw(state)
+    Enum.each(state.servers, &Native.server_stop/1)
 
-    receive do
-      {:snakepit_server_stopped, ^server} -> :ok
-    after
-      @stop_timeout -> :ok
+    for server <- state.servers do
+      receive do
+        {:snakepit_server_stopped, ^server} -> :ok
+      after
+        @stop_timeout -> :ok
+      end
     end
   end
+
+  defp started({:ok, pid, monitor}, call, open?, state) do
+    %{
+      state
+      | calls: Map.put(state.calls, call, {pid, open?}),
+        tasks: Map.put(state.tasks, monitor, call),
+        open: state.open + count(open?)
+    }
+  end
+
+  defp started({:error, reason}, call, _open?, state) do
+    _ = Native.server_fail(call, @unavailable, "no process for it: #{inspect(reason)}")
+    state
+  end
+
+  defp count(true), do: 1
+  defp count(false), do: 0
 
   defp start_task(fun) do
     if Process.whereis(Snakepit.TaskSupervisor) do
@@ -256,9 +388,12 @@ defmodule Snakepit.GRPC.Listener do
     end
   end
 
-  defp serve(call, method, bytes, context) do
-    case BridgeServer.handle(method, bytes, context) do
-      {:ok, reply} -> Native.server_reply(call, reply)
+  defp serve(method, bytes, %{call: call} = context, check) do
+    with :ok <- check.(method, context.headers, call),
+         {:ok, reply} <- Served.handle(method, bytes, context) do
+      Native.server_reply(call, reply)
+    else
+      :done -> Native.server_finish(call)
       {:error, status, text} -> Native.server_fail(call, status, text)
     end
   end

@@ -4,13 +4,14 @@ defmodule Snakepit.GRPCWorker.Launch do
 
   alias Snakepit.{Config, Defaults, Native, PythonRuntime, PythonThreadLimits}
   alias Snakepit.Adapters.GRPCPython
-  alias Snakepit.GRPC.Listener
+  alias Snakepit.GRPC.{Listener, Token}
   alias Snakepit.GRPCWorker.ReadyBell
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
   alias Snakepit.Python.Wire
   alias Snakepit.Spawner.Settings
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
+  @address_variable "SNAKEPIT_GRPC_ADDRESS"
   @thread_variables ~w(OPENBLAS_NUM_THREADS OMP_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
 
   @type spec :: %{
@@ -128,7 +129,28 @@ defmodule Snakepit.GRPCWorker.Launch do
   end
 
   defp elixir_address do
-    if Process.whereis(Listener), do: Listener.address()
+    with %{address: address} <- Listener.for_workers(), do: address
+  end
+
+  @doc "What a worker wants to be shown, as options of its channel."
+  @spec shown() :: %{optional(:authorization) => String.t()}
+  def shown do
+    case Listener.for_workers() do
+      %{token: token} when token != nil -> %{authorization: Token.header(token)}
+      _ -> %{}
+    end
+  end
+
+  # For clients that the worker, or what it starts, makes by itself.
+  defp bridge do
+    case Listener.for_workers() do
+      nil ->
+        %{}
+
+      %{address: address, token: token} ->
+        shown = if token, do: %{Token.variable() => token}, else: %{}
+        Map.put(shown, @address_variable, address)
+    end
   end
 
   # ---- environment --------------------------------------------------------
@@ -147,6 +169,7 @@ defmodule Snakepit.GRPCWorker.Launch do
       "GRPC_VERBOSITY" => System.get_env("GRPC_VERBOSITY") || "ERROR"
     }
     |> Map.merge(Map.new([ProcessRegistry.owner_variable()]))
+    |> Map.merge(bridge())
     |> Map.merge(if Settings.other_user?(config), do: %{}, else: ReadyBell.environment())
     |> Map.merge(group())
     |> Map.merge(concurrency(config))

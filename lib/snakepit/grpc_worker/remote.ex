@@ -3,7 +3,7 @@ defmodule Snakepit.GRPCWorker.Remote do
   # A worker that comes by gRPC: where it listens, and its channel.
 
   alias Snakepit.{Defaults, Native}
-  alias Snakepit.GRPCWorker.State
+  alias Snakepit.GRPCWorker.{Launch, State}
 
   @ping "/snakepit.bridge.BridgeService/Ping"
   @ping_timeout_ms 2_000
@@ -44,7 +44,7 @@ defmodule Snakepit.GRPCWorker.Remote do
 
   @spec connect(State.t()) :: State.t()
   def connect(state) do
-    channel = Native.channel_open("127.0.0.1:#{state.port}")
+    channel = Native.channel_open("127.0.0.1:#{state.port}", Launch.shown())
     if state.cbor?, do: :ok = Native.channel_takes_cbor(channel)
     %{state | channel: channel}
   end

@@ -245,6 +245,10 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
+  # Who passes chunks on wants the message itself.
+  defp read_chunk(bytes, %{raw_chunks?: true}), do: {:ok, bytes}
+  defp read_chunk(bytes, _request), do: Native.decode_chunk(bytes)
+
   @doc false
   def started(ref, worker) do
     CallEvents.started(ref, worker)
@@ -294,7 +298,7 @@ defmodule Snakepit.Pool.Call do
   defp broken(reason, stream), do: CallError.failed(reason, stream.request)
 
   defp chunk(bytes, ref, stream) do
-    case Native.decode_chunk(bytes) do
+    case read_chunk(bytes, stream.request) do
       {:ok, chunk} ->
         delivered(deliver(stream, chunk), byte_size(bytes), ref, stream)
 

@@ -15,6 +15,7 @@ defmodule Snakepit.Pool.Options do
     :pool,
     :pool_name,
     :queue_timeout,
+    :raw_chunks,
     :session_id,
     :thread_sensitive,
     :timeout

@@ -72,6 +72,14 @@ defmodule Snakepit.Pool.Registry do
   @spec worker_exists?(String.t()) :: boolean
   def worker_exists?(worker_id), do: lookup(worker_id) != nil
 
+  @doc false
+  # Whether a worker serves gRPC at that port of this host.
+  @spec at?(:inet.port_number()) :: boolean
+  def at?(port) do
+    Process.whereis(__MODULE__) != nil and
+      Registry.select(__MODULE__, [{{:_, :_, %{grpc_port: port}}, [], [true]}]) != []
+  end
+
   defp lookup(worker_id) do
     case Registry.lookup(__MODULE__, worker_id) do
       [{pid, metadata}] -> {pid, metadata}

@@ -41,6 +41,7 @@ defmodule Snakepit.Pool.Request do
          extra: {CallEvents.metadata(watch, metadata(correlation_id, opts)), binaries},
          inputs: inputs,
          watch: watch,
+         raw_chunks?: opts[:raw_chunks] == true,
          retry: target.barrier && Retry.mark(args, opts)
        }}
     else

@@ -1,4 +1,5 @@
-/* As much of gRPC's C core as the client side of the native part uses: slices,
+/* As much of gRPC's C core as the client side of the native part uses (the
+ * server side is in fake_grpc_server.c): slices,
  * byte buffers, a completion queue, and calls to servers that answer, fail,
  * are silent or go away, at random. What libgrpc does by atomic operations of
  * its own a sanitizer cannot see; here it can. */
@@ -178,13 +179,15 @@ static gpr_timespec time_of(int64_t ns, gpr_clock_type type) {
   return t;
 }
 
-static int64_t now(void) {
+int64_t fake_grpc_now(void) {
   struct timespec ts;
   clock_gettime(CLOCK_MONOTONIC, &ts);
   return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }
 
-gpr_timespec gpr_now(gpr_clock_type type) { return time_of(now(), type); }
+gpr_timespec gpr_now(gpr_clock_type type) {
+  return time_of(fake_grpc_now(), type);
+}
 gpr_timespec gpr_inf_future(gpr_clock_type type) {
   return time_of(INT64_MAX, type);
 }
@@ -223,7 +226,7 @@ grpc_completion_queue *grpc_completion_queue_create_for_next(void *reserved) {
   return cq;
 }
 
-static void post(grpc_completion_queue *cq, void *tag, bool ok) {
+void fake_grpc_post(grpc_completion_queue *cq, void *tag, bool ok) {
   completion *c = must(calloc(1, sizeof *c));
   c->tag = tag;
   c->ok = ok;
@@ -243,9 +246,9 @@ grpc_event grpc_completion_queue_next(grpc_completion_queue *cq,
   int64_t until = ns_of(deadline);
   (void)reserved;
   pthread_mutex_lock(&cq->lock);
-  while (cq->first == NULL && until > now()) {
+  while (cq->first == NULL && until > fake_grpc_now()) {
     /* The distant future is too far for the C library. */
-    int64_t most = now() + 1000000000;
+    int64_t most = fake_grpc_now() + 1000000000;
     int64_t at = until < most ? until : most;
     struct timespec ts = {.tv_sec = at / 1000000000,
                           .tv_nsec = at % 1000000000};
@@ -275,6 +278,7 @@ struct grpc_channel {
 };
 
 struct grpc_call {
+  fake_call_kind kind;
   atomic_int refs;
   pthread_mutex_t lock; /* guards what follows */
   grpc_completion_queue *cq;
@@ -300,7 +304,7 @@ static grpc_call *under_way; /* guarded by network; each is counted */
 static atomic_bool stopping;
 static pthread_t carrier;
 
-static unsigned any(unsigned n) {
+unsigned fake_grpc_any(unsigned n) {
   static atomic_uint state = 1;
   unsigned x = atomic_fetch_add(&state, 0x9e3779b9u);
   x = (x ^ x >> 16) * 0x85ebca6bu;
@@ -308,7 +312,7 @@ static unsigned any(unsigned n) {
   return (x ^ x >> 16) % n;
 }
 
-static grpc_byte_buffer *some_bytes(void) {
+grpc_byte_buffer *fake_grpc_bytes(void) {
   /* An ExecuteToolResponse that says that all is well. */
   static char yes[] = {8, 1};
   grpc_slice slice = grpc_slice_from_static_buffer(yes, sizeof yes);
@@ -319,7 +323,7 @@ static void complete(grpc_call *call, void **tag) {
   void *what = *tag;
   *tag = NULL;
   if (what != NULL)
-    post(call->cq, what, true);
+    fake_grpc_post(call->cq, what, true);
 }
 
 static void say_status(grpc_call *call, grpc_status_code status) {
@@ -329,7 +333,7 @@ static void say_status(grpc_call *call, grpc_status_code status) {
 
 /* The lock is held. True when it is over. */
 static bool step(grpc_call *call) {
-  bool late = call->deadline <= now();
+  bool late = call->deadline <= fake_grpc_now();
   grpc_status_code status = call->outcome;
   if (call->status == NULL)
     return false; /* not asked for yet */
@@ -338,20 +342,20 @@ static bool step(grpc_call *call) {
              : late          ? GRPC_STATUS_DEADLINE_EXCEEDED
                              : GRPC_STATUS_UNAVAILABLE;
     call->chunks = 0;
-  } else if (call->silent || any(2) == 0) {
+  } else if (call->silent || fake_grpc_any(2) == 0) {
     return false;
   }
   if (!call->unary && call->chunks > 0) {
     complete(call, &call->sent);
     if (call->received != NULL) {
-      *call->message = some_bytes();
+      *call->message = fake_grpc_bytes();
       call->chunks--;
       complete(call, &call->received);
     }
     return false;
   }
   if (call->unary && status == GRPC_STATUS_OK)
-    *call->message = some_bytes();
+    *call->message = fake_grpc_bytes();
   say_status(call, status);
   call->ended = true;
   complete(call, &call->sent);
@@ -388,11 +392,15 @@ static void *carry(void *arg) {
   return NULL;
 }
 
-void fake_grpc_start(void) { pthread_create(&carrier, NULL, carry, NULL); }
+void fake_grpc_start(void) {
+  pthread_create(&carrier, NULL, carry, NULL);
+  fake_grpc_server_start();
+}
 
 void fake_grpc_stop(void) {
   atomic_store(&stopping, true);
   pthread_join(carrier, NULL);
+  fake_grpc_server_stop();
 }
 
 static void release_channel(grpc_channel *channel) {
@@ -408,7 +416,7 @@ grpc_channel *grpc_channel_create(const char *target,
   (void)creds;
   (void)args;
   atomic_init(&channel->refs, 1);
-  atomic_init(&channel->connected, any(8) != 0);
+  atomic_init(&channel->connected, fake_grpc_any(8) != 0);
   return channel;
 }
 
@@ -434,6 +442,15 @@ grpc_channel_credentials *grpc_insecure_credentials_create(void);
 grpc_channel_credentials *grpc_insecure_credentials_create(void) {
   return (grpc_channel_credentials *)(void *)&creds;
 }
+grpc_channel_credentials *grpc_ssl_credentials_create_ex(
+    const char *roots, grpc_ssl_pem_key_cert_pair *pair,
+    const grpc_ssl_verify_peer_options *verify, void *reserved) {
+  (void)roots;
+  (void)pair;
+  (void)verify;
+  (void)reserved;
+  return grpc_insecure_credentials_create();
+}
 void grpc_channel_credentials_release(grpc_channel_credentials *c) { (void)c; }
 
 grpc_call *grpc_channel_create_call(grpc_channel *channel, grpc_call *parent,
@@ -453,15 +470,19 @@ grpc_call *grpc_channel_create_call(grpc_channel *channel, grpc_call *parent,
   pthread_mutex_init(&call->lock, NULL);
   call->cq = cq;
   call->deadline = ns_of(deadline);
-  call->outcome = ends[any(4)];
-  call->silent = any(8) == 0;
-  call->chunks = any(4) == 0 ? 16 : any(40);
+  call->outcome = ends[fake_grpc_any(4)];
+  call->silent = fake_grpc_any(8) == 0;
+  call->chunks = fake_grpc_any(4) == 0 ? 16 : fake_grpc_any(40);
   atomic_fetch_add(&channel->refs, 1);
   call->channel = channel;
   return call;
 }
 
 void grpc_call_unref(grpc_call *call) {
+  if (call->kind.of_server) {
+    fake_grpc_server_unref(call);
+    return;
+  }
   if (atomic_fetch_sub(&call->refs, 1) != 1)
     return;
   release_channel(call->channel);
@@ -471,6 +492,10 @@ void grpc_call_unref(grpc_call *call) {
 
 grpc_call_error grpc_call_cancel(grpc_call *call, void *reserved) {
   (void)reserved;
+  if (call->kind.of_server) {
+    fake_grpc_server_cancel(call);
+    return GRPC_CALL_OK;
+  }
   pthread_mutex_lock(&call->lock);
   call->cancelled = true;
   pthread_mutex_unlock(&call->lock);
@@ -503,15 +528,19 @@ static void note_op(grpc_call *call, const grpc_op *op, void *tag) {
 grpc_call_error grpc_call_start_batch(grpc_call *call, const grpc_op *ops,
                                       size_t count, void *tag, void *reserved) {
   (void)reserved;
+  if (call->kind.of_server) {
+    fake_grpc_server_batch(call, ops, count, tag);
+    return GRPC_CALL_OK;
+  }
   if (count == 0) {
-    post(call->cq, tag, true);
+    fake_grpc_post(call->cq, tag, true);
     return GRPC_CALL_OK;
   }
   pthread_mutex_lock(&call->lock);
   bool fresh = false;
   if (call->ended) { /* only the next message can be asked for */
     *ops[0].data.recv_message.recv_message = NULL;
-    post(call->cq, tag, true);
+    fake_grpc_post(call->cq, tag, true);
   } else {
     for (size_t i = 0; i < count; i++)
       note_op(call, &ops[i], tag);

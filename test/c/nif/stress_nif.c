@@ -18,8 +18,9 @@
 #include "fake_grpc.h"
 #include "fake_worker.h"
 #include "stress_guard.h"
+#include "stress_server.h"
 
-enum { POOLS = 3, GRPC_POOLS = 1, CALLERS = 24, WORKERS = 8 };
+enum { POOLS = 3, GRPC_POOLS = 1, CALLERS = 24, WORKERS = 8, SERVERS = 2 };
 /* Whatever waits so long waits for ever. */
 #define HANG_MS 60000
 #define LARGE ((size_t)70000) /* is encoded on a dirty scheduler */
@@ -437,6 +438,13 @@ static void *guard_on(void *arg) {
   return NULL;
 }
 
+/* ---- servers ------------------------------------------------------------ */
+
+static void *serve_on(void *arg) {
+  stress_serve(&stopping, (uint32_t)(uintptr_t)arg);
+  return NULL;
+}
+
 /* ---- all ---------------------------------------------------------------- */
 
 static int open_files(void) {
@@ -462,7 +470,7 @@ static void start_carrier(void) {
 int main(int argc, char **argv) {
   unsigned seconds = argc > 1 ? (unsigned)atoi(argv[1]) : 5;
   uintptr_t seed = argc > 2 ? (uintptr_t)atol(argv[2]) : 1;
-  pthread_t threads[POOLS + CALLERS + WORKERS + 1];
+  pthread_t threads[POOLS + CALLERS + WORKERS + SERVERS + 1];
   size_t n = 0;
   signal(SIGPIPE, SIG_IGN); /* as the BEAM does */
   fake_load();
@@ -479,6 +487,8 @@ int main(int argc, char **argv) {
     pthread_create(&threads[n++], NULL, work_on,
                    (void *)(seed * 1000 * WORKERS + i));
   pthread_create(&threads[n++], NULL, guard_on, (void *)seed);
+  for (uintptr_t i = 0; i < SERVERS; i++)
+    pthread_create(&threads[n++], NULL, serve_on, (void *)(seed * 77 + i));
   sleep(seconds);
   atomic_store(&stopping, true);
   while (n > 0)
@@ -494,9 +504,11 @@ int main(int argc, char **argv) {
   }
   fake_grpc_stop();
   printf(
-      "%lu calls, %lu of them sent ahead, %lu cancelled, %lu callers killed\n",
+      "%lu calls, %lu of them sent ahead, %lu cancelled, %lu callers killed; "
+      "%lu calls served\n",
       atomic_load(&calls), atomic_load(&fake_worker_offers),
-      atomic_load(&cancelled), atomic_load(&killed));
+      atomic_load(&cancelled), atomic_load(&killed),
+      atomic_load(&stress_served));
   fake_free_processes();
   return 0;
 }

@@ -5,9 +5,12 @@ defmodule Snakepit.Test.Interop do
   @dir Path.expand("../../interop", __DIR__)
 
   @doc "What the program wrote, and its exit status."
-  def python(script, args) do
-    System.cmd(interpreter(), command(script, args), env: env(), stderr_to_stdout: true)
+  def python(script, args, more \\ []) do
+    System.cmd(interpreter(), command(script, args), env: env() ++ more, stderr_to_stdout: true)
   end
+
+  @doc "What a client shows to a listener of this VM."
+  def token, do: {"SNAKEPIT_GRPC_TOKEN", Snakepit.GRPC.Token.run()}
 
   @doc "The program as a port, whose OS process the caller may kill."
   def open(script, args) do
@@ -33,7 +36,8 @@ defmodule Snakepit.Test.Interop do
     [
       {"PYTHONPATH", to_string(Snakepit.Native.ebin())},
       {"PYTHONDONTWRITEBYTECODE", "1"},
-      {"GRPC_VERBOSITY", "ERROR"}
+      {"GRPC_VERBOSITY", "ERROR"},
+      token()
     ]
   end
 end

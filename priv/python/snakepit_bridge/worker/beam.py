@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from .. import auth
 from .._proto import services
 from ..errors import BridgeError
 
@@ -21,7 +22,7 @@ class BeamLink:
     def stub(self) -> Any:
         with self._lock:
             if self._stub is None:
-                self._stub = services().BridgeServiceStub(self._dial())
+                self._stub = services().BridgeServiceStub(auth.intercept(self._dial()))
             return self._stub
 
     def close(self) -> None:

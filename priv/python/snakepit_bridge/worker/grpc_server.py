@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 import grpc
 
+from .. import auth
 from ..errors import BridgeError
 from .runner import Runner
 
@@ -22,6 +23,27 @@ _OPTIONS = (
 # Open streams, probes and calls of coroutines hold a thread each; idle ones are
 # used again.
 _MAX_THREADS = 512
+
+
+class WantsToken(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Lets in who shows the token of this run, as the BEAM does; anyone may ping."""
+
+    def __init__(self, token: str) -> None:
+        self._token = token
+        self._refusal = grpc.unary_unary_rpc_method_handler(self._refuse)
+
+    def intercept_service(self, proceed: Any, call: Any) -> Any:
+        if call.method.endswith("/Ping") or auth.shown(call.invocation_metadata, self._token):
+            return proceed(call)
+        return self._refusal
+
+    @staticmethod
+    def _refuse(request: Any, context: Any) -> Any:
+        context.abort(
+            grpc.StatusCode.UNAUTHENTICATED,
+            f"this worker wants the token of its BEAM, which {auth.TOKEN_VARIABLE} holds, "
+            "as the metadata `authorization: Bearer <token>`",
+        )
 
 
 class LanePool(futures.ThreadPoolExecutor):
@@ -54,7 +76,13 @@ class GrpcServer:
     def __init__(self, handler: Any, host: str, port: int, capacity: int = 1) -> None:
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         threads = futures.ThreadPoolExecutor(_MAX_THREADS + capacity, thread_name_prefix="grpc")
-        self._server = grpc.server(threads, handlers=(handler,), options=_OPTIONS)
+        token = auth.token()
+        self._server = grpc.server(
+            threads,
+            handlers=(handler,),
+            interceptors=() if token is None else (WantsToken(token),),
+            options=_OPTIONS,
+        )
 
     def start(self) -> int:
         """The port it listens on. Raises BridgeError."""

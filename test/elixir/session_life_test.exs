@@ -63,6 +63,20 @@ defmodule Snakepit.SessionLifeTest do
     assert SessionStore.get_session(silent) == {:error, :not_found}
   end
 
+  test "once a call has ended the store knows its worker" do
+    for n <- 1..50 do
+      id = "session-#{System.unique_integer([:positive])}-#{n}"
+      if rem(n, 2) == 0, do: {:ok, _} = SessionStore.create_session(id)
+      {:ok, pid} = pid_in(id)
+      assert {:ok, %{last_worker_id: worker}} = SessionStore.get_session(id)
+      assert {:ok, %{process_pid: ^pid}} = GRPCWorker.get_info(worker)
+      SessionStore.delete_session(id)
+    end
+
+    never = "session-#{System.unique_integer([:positive])}"
+    assert SessionStore.get_session(never) == {:error, :not_found}
+  end
+
   test "one that is deleted or has expired has no worker", %{id: id} do
     for ending <- [
           fn -> SessionStore.delete_session(id) end,

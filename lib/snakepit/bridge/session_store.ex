@@ -57,6 +57,17 @@ defmodule Snakepit.Bridge.SessionStore do
   @doc "The session, which counts as used."
   @spec get_session(server, String.t()) :: {:ok, Session.t()} | {:error, :not_found}
   def get_session(server \\ __MODULE__, session_id) do
+    case read(server, session_id) do
+      {:ok, %{last_worker_id: id}} = found when id != nil -> found
+      result -> if noted?(server, session_id), do: read(server, session_id), else: result
+    end
+  end
+
+  # A call is over before the store hears which worker had it.
+  defp noted?(server, session_id),
+    do: GenServer.whereis(server) == GenServer.whereis(__MODULE__) and Sessions.noted?(session_id)
+
+  defp read(server, session_id) do
     case tables(server) do
       %{adapter: nil, sessions: table} -> used(table, session_id)
       %{adapter: adapter} -> adapter.get_session(session_id)
@@ -182,7 +193,7 @@ defmodule Snakepit.Bridge.SessionStore do
   # The same when it has that worker already.
   @spec served_by(String.t(), String.t()) :: :ok
   def served_by(session_id, worker_id) do
-    case {get_session(session_id), tables(__MODULE__)} do
+    case {read(__MODULE__, session_id), tables(__MODULE__)} do
       {{:ok, %Session{last_worker_id: ^worker_id}}, _} ->
         :ok
 

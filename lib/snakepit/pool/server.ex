@@ -417,6 +417,9 @@ defmodule Snakepit.Pool.Server do
     end
   end
 
+  # What came before this has been handled.
+  def handle_call(:settled, _from, state), do: {:reply, :ok, state}
+
   def handle_call({:failure, name}, _from, state) do
     {:reply, state.pools[name] && state.pools[name].error, state}
   end

@@ -4,9 +4,12 @@ defmodule Snakepit.Pool.Sessions do
   # when it was used last. The store of sessions asks here, so that no call has to
   # tell it.
 
-  alias Snakepit.Native
+  alias Snakepit.Bridge.SessionStore
+  alias Snakepit.{Native, Pool}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Targets
+
+  @patience_ms 1_000
 
   @doc "Milliseconds since a call of the session ended, 0 while there is one; nil: never known."
   @spec unused_ms(String.t()) :: non_neg_integer | nil
@@ -18,6 +21,19 @@ defmodule Snakepit.Pool.Sessions do
       {:ok, ms} -> ms
       {:error, :not_found} -> nil
     end
+  end
+
+  @doc """
+  For a session that has had calls: true once what was said of them before is with
+  the store. Not to be asked by those who say and store it.
+  """
+  @spec noted?(String.t()) :: boolean
+  def noted?(session_id) do
+    self() not in [Process.whereis(Pool), Process.whereis(SessionStore)] and
+      unused_ms(session_id) != nil and GenServer.call(Pool, :settled, @patience_ms) == :ok
+  catch
+    # It is stopping, or has too much to do.
+    :exit, _ -> false
   end
 
   @doc "Its next call goes to any worker."

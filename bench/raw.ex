@@ -4,6 +4,7 @@ defmodule Bench.Raw do
   # in microseconds.
 
   alias Bench.{Pools, Stats}
+  alias Snakepit.GRPC.Token
 
   @source Path.expand("c/raw_pingpong.c", __DIR__)
   @flags ~w(-std=c11 -D_GNU_SOURCE -O2 -g -fno-common -Wall -Wextra)
@@ -166,7 +167,13 @@ defmodule Bench.Raw do
   def python, do: Snakepit.PythonRuntime.executable_path() || raise("no Python was found")
 
   defp client, do: Path.expand("python/grpc_client.py", __DIR__)
-  defp env, do: [{"SNAKEPIT_PROTO_PATH", to_string(Snakepit.Native.ebin())}]
+
+  defp env do
+    [
+      {"SNAKEPIT_PROTO_PATH", to_string(Snakepit.Native.ebin())},
+      {Token.variable(), Token.run()}
+    ]
+  end
 
   defp now, do: System.monotonic_time(:nanosecond)
 end

@@ -3,7 +3,8 @@
 grpc_client.py PORT latency MS        prints the nanoseconds of each call
 grpc_client.py PORT calls MS DEPTH    prints calls per second, DEPTH in flight
 
-The generated modules are found through SNAKEPIT_PROTO_PATH.
+The generated modules are found through SNAKEPIT_PROTO_PATH; the worker wants
+SNAKEPIT_GRPC_TOKEN.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ class Worker:
         services = importlib.import_module("snakepit_bridge_pb2_grpc")
         self._request = messages.ExecuteToolRequest(session_id="bench", tool_name="ping")
         self._call = services.BridgeServiceStub(channel).ExecuteTool
+        token = os.environ["SNAKEPIT_GRPC_TOKEN"]
+        self._metadata = (("authorization", f"Bearer {token}"),)
 
     def ping(self) -> None:
-        check(self._call(self._request))
+        check(self._call(self._request, metadata=self._metadata))
 
     def start_ping(self) -> Any:
-        return self._call.future(self._request)
+        return self._call.future(self._request, metadata=self._metadata)
 
 
 def check(reply: Any) -> None:

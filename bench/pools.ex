@@ -39,6 +39,7 @@ defmodule Bench.Pools do
         pool_size: workers,
         prefork: prefork,
         pool_max_queue_size: 50_000,
+        pool_max_workers: 1_000,
         pool_config: Map.new(settings),
         adapter_args: ["--adapter", adapter],
         adapter_env: [{"PYTHONPATH", python_path()}]

@@ -142,7 +142,7 @@ defmodule Snakepit.ElasticPoolTest do
     test "refuses what is no size" do
       start(pool_size: 1, max_workers: 4)
 
-      for wrong <- [0, -1, 1.5, :many, nil, 5, 1..5, 0..2, 3..1] do
+      for wrong <- [0, -1, 1.5, :many, nil, 5, 1..5, 0..2, 3..1//-1] do
         assert {:error, %Error{category: :validation}} = Pool.resize(:default, wrong)
       end
 

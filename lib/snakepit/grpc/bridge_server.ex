@@ -86,7 +86,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   """
   @spec handle(method :: String.t() | non_neg_integer, binary, context) ::
           {:ok, binary} | :done | failure
-  def handle(place, bytes, context) when place in 1..tuple_size(@places) do
+  def handle(place, bytes, context) when place in 1..tuple_size(@places)//1 do
     name = elem(@places, place - 1)
 
     # Over shared memory there are no streams.

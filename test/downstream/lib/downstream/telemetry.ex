@@ -36,7 +36,5 @@ defmodule Downstream.Telemetry do
     do: telemetry().execute([:snakepit, :python, :call, what], measurements, metadata)
 
   # The package where it is a dependency; this project has none.
-  defp telemetry do
-    if Code.ensure_loaded?(:telemetry), do: :telemetry, else: Snakepit.Telemetry
-  end
+  defp telemetry, do: Enum.find([:telemetry, Snakepit.Telemetry], &Code.ensure_loaded?/1)
 end

@@ -31,7 +31,7 @@ defmodule Snakepit.GRPC.Client do
 
   alias Snakepit.{Defaults, Error, Native}
   alias Snakepit.Error.PythonException
-  alias Snakepit.GRPC.{BridgeServer, Listener, TLS, Token}
+  alias Snakepit.GRPC.{BridgeServer, Listener, Status, TLS, Token}
 
   @connect_timeout 5_000
   @call_timeout 10_000
@@ -322,30 +322,11 @@ defmodule Snakepit.GRPC.Client do
   defp response({:tool_error, text}), do: {:error, text}
   defp response({:error, reason}), do: {:error, reason}
 
-  @statuses %{
-    1 => :cancelled,
-    2 => :unknown,
-    3 => :invalid_argument,
-    4 => :deadline_exceeded,
-    5 => :not_found,
-    6 => :already_exists,
-    7 => :permission_denied,
-    8 => :resource_exhausted,
-    9 => :failed_precondition,
-    10 => :aborted,
-    11 => :out_of_range,
-    12 => :unimplemented,
-    13 => :internal,
-    14 => :unavailable,
-    15 => :data_loss,
-    16 => :unauthenticated
-  }
-
   defp reason({:grpc, 4, _text}), do: :timeout
-  defp reason({:grpc, status, _text}) when status in [3, 5, 13, 14], do: @statuses[status]
+  defp reason({:grpc, status, _text}) when status in [3, 5, 13, 14], do: Status.name(status)
 
   defp reason({:grpc, status, text}) do
-    Error.grpc_error(Map.get(@statuses, status, :unknown), text, %{reason: {:grpc, status, text}})
+    Error.grpc_error(Status.name(status), text, %{reason: {:grpc, status, text}})
   end
 
   defp reason(other), do: other

@@ -5,6 +5,7 @@ defmodule Snakepit.Pool.CallError do
 
   alias Snakepit.{Error, Native}
   alias Snakepit.Error.PythonException
+  alias Snakepit.GRPC.Status
   alias Snakepit.Pool.{Call, Request}
 
   @doc "What the caller of a request gets."
@@ -163,26 +164,8 @@ defmodule Snakepit.Pool.CallError do
 
   defp exception(_text), do: nil
 
-  @statuses %{
-    1 => :cancelled,
-    2 => :unknown,
-    3 => :invalid_argument,
-    5 => :not_found,
-    6 => :already_exists,
-    7 => :permission_denied,
-    8 => :resource_exhausted,
-    9 => :failed_precondition,
-    10 => :aborted,
-    11 => :out_of_range,
-    12 => :unimplemented,
-    13 => :internal,
-    14 => :unavailable,
-    15 => :data_loss,
-    16 => :unauthenticated
-  }
-
   defp grpc_error(status, text, context) do
-    name = Map.get(@statuses, status, :unknown)
+    name = Status.name(status)
     Error.grpc_error(name, "#{name}: #{text}", Map.put(context, :reason, name))
   end
 

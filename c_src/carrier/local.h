@@ -10,7 +10,9 @@
  *           with three descriptors: memory, the worker's bell to read, the
  *           BEAM's to write; 8 bytes at a time, whatever they are
  * In the memory the ring to the worker comes first, then the one from it. Bit
- * 0 of the flags says that the worker takes SP_FRAME_OFFER. */
+ * 0 of the flags says that the worker takes SP_FRAME_OFFER, bit 1 that it
+ * takes and attaches segments: their memory goes over the socket from then on
+ * (core/sp_segment.h). */
 #ifndef SP_LOCAL_H
 #define SP_LOCAL_H
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "sp_error.h"
+#include "sp_segment.h"
 
 static uint64_t get_le(const uint8_t *bytes, size_t n) {
   uint64_t value = 0;
@@ -36,7 +37,8 @@ static int read_header(sp_frame_reader *r, sp_ring *ring, size_t *used,
   if (r->have < SP_FRAME_HEADER)
     return SP_OK;
   uint64_t len = get_le(r->header, 4);
-  if (len > SP_FRAME_MAX || r->header[5] != 0 || r->header[6] != 0 ||
+  if (len > SP_FRAME_MAX || r->header[5] > SP_SEGMENTS_MAX ||
+      len < (uint64_t)r->header[5] * SP_SEGMENT_ENTRY || r->header[6] != 0 ||
       r->header[7] != 0)
     return SP_ERR_SYNTAX;
   r->need = (size_t)len;
@@ -79,8 +81,11 @@ int sp_frame_next(sp_frame_reader *r, sp_ring *ring, sp_frame *frame,
   r->have = 0;
   frame->kind = r->header[4];
   frame->call = get_le(r->header + 8, 8);
-  frame->payload = r->payload.data;
-  frame->len = r->payload.len;
+  frame->attached = r->header[5];
+  size_t entries = (size_t)frame->attached * SP_SEGMENT_ENTRY;
+  /* Empty payloads need no memory, and have no entries. */
+  frame->payload = entries > 0 ? r->payload.data + entries : r->payload.data;
+  frame->len = r->payload.len - entries;
   return 1;
 }
 
@@ -88,6 +93,12 @@ int sp_frame_next(sp_frame_reader *r, sp_ring *ring, sp_frame *frame,
 
 int sp_frame_begin(sp_frame_writer *w, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count) {
+  return sp_frame_begin_with(w, kind, call, 0, parts, count);
+}
+
+int sp_frame_begin_with(sp_frame_writer *w, uint8_t kind, uint64_t call,
+                        uint8_t attached, const sp_frame_part *parts,
+                        size_t count) {
   size_t len = 0;
   for (size_t i = 0; i < count; i++) {
     if (parts[i].len > SP_FRAME_MAX - len)
@@ -97,6 +108,7 @@ int sp_frame_begin(sp_frame_writer *w, uint8_t kind, uint64_t call,
   memset(w, 0, sizeof *w);
   put_le(w->header, 4, len);
   w->header[4] = kind;
+  w->header[5] = attached;
   put_le(w->header + 8, 8, call);
   w->total = SP_FRAME_HEADER + len;
   return SP_OK;

@@ -22,7 +22,7 @@ int sp_hello_added(sp_hello *hello, size_t len) {
     return SP_ERR_SYNTAX;
   hello->have += len;
   for (size_t i = 0; i < sizeof PREFIX && i < hello->have; i++) {
-    unsigned allowed = i == FLAGS ? SP_HELLO_OFFERS : 0;
+    unsigned allowed = i == FLAGS ? SP_HELLO_FLAGS : 0;
     if ((hello->bytes[i] & ~allowed) != PREFIX[i])
       return SP_ERR_SYNTAX;
   }

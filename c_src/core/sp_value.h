@@ -48,6 +48,11 @@
 #define SP_VALUE_TAG_TUPLE 40000 /* an array */
 #define SP_VALUE_TAG_NAIVE 40001 /* text of a date-time without an offset */
 #define SP_VALUE_TAG_TIME 40002  /* text of a time of day */
+/* [index, offset, length]: bytes, or UTF-8 text, that lie in a segment attached
+ * to the message (sp_segment.h), where a byte or text string could stand. Only
+ * over the local carrier. */
+#define SP_VALUE_TAG_SHARED_BYTES 40003
+#define SP_VALUE_TAG_SHARED_TEXT 40004
 
 /* The third of SP_VALUE_TAG_DECIMAL_EXTRA. */
 enum sp_value_extra {

@@ -6,6 +6,7 @@
 #include "failmalloc.h"
 #include "sp_error.h"
 #include "sp_frame.h"
+#include "sp_segment.h"
 
 enum { CAPACITY = 64 };
 
@@ -169,7 +170,8 @@ static void test_bad_headers(void **state) {
   (void)state;
   static const uint8_t bad[][16] = {
       {0, 0, 0, 0x80, 1},    {0xFF, 0xFF, 0xFF, 0xFF, 1}, {0, 0, 0, 0, 1, 1},
-      {0, 0, 0, 0, 1, 0, 1}, {0, 0, 0, 0, 1, 0, 0, 1},
+      {0, 0, 0, 0, 1, 0, 1}, {0, 0, 0, 0, 1, 0, 0, 1},    {15, 0, 0, 0, 1, 1},
+      {0, 8, 0, 0, 1, 65},
   };
   for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
     line l;
@@ -192,6 +194,34 @@ static void test_a_promise_costs_nothing(void **state) {
   put_raw(&l, "abc", 3);
   assert_int_equal(next(&l, &frame), 0);
   assert_true(l.reader.payload.cap <= 4096);
+  line_free(&l);
+}
+
+static void test_attached(void **state) {
+  (void)state;
+  line l;
+  bool bell = false;
+  sp_frame frame;
+  sp_frame_writer w;
+  uint8_t entries[2 * SP_SEGMENT_ENTRY] = {7, [SP_SEGMENT_ENTRY] = 8};
+  sp_frame_part parts[2] = {{entries, sizeof entries},
+                            {(const uint8_t *)"abc", 3}};
+  line_init(&l, sp_mem_default());
+  for (size_t count = 1; count <= 2; count++) {
+    assert_int_equal(sp_frame_begin_with(&w, SP_FRAME_CALL, 5, 2, parts, count),
+                     SP_OK);
+    assert_int_equal(sp_frame_write(&w, &l.out, parts, count, &bell), 1);
+    assert_int_equal(next(&l, &frame), 1);
+    assert_int_equal(frame.attached, 2);
+    assert_memory_equal(frame.payload - sizeof entries, entries,
+                        sizeof entries);
+    assert_text(frame.payload, frame.len, count == 2 ? "abc" : "");
+  }
+  /* The next frame has none. */
+  assert_int_equal(sp_frame_begin(&w, SP_FRAME_PING, 5, NULL, 0), SP_OK);
+  assert_int_equal(sp_frame_write(&w, &l.out, NULL, 0, &bell), 1);
+  assert_int_equal(next(&l, &frame), 1);
+  assert_int_equal(frame.attached, 0);
   line_free(&l);
 }
 
@@ -251,6 +281,7 @@ int main(void) {
       cmocka_unit_test(test_bells),
       cmocka_unit_test(test_bad_headers),
       cmocka_unit_test(test_a_promise_costs_nothing),
+      cmocka_unit_test(test_attached),
       cmocka_unit_test(test_broken_rings),
       cmocka_unit_test(test_too_long),
       cmocka_unit_test(test_every_failing_allocation),

@@ -26,12 +26,14 @@ defmodule Snakepit.Pool.ProcessRegistryTest do
     assert {:ok, %{status: :reserved}} = ProcessRegistry.get_worker_info(id)
 
     os_pid = sleeper()
-    assert ProcessRegistry.activate_worker(id, self(), os_pid, "kind", pgid: os_pid) == :ok
+    # Workers of other tests stay on record until their processes are gone.
+    kind = "kind of #{id}"
+    assert ProcessRegistry.activate_worker(id, self(), os_pid, kind, pgid: os_pid) == :ok
     assert {:ok, %{status: :active, pgid: ^os_pid}} = ProcessRegistry.get_worker_info(id)
     assert ProcessRegistry.worker_registered?(id)
     assert os_pid in ProcessRegistry.get_active_process_pids()
     assert os_pid in ProcessRegistry.get_all_process_pids()
-    assert [{^id, _}] = ProcessRegistry.get_workers_by_fingerprint("kind")
+    assert [{^id, _}] = ProcessRegistry.get_workers_by_fingerprint(kind)
 
     assert {id, elem(ProcessRegistry.get_worker_info(id), 1)} in ProcessRegistry.current_run_entries()
 

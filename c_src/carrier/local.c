@@ -574,6 +574,17 @@ bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
 
 void sp_local_ring(sp_local_peer *peer) { (void)peer; }
 
+uint64_t sp_local_mark(const sp_local_peer *peer) {
+  (void)peer;
+  return 0;
+}
+
+bool sp_local_reached(const sp_local_peer *peer, uint64_t mark) {
+  (void)peer;
+  (void)mark;
+  return true;
+}
+
 sp_claims *sp_local_claims(sp_local_peer *peer) {
   (void)peer;
   return NULL;

@@ -82,6 +82,11 @@ bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
                   const sp_frame_part *parts, size_t count, bool *bell);
 void sp_local_ring(sp_local_peer *peer);
 
+/* How far frames were put, and whether the worker has read so far. What it says
+ * is not checked: it may be wrong, for the worker's own calls. */
+uint64_t sp_local_mark(const sp_local_peer *peer);
+bool sp_local_reached(const sp_local_peer *peer, uint64_t mark);
+
 /* For calls that may be taken back; NULL when the worker knows of none. */
 sp_claims *sp_local_claims(sp_local_peer *peer);
 

@@ -269,6 +269,14 @@ bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
 
 void sp_local_ring(sp_local_peer *peer) { ring_bell(peer->worker_bell); }
 
+uint64_t sp_local_mark(const sp_local_peer *peer) {
+  return sp_ring_mark(&peer->out);
+}
+
+bool sp_local_reached(const sp_local_peer *peer, uint64_t mark) {
+  return sp_ring_reached(&peer->out, mark);
+}
+
 sp_claims *sp_local_claims(sp_local_peer *peer) {
   if (!peer->takes_offers)
     return NULL;

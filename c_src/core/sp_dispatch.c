@@ -15,6 +15,7 @@ int sp_dispatch_new(const sp_mem *mem, const sp_dispatch_config *config,
   d->mem = mem;
   d->config = *config;
   d->now = INT64_MIN;
+  d->looked = INT64_MIN;
   if (sp_map_init(&d->flows, mem, config->seed) != SP_OK ||
       sp_map_init(&d->sessions, mem, config->seed) != SP_OK ||
       sp_map_init(&d->slots, mem, config->seed) != SP_OK) {
@@ -74,11 +75,15 @@ static void answer_late(sp_dispatch *d) {
   }
 }
 
-void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot) {
+static void fill(sp_dispatch *d, sp_slot *slot) {
   if (slot != NULL)
     sp_slot_fill(d, slot);
   while (d->round != NULL && (slot = sp_slot_best(d)) != NULL)
     sp_slot_fill(d, slot);
+}
+
+void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot) {
+  fill(d, slot);
   answer_late(d);
 }
 
@@ -135,7 +140,10 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
     d->stats.saturated++;
     return SP_ERR_FULL;
   }
-  err = reserve(d, request, slot == NULL, &s);
+  sp_slot *host = NULL;
+  if (slot != NULL && slot->load == 0 && request->session == NULL)
+    host = sp_ahead_host(d);
+  err = reserve(d, request, slot == NULL || host != NULL, &s);
   if (err != SP_OK)
     return err;
   sp_request *r = sp_request_take(d);
@@ -155,6 +163,9 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
     }
   } else if (r->deadline != SP_DISPATCH_NEVER && r->deadline <= d->now) {
     answer_and_end(d, r, SP_REASON_DEADLINE);
+  } else if (host != NULL && sp_request_late(r, d->now) == SP_REASON_NONE &&
+             sp_ahead_join(d, host, r)) {
+    return SP_OK; /* or the idle slot would take it */
   } else {
     sp_slot_start(d, slot, r);
   }
@@ -164,7 +175,7 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
 }
 
 int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
-                         bool *owed) {
+                         int64_t took, bool *owed) {
   sp_request *r = sp_request_find(d, req);
   sp_dispatch_set_now(d, now);
   if (r != NULL && r->state == SP_REQUEST_AHEAD)
@@ -175,11 +186,11 @@ int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
   if (*owed)
     d->stats.completed++;
   sp_slot *slot = r->slot;
-  sp_ahead_pace(d, slot);
+  sp_ahead_pace(d, slot, took);
   slot->served++;
   sp_slot_finish(d, r);
   sp_ahead_since(d, slot);
-  sp_slot_fill(d, slot);
+  fill(d, slot);
   sp_request_end(d, r);
   sp_session_expire(d, 1);
   answer_late(d);
@@ -224,6 +235,10 @@ void sp_dispatch_tick(sp_dispatch *d, int64_t now) {
       sp_queue_take(d, r);
       answer_and_end(d, r, sp_request_late(r, d->now));
     }
+  }
+  if (sp_ahead_due(d) <= d->now) {
+    sp_ahead_recall_slow(d);
+    sp_dispatch_hand_out(d, NULL);
   }
   sp_session_expire(d, 64);
 }

@@ -86,6 +86,16 @@ typedef struct sp_dispatch_config {
   /* Takes such a request away from its slot, for good. False when it has
    * begun there. Called at most once for each offer. */
   bool (*take_back)(void *user);
+  /* A request that needs no session and could run on an idle slot lies ahead
+   * on a busy one instead, once so many slots are busy, if it is thought to
+   * begin there within join_ns: waking one more worker than the machine has
+   * processors for takes longer. 0: never. A slot for which |waits| says that
+   * its worker has not seen yet what it is to run is not slow, for stuck_ns:
+   * that worker waits for a processor, and one more would wait as well. */
+  size_t parallel;
+  int64_t join_ns;
+  int64_t stuck_ns;
+  bool (*waits)(void *slot);
 } sp_dispatch_config;
 
 typedef struct sp_dispatch_request {
@@ -150,18 +160,20 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
  * was tied to: they are offered to it while it is busy, as long as it is
  * quick, so that it finds them when it is done. Until their turn comes they
  * count as queued; no START event is made for them. They are taken back when
- * another slot could run them, when theirs turns slow, is no longer ready or
+ * another slot becomes free, when theirs turns slow, is no longer ready or
  * removed, and when they are cancelled or their time passes. So requests that
  * lie ahead on different slots may begin out of their order, by ahead_ns at
  * most. SP_ERR_NOTFOUND, SP_ERR_INVAL. */
 int sp_dispatch_slot_ahead(sp_dispatch *d, sp_slot_id slot, uint32_t most);
 
 /* The worker is done with |req|: its place is free (and given on at once).
- * *owed tells whether the caller is still waiting for the answer.
- * SP_ERR_NOTFOUND for a request that is not running (a second answer, an
- * answer to one never made): nothing changes. */
+ * |took| is what it says that the request took, in nanoseconds and without
+ * what it waited there; below 0 when it does not say. *owed tells whether the
+ * caller is still waiting for the answer. SP_ERR_NOTFOUND for a request that is
+ * not running (a second answer, an answer to one never made): nothing changes.
+ */
 int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
-                         bool *owed);
+                         int64_t took, bool *owed);
 
 /* The caller is gone or no longer interested: no ANSWER follows. Waiting
  * requests are released at once, running ones get SP_DISPATCH_CANCEL.

@@ -11,9 +11,15 @@
 
 /* ---- which slots --------------------------------------------------------- */
 
+static bool is_slower(const sp_dispatch *d, const sp_slot *slot, int64_t ns) {
+  return (uint64_t)d->now - (uint64_t)slot->since > (uint64_t)ns;
+}
+
 static bool is_slow(const sp_dispatch *d, const sp_slot *slot) {
-  return (uint64_t)d->now - (uint64_t)slot->since >
-         (uint64_t)d->config.ahead_ns;
+  if (!is_slower(d, slot, d->config.ahead_ns))
+    return false;
+  return d->config.parallel == 0 || slot->user == NULL ||
+         is_slower(d, slot, d->config.stuck_ns) || !d->config.waits(slot->user);
 }
 
 /* As many as it is through with in the time that one of them may wait. */
@@ -25,11 +31,12 @@ static bool has_room(const sp_dispatch *d, const sp_slot *slot) {
          slot->pace < d->config.ahead_ns * MEAN;
 }
 
-void sp_ahead_pace(sp_dispatch *d, sp_slot *slot) {
+void sp_ahead_pace(sp_dispatch *d, sp_slot *slot, int64_t took) {
   int64_t most = 4 * d->config.ahead_ns;
-  uint64_t took = (uint64_t)d->now - (uint64_t)slot->since;
-  slot->pace +=
-      (took < (uint64_t)most ? (int64_t)took : most) - slot->pace / MEAN;
+  uint64_t since = (uint64_t)d->now - (uint64_t)slot->since;
+  if (took < 0 && since < (uint64_t)most)
+    took = (int64_t)since;
+  slot->pace += (took >= 0 && took < most ? took : most) - slot->pace / MEAN;
 }
 
 static void unlist_eager(sp_dispatch *d, sp_slot *slot) {
@@ -199,17 +206,26 @@ void sp_ahead_return(sp_dispatch *d, sp_slot *slot) {
 }
 
 void sp_ahead_recall_slow(sp_dispatch *d) {
-  sp_slot *slot;
-  while ((slot = d->laden_first) != NULL && is_slow(d, slot))
-    (void)sp_ahead_recall(d, slot, NULL);
+  sp_slot *slot = d->laden_first;
+  d->looked = d->now;
+  while (slot != NULL && is_slower(d, slot, d->config.ahead_ns)) {
+    bool slow = is_slow(d, slot);
+    if (slow)
+      (void)sp_ahead_recall(d, slot, NULL);
+    /* One that has begun another is not where it was in the list. */
+    slot = slow ? d->laden_first : slot->laden_next;
+  }
 }
 
-/* The elder half of those on |slot|, without what may not run elsewhere.
- * *tried says that there were some: those that could not be taken run now. */
+/* The elder half of those on |slot|, without what may not run elsewhere. While
+ * other slots are idle by choice only the first: for more that one does not
+ * have the time. *tried says that there were some: those that could not be
+ * taken run now. */
 static bool steal_half(sp_dispatch *d, sp_slot *slot, bool *tried) {
   bool got = false;
   sp_request *r = slot->ahead.first;
-  for (uint32_t i = 1; i < (slot->ahead_count + 1) / 2; i++)
+  uint32_t half = d->open_slots > 1 ? 1 : (slot->ahead_count + 1) / 2;
+  for (uint32_t i = 1; i < half; i++)
     r = r->next;
   /* Where none is free in it, one beyond it may be. */
   while (!is_free(r) && r->next != NULL)
@@ -225,11 +241,21 @@ static bool steal_half(sp_dispatch *d, sp_slot *slot, bool *tried) {
   return got;
 }
 
+/* Whether |more| requests than lie ahead on it begin there soon enough, where
+ * the machine has enough to do. */
+static bool is_soon(const sp_dispatch *d, const sp_slot *slot, uint32_t more) {
+  return d->stats.slots_busy >= d->config.parallel &&
+         ((int64_t)slot->ahead_count + more) * slot->pace <
+             d->config.join_ns * MEAN &&
+         !is_slow(d, slot);
+}
+
 bool sp_ahead_steal(sp_dispatch *d) {
   sp_slot *slot = d->laden_first;
   while (slot != NULL && d->ahead_free > 0) {
     bool tried = false;
-    if (steal_half(d, slot, &tried))
+    if (!(d->config.parallel > 0 && is_soon(d, slot, 0)) &&
+        steal_half(d, slot, &tried))
       return true;
     /* One that has begun another is not where it was in the list. */
     slot = tried ? d->laden_first : slot->laden_next;
@@ -298,6 +324,44 @@ void sp_ahead_offer(sp_dispatch *d) {
       unlist_eager(d, slot);
   }
   offer_shared(d);
+}
+
+/* ---- joining ------------------------------------------------------------- */
+
+/* How many of the eager slots are looked at for one request. */
+#define HOSTS 4
+
+sp_slot *sp_ahead_host(sp_dispatch *d) {
+  if (d->config.parallel == 0 || d->stats.queued >= d->config.max_queue ||
+      d->events.first != NULL)
+    return NULL; /* a START that nobody took yet might be overtaken */
+  for (int i = 0; i < HOSTS && d->eager != NULL; i++) {
+    sp_slot *slot = d->eager;
+    if (!has_room(d, slot)) {
+      unlist_eager(d, slot);
+      continue;
+    }
+    d->eager = slot->eager_next;
+    if (is_soon(d, slot, 1))
+      return slot;
+  }
+  return NULL;
+}
+
+bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r) {
+  sp_queue_put(d, r);
+  if (offer(d, slot, r))
+    return true;
+  sp_queue_take(d, r);
+  unlist_eager(d, slot);
+  return false;
+}
+
+int64_t sp_ahead_due(const sp_dispatch *d) {
+  if (d->config.parallel == 0 || d->laden_first == NULL || d->open_slots == 0)
+    return SP_DISPATCH_NEVER;
+  int64_t since = d->laden_first->since;
+  return (since > d->looked ? since : d->looked) + d->config.ahead_ns + 1;
 }
 
 void sp_ahead_forget(sp_dispatch *d, sp_slot *slot) {

@@ -2,7 +2,8 @@
  *
  * Between two calls from outside: a slot that is ready and has room has no
  * request pinned to it, and while there is such a slot no request waits for
- * just any. Each place that becomes free is given on at once (sp_slot_fill).
+ * just any, but for those that lie ahead by choice (sp_ahead_join). Each place
+ * that becomes free is given on at once (sp_slot_fill).
  */
 #ifndef SP_DISPATCH_IMPL_H
 #define SP_DISPATCH_IMPL_H
@@ -160,6 +161,7 @@ struct sp_dispatch {
   sp_slot *laden_last;
   size_t ahead_free; /* requests ahead that other slots may run */
   size_t promoted;
+  int64_t looked; /* when slow ones were last looked for */
 };
 
 /* ---- sp_dispatch_request.c: the slab, events, timers -------------------- */
@@ -252,8 +254,8 @@ void sp_slot_free_all(sp_dispatch *d);
 void sp_ahead_touch(sp_dispatch *d, sp_slot *slot);
 /* The next on |slot| begins now. */
 void sp_ahead_since(sp_dispatch *d, sp_slot *slot);
-/* |slot| is done with one request. */
-void sp_ahead_pace(sp_dispatch *d, sp_slot *slot);
+/* |slot| is done with a request that took so long; below 0: not known. */
+void sp_ahead_pace(sp_dispatch *d, sp_slot *slot, int64_t took);
 /* Runs the requests ahead whose turn it is. */
 void sp_ahead_promote(sp_dispatch *d, sp_slot *slot);
 /* One that lies ahead has begun: it runs. */
@@ -275,6 +277,13 @@ bool sp_ahead_leaves(sp_dispatch *d, const sp_request *r, const sp_slot *slot);
 bool sp_ahead_steal(sp_dispatch *d);
 /* Sends ahead what may be. */
 void sp_ahead_offer(sp_dispatch *d);
+/* A busy slot on which a request without a session had better lie ahead than
+ * run on an idle one; NULL for none. */
+sp_slot *sp_ahead_host(sp_dispatch *d);
+/* Puts |r|, which does not wait, there. False when that cannot be done. */
+bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r);
+/* When what lies ahead is to be looked at again, while slots are idle. */
+int64_t sp_ahead_due(const sp_dispatch *d);
 /* |slot|, which has none ahead, is removed. */
 void sp_ahead_forget(sp_dispatch *d, sp_slot *slot);
 

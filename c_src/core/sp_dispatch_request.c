@@ -198,5 +198,6 @@ enum sp_dispatch_reason sp_request_late(const sp_request *r, int64_t now) {
 
 int64_t sp_dispatch_next_deadline(const sp_dispatch *d) {
   const sp_heap_node *first = sp_heap_min(&d->timers);
-  return first != NULL ? first->key : SP_DISPATCH_NEVER;
+  int64_t due = sp_ahead_due(d);
+  return first != NULL && first->key < due ? first->key : due;
 }

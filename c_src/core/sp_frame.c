@@ -38,8 +38,8 @@ static int read_header(sp_frame_reader *r, sp_ring *ring, size_t *used,
     return SP_OK;
   uint64_t len = get_le(r->header, 4);
   if (len > SP_FRAME_MAX || r->header[5] > SP_SEGMENTS_MAX ||
-      len < (uint64_t)r->header[5] * SP_SEGMENT_ENTRY || r->header[6] != 0 ||
-      r->header[7] != 0)
+      len < (uint64_t)r->header[5] * SP_SEGMENT_ENTRY ||
+      (r->header[4] != SP_FRAME_ANSWER && get_le(r->header + 6, 2) != 0))
     return SP_ERR_SYNTAX;
   r->need = (size_t)len;
   sp_buf_reset(&r->payload);
@@ -82,6 +82,7 @@ int sp_frame_next(sp_frame_reader *r, sp_ring *ring, sp_frame *frame,
   frame->kind = r->header[4];
   frame->call = get_le(r->header + 8, 8);
   frame->attached = r->header[5];
+  frame->took = (uint16_t)get_le(r->header + 6, 2);
   size_t entries = (size_t)frame->attached * SP_SEGMENT_ENTRY;
   /* Empty payloads need no memory, and have no entries. */
   frame->payload = entries > 0 ? r->payload.data + entries : r->payload.data;
@@ -112,6 +113,13 @@ int sp_frame_begin_with(sp_frame_writer *w, uint8_t kind, uint64_t call,
   put_le(w->header + 8, 8, call);
   w->total = SP_FRAME_HEADER + len;
   return SP_OK;
+}
+
+void sp_frame_took(sp_frame_writer *w, int64_t microseconds) {
+  uint64_t took = microseconds < 1            ? 1
+                  : microseconds < UINT16_MAX ? (uint64_t)microseconds
+                                              : UINT16_MAX;
+  put_le(w->header + 6, 2, took);
 }
 
 /* Copies the bytes of the frame from w->done on, |room| of them at most. */

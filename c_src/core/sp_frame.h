@@ -4,7 +4,9 @@
  *         4      kind (enum sp_frame_kind)
  *         5      how many segments are attached (sp_segment.h): the payload
  *                begins with as many entries of 16 bytes
- *         6..7   zero
+ *         6..7   of an ANSWER: how many microseconds the call ran, little
+ *                endian, 65535 for as many or more; 0 when that is not said.
+ *                Of all others: zero
  *         8..15  call id, little endian
  *
  * The ring is a stream: a frame may be larger than the ring and then passes
@@ -57,6 +59,7 @@ typedef struct sp_frame {
   uint64_t call;
   uint8_t kind;
   uint8_t attached;       /* entries that lie right before |payload| */
+  uint16_t took;          /* see above */
   const uint8_t *payload; /* valid until the next call on the reader */
   size_t len;
 } sp_frame;
@@ -102,6 +105,8 @@ int sp_frame_begin_with(sp_frame_writer *w, uint8_t kind, uint64_t call,
                         size_t count);
 int sp_frame_begin(sp_frame_writer *w, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count);
+/* For an ANSWER, before it is written. */
+void sp_frame_took(sp_frame_writer *w, int64_t microseconds);
 /* Writes as much as there is room for, with the same |parts| each time. 1
  * when the frame is complete, 0 when room is wanted. *ring_bell is set (never
  * cleared) when the consumer sleeps. SP_ERR_SYNTAX for a broken ring. */

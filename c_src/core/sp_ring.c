@@ -88,6 +88,16 @@ bool sp_ring_wait_room(sp_ring *ring, size_t wanted) {
   return sp_ring_room(ring, &room) == SP_OK && room < wanted;
 }
 
+uint64_t sp_ring_mark(const sp_ring *ring) {
+  return atomic_load_explicit(&ring->shared->written, memory_order_relaxed);
+}
+
+bool sp_ring_reached(const sp_ring *ring, uint64_t mark) {
+  uint64_t read =
+      atomic_load_explicit(&ring->shared->read, memory_order_relaxed);
+  return (int64_t)(read - mark) >= 0;
+}
+
 /* ---- consumer ---------------------------------------------------------- */
 
 int sp_ring_used(sp_ring *ring, size_t *used) {

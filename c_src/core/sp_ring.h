@@ -50,6 +50,11 @@ bool sp_ring_publish(sp_ring *ring, size_t len);
  * when there is room for |wanted| bytes after all (or the ring is broken). */
 bool sp_ring_wait_room(sp_ring *ring, size_t wanted);
 
+/* For any thread: where the producer is by what it published, and whether the
+ * consumer says that it has read so far. */
+uint64_t sp_ring_mark(const sp_ring *ring);
+bool sp_ring_reached(const sp_ring *ring, uint64_t mark);
+
 /* ---- consumer ---------------------------------------------------------- */
 
 /* Bytes that can be read now. SP_ERR_SYNTAX when the producer's index is

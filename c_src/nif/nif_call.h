@@ -58,6 +58,7 @@ struct nif_slot {
   /* Guarded by the pool's lock: */
   bool removed;
   bool to_ring;
+  uint64_t mark;        /* where its last call lies in a local worker's ring */
   bool tell_full;       /* the worker wants to know when no room is left */
   uint64_t tell_served; /* and of so many served; 0: not */
   ErlNifEnv *reason_env;
@@ -104,6 +105,7 @@ typedef struct nif_call {
   nif_slot *slot; /* kept; the one it was started on */
   sp_req_id req;
   uint64_t wire;              /* what a local worker knows it by */
+  unsigned took;              /* microseconds, as that says; 0: it did not */
   struct nif_call *link_prev; /* among the calls of its link, ... */
   struct nif_call *link_next; /* ... guarded by the link's lock, ... */
   bool listed;                /* ... as are these */

@@ -72,6 +72,7 @@ bool nif_local_post(nif_call *call);
 /* The dispatcher's, as in sp_dispatch_config. */
 bool nif_local_offer(void *user, void *tied);
 bool nif_local_take_back(void *user);
+bool nif_local_waits(void *tied);
 /* Whether a slot that was added takes calls ahead. */
 void nif_local_take_ahead(nif_slot *slot);
 /* A slot whose worker has said something that nobody reads, kept; or NULL. */

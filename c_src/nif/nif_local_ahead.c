@@ -84,6 +84,7 @@ bool nif_local_post(nif_call *call) {
     if (!nif_link_enter(slot->link, call, false))
       return true; /* its slot is about to be removed, which answers it */
     if (put(call, slot, SP_FRAME_CALL)) {
+      slot->mark = sp_local_mark(slot->link->peer);
       nif_call_sent(call, false);
       return true;
     }
@@ -122,6 +123,11 @@ bool nif_local_take_back(void *user) {
   call->slot = NULL;
   enif_release_resource(slot); /* its pool has another */
   return true;
+}
+
+bool nif_local_waits(void *tied) {
+  const nif_slot *slot = tied;
+  return !sp_local_reached(slot->link->peer, slot->mark);
 }
 
 void nif_local_take_ahead(nif_slot *slot) {

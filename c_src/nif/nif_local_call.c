@@ -135,7 +135,10 @@ ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len) {
                        nif_make_bytes(env, text.data, text.len)));
 }
 
-static void on_answer(nif_call *call, const uint8_t *bytes, size_t len) {
+static void on_answer(nif_call *call, const sp_frame *frame) {
+  const uint8_t *bytes = frame->payload;
+  size_t len = frame->len;
+  call->took = frame->took;
   nif_call_over(call);
   if (await_call == NULL)
     nif_local_leave(); /* its caller is woken */
@@ -172,7 +175,7 @@ void nif_local_frame(nif_link *link, const sp_frame *frame) {
   if (call == NULL)
     return; /* never asked, or answered: dropped */
   if (last) {
-    on_answer(call, frame->payload, frame->len);
+    on_answer(call, frame);
   } else if (frame->kind == SP_FRAME_INPUT_CREDIT) {
     if (!on_input_credit(call, frame))
       sp_local_close(link->peer);

@@ -2,6 +2,7 @@
 #include "nif_local.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #include "../core/sp_error.h"
 #include "nif_pool.h"
@@ -17,6 +18,10 @@ ErlNifResourceType *nif_pool_type;
 #ifndef AHEAD_NS
 #define AHEAD_NS 1000000
 #endif
+/* About what waking a worker takes when all processors are busy. */
+#define JOIN_NS 100000
+/* A worker that gets no processor for so long is taken to be stopped. */
+#define STUCK_NS 50000000
 
 /* Sessions remembered by one pool, the last used of them: until they are
  * forgotten, by the store that has them. One takes some 150 bytes. */
@@ -184,6 +189,7 @@ void nif_pool_complete(nif_call *call, ErlNifEnv *env) {
   /* A request that is not known any more was answered and released when its
    * slot went. */
   (void)sp_dispatch_complete(pool->dispatch, call->req, sp_reactor_now(),
+                             call->took > 0 ? (int64_t)call->took * 1000 : -1,
                              &owed);
   /* The call may be gone when the lock is. */
   nif_slot *slot = call->slot;
@@ -257,6 +263,11 @@ int nif_pool_load(ErlNifEnv *env) {
   return nif_pool_type == NULL ? -1 : 0;
 }
 
+static size_t processors(void) {
+  long n = sysconf(_SC_NPROCESSORS_ONLN);
+  return n > 0 ? (size_t)n : 1;
+}
+
 NIF(nif_pool_new) {
   ErlNifUInt64 max_queue, hold_ms;
   (void)argc;
@@ -274,6 +285,10 @@ NIF(nif_pool_new) {
                                .affinity_ttl_ns = SP_DISPATCH_NEVER,
                                .hold_ns = (int64_t)hold_ms * 1000000 + 1,
                                .ahead_ns = AHEAD_NS,
+                               .parallel = processors(),
+                               .join_ns = JOIN_NS,
+                               .stuck_ns = STUCK_NS,
+                               .waits = nif_local_waits,
                                .offer = nif_local_offer,
                                .take_back = nif_local_take_back,
                                .seed = {nif_random(), nif_random()}};

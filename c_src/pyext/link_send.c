@@ -36,12 +36,14 @@ static void nap(unsigned turn) {
 /* Send lock held. */
 static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
                                       uint64_t call, const sp_frame_part *parts,
-                                      size_t count, bool wait) {
+                                      size_t count, int64_t took, bool wait) {
   sp_frame_writer writer;
   size_t room;
   unsigned turn = 0;
   if (sp_frame_begin(&writer, kind, call, parts, count) != SP_OK)
     return SP_LINK_NOMEM;
+  if (took >= 0)
+    sp_frame_took(&writer, took);
   if (!wait && sp_ring_room(&link->out, &room) == SP_OK && room < writer.total)
     return SP_LINK_NOTHING;
   for (;;) {
@@ -65,9 +67,9 @@ static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
   }
 }
 
-enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
-                                 const sp_frame_part *parts, size_t count,
-                                 bool wait) {
+static enum sp_link_result send_any(sp_link *link, uint8_t kind, uint64_t call,
+                                    const sp_frame_part *parts, size_t count,
+                                    int64_t took, bool wait) {
   if (is_gone(link))
     return SP_LINK_CLOSED;
   if (wait)
@@ -82,15 +84,25 @@ enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
     link->turn++;
     pthread_mutex_unlock(&link->lock);
   }
-  enum sp_link_result sent = send_frame(link, kind, call, parts, count, wait);
+  enum sp_link_result sent =
+      send_frame(link, kind, call, parts, count, took, wait);
   pthread_mutex_unlock(&link->send_lock);
   return sent;
+}
+
+enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
+                                 const sp_frame_part *parts, size_t count,
+                                 bool wait) {
+  return send_any(link, kind, call, parts, count, -1, wait);
 }
 
 enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
                                 const uint8_t *bytes, size_t len, bool wait) {
   sp_frame_part part = {bytes, len};
-  return sp_link_send(link, kind, job->call, &part, 1, wait);
+  int64_t took = -1;
+  if (kind == SP_FRAME_ANSWER)
+    took = (sp_link_now() - job->started) / 1000;
+  return send_any(link, kind, job->call, &part, 1, took, wait);
 }
 
 void sp_link_pay(sp_link *link) {
@@ -100,7 +112,7 @@ void sp_link_pay(sp_link *link) {
     link->owed = owed->next;
     pthread_mutex_unlock(&link->lock);
     pthread_mutex_lock(&link->send_lock);
-    send_frame(link, owed->kind, owed->call, &part, 1, true);
+    send_frame(link, owed->kind, owed->call, &part, 1, -1, true);
     pthread_mutex_unlock(&link->send_lock);
     free(owed);
     pthread_mutex_lock(&link->lock);

@@ -28,8 +28,9 @@ typedef struct setting {
   unsigned with_session; /* percent */
   unsigned with_times;
   unsigned slot_changes;
-  unsigned drain; /* percent of operations after which events are taken */
-  uint32_t ahead; /* requests that may lie ahead on a slot */
+  unsigned drain;  /* percent of operations after which events are taken */
+  uint32_t ahead;  /* requests that may lie ahead on a slot */
+  size_t parallel; /* busy slots from which on some do by choice; 0: none */
 } setting;
 
 typedef enum life { NONE, WAITING, AHEAD, LATE, RUNNING } life;
@@ -48,7 +49,8 @@ typedef struct request {
   sp_slot_id at;    /* where it lies ahead, or lay */
   uint64_t offered; /* since when */
   bool promoted;
-  bool open; /* the offer was not taken back yet */
+  bool open;   /* the offer was not taken back yet */
+  bool joined; /* lies ahead by choice */
   bool settled;
 } request;
 
@@ -95,6 +97,8 @@ static struct world {
   uint64_t releases;
   uint64_t offers;
   uint64_t returns;
+  uint64_t joins;
+  request *coming; /* is being submitted */
 } w;
 
 static size_t chance(size_t n) { return (size_t)(test_random(&w.random) % n); }
@@ -340,10 +344,42 @@ static request *by_user(const void *user) {
   return NULL;
 }
 
+static void lie_ahead(request *r, const slot *s) {
+  r->state = AHEAD;
+  r->at = s->id;
+  r->offered = ++w.clock;
+  r->open = true;
+  w.offers++;
+}
+
+/* While it is submitted: an idle slot could run it, and enough are busy. */
+static bool model_join(request *r, const slot *s) {
+  size_t busy = 0;
+  for (size_t i = 0; i < MAX_SLOTS; i++)
+    busy += w.slots[i].id != 0 && load(&w.slots[i]) > 0;
+  assert_true(w.set->parallel > 0 && busy >= w.set->parallel);
+  assert_non_null(best());
+  assert_int_equal(load(best()), 0);
+  assert_int_equal(r->session, -1);
+  assert_int_equal(lateness(r), SP_REASON_NONE);
+  assert_true(count(WAITING) + count(AHEAD) < w.set->max_queue);
+  if (chance(10) == 0)
+    return false;
+  w.joins++;
+  r->joined = true;
+  lie_ahead(r, s);
+  return true;
+}
+
 static bool model_offer(void *user, void *tied) {
-  request *r = by_user(user);
   slot *s = slot_of((sp_slot_id)(uintptr_t)tied);
   assert_non_null(s);
+  if (w.coming != NULL && user == (void *)(uintptr_t)(w.stats.requests + 1)) {
+    assert_int_equal(s->state, SP_SLOT_READY);
+    assert_true(load(s) >= s->capacity && count_ahead(s) < w.set->ahead);
+    return model_join(w.coming, s);
+  }
+  request *r = by_user(user);
   assert_int_equal(r->state, WAITING);
   assert_int_equal(s->state, SP_SLOT_READY);
   assert_true(load(s) >= s->capacity && count_ahead(s) < w.set->ahead);
@@ -358,13 +394,14 @@ static bool model_offer(void *user, void *tied) {
     return false;
   if (!is_pinned(r))
     serve(r);
-  r->state = AHEAD;
-  r->at = s->id;
-  r->offered = ++w.clock;
-  r->open = true;
-  w.offers++;
+  lie_ahead(r, s);
   update_ring();
   return true;
+}
+
+static bool model_waits(void *tied) {
+  assert_non_null(slot_of((sp_slot_id)(uintptr_t)tied));
+  return chance(3) == 0;
 }
 
 static bool model_take_back(void *user) {
@@ -412,7 +449,7 @@ static void check_ahead(void) {
       continue;
     assert_int_equal(slot_of(r->at)->state, SP_SLOT_READY);
     assert_true(!is_open(slot_of(r->at)));
-    assert_true(open == NULL ||
+    assert_true(open == NULL || w.set->parallel > 0 ||
                 (r->session >= 0 && r->affinity != SP_AFFINITY_HINT));
   }
 }
@@ -482,6 +519,8 @@ static int model_submit(request *r, int64_t now) {
     return SP_ERR_FULL;
   }
   r->arrival = w.stats.requests++;
+  if (r->joined)
+    return SP_OK;
   r->state = LATE;
   if (r->session >= 0) {
     w.sessions[r->session].known = true;
@@ -538,7 +577,7 @@ static void model_tick(int64_t now) {
         first = r;
     }
     if (first == NULL)
-      return;
+      break;
     if (first->state == RUNNING) {
       answer(first, SP_REASON_DEADLINE);
       expect(SP_DISPATCH_CANCEL, SP_REASON_NONE, first);
@@ -547,6 +586,8 @@ static void model_tick(int64_t now) {
       finish(first);
     }
   }
+  if (w.set->parallel > 0)
+    hand_out(NULL, NULL); /* what was taken back */
 }
 
 #endif

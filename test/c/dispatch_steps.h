@@ -82,7 +82,7 @@ static inline void refused(sp_dispatch *d, sp_dispatch_request request,
 
 static inline bool complete(sp_dispatch *d, sp_req_id id, int64_t now) {
   bool owed;
-  assert_int_equal(sp_dispatch_complete(d, id, now, &owed), SP_OK);
+  assert_int_equal(sp_dispatch_complete(d, id, now, -1, &owed), SP_OK);
   return owed;
 }
 

@@ -70,10 +70,11 @@ static void test_second_answer(void **state) {
   bool owed;
   started(d, runs, slot);
   for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
-    assert_int_equal(sp_dispatch_complete(d, wrong[i], 0, &owed),
+    assert_int_equal(sp_dispatch_complete(d, wrong[i], 0, -1, &owed),
                      SP_ERR_NOTFOUND);
   assert_true(complete(d, runs, 0));
-  assert_int_equal(sp_dispatch_complete(d, runs, 0, &owed), SP_ERR_NOTFOUND);
+  assert_int_equal(sp_dispatch_complete(d, runs, 0, -1, &owed),
+                   SP_ERR_NOTFOUND);
   started(d, waits, slot);
   released(d, runs, slot);
   no_event(d);
@@ -400,7 +401,8 @@ static void test_close(void **state) {
   answered_and_released(d, SP_REASON_CLOSED, shared, 0);
   no_event(d);
   refused(d, plain(), 0, SP_ERR_NOTREADY);
-  assert_int_equal(sp_dispatch_complete(d, runs, 0, &owed), SP_ERR_NOTFOUND);
+  assert_int_equal(sp_dispatch_complete(d, runs, 0, -1, &owed),
+                   SP_ERR_NOTFOUND);
   assert_int_equal(sp_dispatch_cancel(d, shared, 0), SP_ERR_NOTFOUND);
   sp_slot_id more;
   assert_int_equal(sp_dispatch_slot_add(d, 1, 0, &more), SP_ERR_INVAL);

@@ -330,7 +330,8 @@ static void scenario(const sp_mem *mem) {
       request.caller = i;
       if (i == 20)
         for (size_t at = 0; at < count; at++)
-          assert_int_equal(sp_dispatch_complete(d, ids[at], 0, &owed), SP_OK);
+          assert_int_equal(sp_dispatch_complete(d, ids[at], 0, -1, &owed),
+                           SP_OK);
       count = i == 20 ? 0 : count;
       count += sp_dispatch_submit(d, &request, 0, &ids[count]) == SP_OK;
       drain(d);

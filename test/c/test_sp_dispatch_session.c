@@ -359,7 +359,8 @@ static void test_slot_lost(void **state) {
   no_event(d);
   assert_int_equal(stats(d).slots_lost, 1);
   assert_int_equal(stats(d).running, 0);
-  assert_int_equal(sp_dispatch_complete(d, runs, 7, &owed), SP_ERR_NOTFOUND);
+  assert_int_equal(sp_dispatch_complete(d, runs, 7, -1, &owed),
+                   SP_ERR_NOTFOUND);
   assert_int_equal(sp_dispatch_slot_remove(d, slot, 7), SP_ERR_NOTFOUND);
   assert_int_equal(sp_dispatch_slot_load(d, slot), SP_ERR_NOTFOUND);
   assert_int_equal(sp_dispatch_slot_set_state(d, slot, SP_SLOT_READY, 7),

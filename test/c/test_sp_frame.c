@@ -225,6 +225,27 @@ static void test_attached(void **state) {
   line_free(&l);
 }
 
+static void test_how_long_it_ran(void **state) {
+  (void)state;
+  static const int64_t said[] = {-5, 0, 1, 300, 65535, 65536, INT64_MAX};
+  static const uint16_t read[] = {1, 1, 1, 300, 65535, 65535, 65535};
+  line l;
+  bool bell = false;
+  sp_frame frame;
+  sp_frame_writer w;
+  line_init(&l, sp_mem_default());
+  for (size_t i = 0; i <= sizeof read / sizeof *read; i++) {
+    bool says = i < sizeof read / sizeof *read;
+    assert_int_equal(sp_frame_begin(&w, SP_FRAME_ANSWER, 5, NULL, 0), SP_OK);
+    if (says)
+      sp_frame_took(&w, said[i]);
+    assert_int_equal(sp_frame_write(&w, &l.out, NULL, 0, &bell), 1);
+    assert_int_equal(next(&l, &frame), 1);
+    assert_int_equal(frame.took, says ? read[i] : 0);
+  }
+  line_free(&l);
+}
+
 static void test_broken_rings(void **state) {
   (void)state;
   line l;
@@ -282,6 +303,7 @@ int main(void) {
       cmocka_unit_test(test_bad_headers),
       cmocka_unit_test(test_a_promise_costs_nothing),
       cmocka_unit_test(test_attached),
+      cmocka_unit_test(test_how_long_it_ran),
       cmocka_unit_test(test_broken_rings),
       cmocka_unit_test(test_too_long),
       cmocka_unit_test(test_every_failing_allocation),

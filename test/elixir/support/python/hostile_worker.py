@@ -309,7 +309,7 @@ BREAKS: dict[str, Callable[[Link, int], None]] = {
     "garbage": raw(b"\xfe\xdc\xba" * 1000),
     "length_2_31": raw(struct.pack("<IBxxxQ", 2**31, ANSWER, 1)),
     "length_max": raw(struct.pack("<IBxxxQ", 2**32 - 1, ANSWER, 1)),
-    "reserved": lambda link, call: link.put(frame(ANSWER, call, good(), b"\0\1\0")),
+    "reserved": lambda link, call: link.put(frame(CHUNK, call, good(), b"\0\1\0")),
     "written_ahead": index(lambda link: link.written + link.capacity + 1),
     "written_back": back,
     "written_2_63": index(lambda _link: 2**63),

@@ -11,6 +11,7 @@
 
 #include <grpc/support/log.h>
 
+#include "../carrier/grpc_front.h"
 #include "nif_call.h"
 #include "nif_local.h"
 #include "nif_struct.h"
@@ -91,6 +92,7 @@ static void quiet(gpr_log_func_args *args) { (void)args; }
  * runs before them. */
 static void at_exit(void) {
   nif_local_stop();
+  sp_grpc_front_leave();
   sp_reactor_stop(nif_reactor);
 }
 
@@ -131,6 +133,7 @@ static ErlNifFunc functions[] = {
     {"session_assign", 3, nif_session_assign, 0},
     {"session_forget", 2, nif_session_forget, 0},
     {"session_unused", 2, nif_session_unused, 0},
+    {"sessions_unused", 2, nif_sessions_unused, 0},
     {"slot_stats", 1, nif_slot_stats, 0},
     {"slot_watch", 3, nif_slot_watch, 0},
     {"pool_watch", 1, nif_pool_watch, 0},

@@ -161,6 +161,7 @@ NIF(nif_slot_watch);
 NIF(nif_pool_watch);
 NIF(nif_pool_set_draining);
 NIF(nif_submit);
+NIF(nif_call_await);
 NIF(nif_call_cancel);
 NIF(nif_call_credit);
 NIF(nif_call_input);

@@ -79,8 +79,8 @@ bool nif_local_post(nif_call *call) {
   nif_slot *slot = call->slot;
   if (slot->link == NULL)
     return false;
-  /* Of one that is watched the start is told first, without the lock. */
-  if (!call->watched && GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
+  /* A message about its start is sent first, without the lock. */
+  if (!nif_call_tells(call) && GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
     if (!nif_link_enter(slot->link, call, false))
       return true; /* its slot is about to be removed, which answers it */
     if (put(call, slot, SP_FRAME_CALL)) {

@@ -18,9 +18,9 @@ defmodule Snakepit.Native do
   #                                   :noproc when the worker process just died
   #   {:grpc, status, message}        a gRPC status (integer) and its text
   #
-  # submit/9 may have the end at once and returns it instead of a message:
-  # `{:done, decoded}` is what decode_response/1 would say, `{:ended, end}` what
-  # the message would hold.
+  # submit/9 and call_await/1 may have the end at once and return it instead of a
+  # message: `{:done, decoded}` is what decode_response/1 would say, `{:ended, end}`
+  # what the message would hold.
   #
   # To the worker process of a slot:
   #
@@ -175,9 +175,11 @@ defmodule Snakepit.Native do
   `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
 
-  With `{:watched, kind}` the caller gets `{ref, {:started, {worker_id, pid}}}`
-  before anything else of the call, when a worker gets it; the answer is then
-  always a message. That costs a little.
+  With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
+  `{:started, {worker_id, pid}, result}`, where `result` is one of the others, or
+  later by `{ref, {:started, {worker_id, pid}}}`, before anything else of the call.
+  It does not wait for the answer: `call_await/1` does. With `{:served, kind}` it
+  waits as without, and the start is told together with the answer.
   """
   @spec submit(
           handle,
@@ -186,7 +188,7 @@ defmodule Snakepit.Native do
             :unary
             | :stream
             | {:inputs, :unary | :stream}
-            | {:watched, :unary | :stream | {:inputs, :unary | :stream}},
+            | {:watched | :served, :unary | :stream | {:inputs, :unary | :stream}},
           command :: String.t(),
           args :: map | keyword,
           session :: String.t() | nil,
@@ -198,8 +200,20 @@ defmodule Snakepit.Native do
           | {:done,
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, binary} | {:error, reason}}
+          | {:started, {worker_id :: String.t(), pid}, result :: tuple}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
+
+  @doc """
+  Waits for the answer to a unary call a little, where that may pay, as submit/9 does.
+  `:ok`: it is a message, now or later.
+  """
+  @spec call_await(handle) ::
+          :ok
+          | {:done,
+             {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
+          | {:ended, {:ok, binary} | {:error, reason}}
+  def call_await(_call), do: err!()
 
   @doc """
   Cancels. `:ok`: what there is of this call is in the mailbox, no further

@@ -119,9 +119,11 @@ defmodule Snakepit.Telemetry do
   end
 
   @doc false
-  # What is told of calls is only made when somebody listens to any of it.
-  @spec calls?() :: boolean
-  defdelegate calls?, to: Dispatcher
+  # What is told of calls is only made when somebody listens to any of it: then bit 0
+  # is set, and bit 1 when it is to that they start, 2 to Python's calls, 3 to its
+  # tools.
+  @spec calls() :: 0..15
+  defdelegate calls, to: Dispatcher
 
   @doc """
   Attaches a handler to an event. A handler that raises is detached.

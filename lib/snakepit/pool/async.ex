@@ -19,8 +19,8 @@ defmodule Snakepit.Pool.Async do
 
       case Call.submit(request, ref, :unary) do
         {:ok, call} -> %{async | call: call}
-        {:done, decoded} -> %{async | result: processed(Call.decoded(decoded, request), request)}
-        {:ended, answer} -> %{async | result: processed(Call.answered(answer, request), request)}
+        {:done, decoded} -> %{async | result: decoded |> Call.decoded(request) |> over(async)}
+        {:ended, answer} -> %{async | result: answer |> Call.answered(request) |> over(async)}
         {:error, reason} -> %{async | result: reason |> CallError.failed(request) |> told(async)}
       end
     else
@@ -88,6 +88,8 @@ defmodule Snakepit.Pool.Async do
       wait -> :ok
     end
   end
+
+  defp over(result, async), do: result |> told(async) |> processed(async.request)
 
   # Once: what comes later finds nothing of it.
   defp told(result, %Async{request: %{watch: nil}}), do: result

@@ -43,6 +43,7 @@
   X(key)                                                                       \
   X(listen)                                                                    \
   X(load)                                                                      \
+  X(local)                                                                     \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(name)                                                                      \

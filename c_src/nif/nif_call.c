@@ -325,9 +325,10 @@ bool nif_call_tells(nif_call *call) {
 
 ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env) {
   const nif_slot *slot = call->slot;
-  return enif_make_tuple2(
+  return enif_make_tuple3(
       env, nif_make_bytes(env, slot->worker_id.data, slot->worker_id.size),
-      enif_make_pid(env, &slot->worker));
+      enif_make_pid(env, &slot->worker),
+      slot->link != NULL ? am_local : am_grpc);
 }
 
 /* Before anything of the call can come back: no chunk is being sent. */

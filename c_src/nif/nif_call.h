@@ -165,7 +165,7 @@ void nif_call_begins(nif_call *call);
 bool nif_call_has_begun(nif_call *call);
 /* Whether its start is to be a message. */
 bool nif_call_tells(nif_call *call);
-/* {worker_id, pid} of its slot. */
+/* {worker_id, pid, carrier} of its slot. */
 ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env);
 /* Sends a message of a stream to the caller, unless the call has ended. */
 void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes);

@@ -39,6 +39,7 @@ defmodule Snakepit.Native do
 
   @type handle :: reference
   @type reason :: term
+  @type worker :: {worker_id :: String.t(), pid, :local | :grpc}
 
   @doc false
   def load do
@@ -176,8 +177,8 @@ defmodule Snakepit.Native do
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
 
   With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
-  `{:started, {worker_id, pid}, result}`, where `result` is one of the others, or
-  later by `{ref, {:started, {worker_id, pid}}}`, before anything else of the call.
+  `{:started, worker, result}`, where `result` is one of the others, or
+  later by `{ref, {:started, worker}}`, before anything else of the call.
   It does not wait for the answer: `call_await/1` does. With `{:served, kind}` it
   waits as without, and the start is told together with the answer.
   """
@@ -200,7 +201,7 @@ defmodule Snakepit.Native do
           | {:done,
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, binary} | {:error, reason}}
-          | {:started, {worker_id :: String.t(), pid}, result :: tuple}
+          | {:started, worker, result :: tuple}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
 

@@ -36,7 +36,7 @@ defmodule Snakepit.Telemetry do
   @spec pool_events() :: [event_name]
   def pool_events, do: Catalog.events(:pool)
 
-  @doc "Calls on their workers, over either carrier."
+  @doc "Calls on their workers, over either carrier; and what is gRPC's own."
   @spec grpc_events() :: [event_name]
   def grpc_events, do: Catalog.events(:grpc)
 

@@ -74,7 +74,7 @@ defmodule Snakepit.NativeTest do
   test "a call that is watched is waited for when its start has been told", %{pool: pool} do
     [id] = Snakepit.list_workers()
     {ref, submitted} = submit(pool, {:watched, :unary}, "pid", %{})
-    assert {:started, {^id, worker}, {:ok, call}} = submitted
+    assert {:started, {^id, worker, _carrier}, {:ok, call}} = submitted
     assert {:ok, ^worker} = Registry.get_worker_pid(id)
 
     case Native.call_await(call) do
@@ -109,7 +109,7 @@ defmodule Snakepit.NativeTest do
 
     for _ <- 1..2 do
       assert_received {:submitted, ref}
-      assert_receive {^ref, {:started, {^id, _pid}}}, 60_000
+      assert_receive {^ref, {:started, {^id, _pid, _carrier}}}, 60_000
       assert_receive {^ref, {:ok, _bytes}}, 60_000
     end
   end

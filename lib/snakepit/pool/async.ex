@@ -159,6 +159,8 @@ defmodule Snakepit.Pool.Async do
   end
 
   defp chunk(bytes, stream) do
+    :ok = CallEvents.chunk(stream.request, stream.ref, bytes)
+
     case Native.decode_chunk(bytes) do
       {:ok, chunk} -> {[chunk], Call.credited(stream, byte_size(bytes))}
       {:error, reason} -> {:halt, failed(stream, reason)}

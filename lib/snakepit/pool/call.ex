@@ -310,6 +310,8 @@ defmodule Snakepit.Pool.Call do
   defp broken(reason, stream), do: CallError.failed(reason, stream.request)
 
   defp chunk(bytes, ref, stream) do
+    :ok = CallEvents.chunk(stream.request, ref, bytes)
+
     case read_chunk(bytes, stream.request) do
       {:ok, chunk} ->
         delivered(deliver(stream, chunk), byte_size(bytes), ref, stream)

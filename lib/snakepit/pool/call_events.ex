@@ -9,6 +9,7 @@ defmodule Snakepit.Pool.CallEvents do
   import Bitwise
 
   alias Snakepit.{Error, Telemetry}
+  alias Snakepit.Pool.CallRPC
   alias Snakepit.Telemetry.Correlation
 
   @type watch :: %{
@@ -69,7 +70,7 @@ defmodule Snakepit.Pool.CallEvents do
   @doc "Before it is submitted."
   @spec begin(map, reference) :: :ok
   def begin(request, ref) do
-    state = %{request: request, at: now(), queued: false, started: nil, worker: nil}
+    state = %{request: request, at: now(), queued: false, started: nil, worker: nil, chunks: 0}
     _ = Process.put(key(ref), state)
     :ok
   end
@@ -107,13 +108,13 @@ defmodule Snakepit.Pool.CallEvents do
   end
 
   @doc "A worker has got it."
-  @spec started(reference, {String.t(), pid}) :: :ok
+  @spec started(reference, Snakepit.Native.worker()) :: :ok
   def started(ref, worker) do
     with %{} = state <- Process.get(key(ref)), do: given(ref, state, worker, now())
     :ok
   end
 
-  defp given(ref, %{request: request} = state, {id, _pid} = worker, now) do
+  defp given(ref, %{request: request} = state, {id, _pid, carrier} = worker, now) do
     state = %{state | worker: worker, started: now}
     _ = Process.put(key(ref), state)
 
@@ -130,7 +131,21 @@ defmodule Snakepit.Pool.CallEvents do
       event = event(request, :start)
       measurements = %{system_time: System.system_time(), monotonic_time: now}
       tell(event, measurements, fn -> about(state) end)
+      if carrier == :grpc, do: CallRPC.begun(request, worker), else: :ok
     end
+  end
+
+  @doc "Something of a stream has come."
+  @spec chunk(map, reference, binary) :: :ok
+  def chunk(%{watch: nil}, _ref, _bytes), do: :ok
+
+  def chunk(request, ref, bytes) do
+    with %{worker: {_, _, :grpc} = worker, chunks: before} = state <- Process.get(key(ref)) do
+      _ = Process.put(key(ref), %{state | chunks: before + 1})
+      CallRPC.message(request, worker, before + 1, byte_size(bytes))
+    end
+
+    :ok
   end
 
   @doc "It is over. Does nothing the second time."
@@ -160,6 +175,8 @@ defmodule Snakepit.Pool.CallEvents do
     tell([:snakepit, :worker, :request], %{duration: ms}, fn ->
       state |> brief() |> Map.delete(:command) |> Map.put(:result, status)
     end)
+
+    CallRPC.ended(state, duration, error)
   end
 
   defp outcome(nil), do: %{status: :ok}
@@ -182,6 +199,8 @@ defmodule Snakepit.Pool.CallEvents do
         tell(event(state.request, :exception), measurements, fn ->
           state |> about() |> Map.merge(%{kind: kind, reason: reason, stacktrace: stacktrace})
         end)
+
+        CallRPC.raised(state, measurements.duration, {kind, reason, stacktrace})
       end
 
       executed(state, now, {kind, reason})
@@ -200,8 +219,10 @@ defmodule Snakepit.Pool.CallEvents do
     end)
   end
 
+  @doc false
   # The metadata are only made for somebody.
-  defp tell(event, measurements, metadata) do
+  @spec tell([atom], map, (() -> map)) :: :ok
+  def tell(event, measurements, metadata) do
     if Telemetry.attached?(event), do: Telemetry.execute(event, measurements, metadata.())
     :ok
   end
@@ -221,7 +242,7 @@ defmodule Snakepit.Pool.CallEvents do
     }
   end
 
-  defp about(%{request: request, worker: {id, pid}}) do
+  defp about(%{request: request, worker: {id, pid, _carrier}}) do
     %{target: target, watch: watch, command: command, times: {_queue, timeout}} = request
 
     %{

@@ -22,6 +22,8 @@ defmodule Snakepit.Telemetry.Dispatcher do
                     [:snakepit, :python, :tool | _] -> 0b1000
                     [:snakepit, :pool, :call, :dispatched] -> 0b0010
                     [:snakepit, :grpc_worker, _, :start] -> 0b0010
+                    [:snakepit, :grpc, :call, :start] -> 0b0010
+                    [:snakepit, :grpc, :stream, :opened] -> 0b0010
                     _ -> 0
                   end
 

@@ -115,10 +115,22 @@ bool nif_call_claimed(nif_call *call) {
   return (atomic_load(&call->state) & CLAIMED) != 0;
 }
 
+/* Whose end says where it was: submit knew nothing of that. Its slot is what it
+ * is; it has none when it came to no worker, or back from one. */
+static bool ends_served(nif_call *call) {
+  return call->served && call->slot != NULL &&
+         atomic_load(&call->telling) != NIF_TELL_SUBMITTED;
+}
+
 static void send_end(nif_call *call, ErlNifEnv *env) {
+  ERL_NIF_TERM end = call->end;
   enif_demonitor_process(env, call, &call->monitor);
+  if (ends_served(call))
+    end = enif_make_tuple4(
+        call->env, am_served, nif_call_worker(call, call->env),
+        enif_make_int64(call->env, sp_reactor_now() - call->began), end);
   enif_send(env, &call->caller, call->env,
-            enif_make_tuple2(call->env, call->ref, call->end));
+            enif_make_tuple2(call->env, call->ref, end));
 }
 
 void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload) {
@@ -310,17 +322,22 @@ static bool becomes(nif_call *call, int telling) {
 }
 
 void nif_call_begins(nif_call *call) {
-  if (call->watched)
-    (void)becomes(call, NIF_TELL_SUBMITTED);
+  if (!call->watched)
+    return;
+  call->began = sp_reactor_now();
+  (void)becomes(call, NIF_TELL_SUBMITTED);
 }
 
-bool nif_call_has_begun(nif_call *call) {
+bool nif_call_has_begun(nif_call *call, bool settled) {
+  if (settled && ends_served(call))
+    return true; /* ahead of its turn */
   return !becomes(call, NIF_TELL_MESSAGE) &&
          atomic_load(&call->telling) == NIF_TELL_SUBMITTED;
 }
 
 bool nif_call_tells(nif_call *call) {
-  return call->watched && atomic_load(&call->telling) == NIF_TELL_MESSAGE;
+  return call->watched && !call->served &&
+         atomic_load(&call->telling) == NIF_TELL_MESSAGE;
 }
 
 ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env) {

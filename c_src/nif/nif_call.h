@@ -91,7 +91,9 @@ typedef struct nif_call {
   bool more;            /* a plain RPC that takes more messages */
   bool watched;         /* the caller is told which worker it starts on */
   bool may_wait;        /* call_await may wait for the answer */
+  bool served;          /* ... with its end, where submit has not said so */
   atomic_int telling;   /* enum nif_telling, of a watched one */
+  int64_t began;        /* when it was sent to its slot; with the pool's lock */
   atomic_bool asked;    /* it has asked for some */
   atomic_llong wanted;  /* inputs that it asked for and that were not sent */
   atomic_uint unsent;   /* inputs that a local worker's ring has no room for */
@@ -160,9 +162,10 @@ bool nif_call_held(void *call);
 bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out);
 /* With the pool's lock, when its slot is known. */
 void nif_call_begins(nif_call *call);
-/* At the end of submit. True when the call has a slot: the caller is to be told
- * now. Otherwise it will be a message. */
-bool nif_call_has_begun(nif_call *call);
+/* At the end of submit, which has the end (|settled|) or has not. True when the
+ * call has a slot: the caller is to be told now. Otherwise it will be a
+ * message, or with the end. */
+bool nif_call_has_begun(nif_call *call, bool settled);
 /* Whether its start is to be a message. */
 bool nif_call_tells(nif_call *call);
 /* {worker_id, pid, carrier} of its slot. */

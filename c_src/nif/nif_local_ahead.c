@@ -97,11 +97,13 @@ bool nif_local_post(nif_call *call) {
 bool nif_local_offer(void *user, void *tied) {
   nif_call *call = user;
   nif_slot *slot = tied;
-  if (call->stream || call->inputs || call->watched ||
+  if (call->stream || call->inputs || (call->watched && !call->served) ||
       GRPC_SLICE_LENGTH(call->body) > POST_BYTES ||
       atomic_load(&slot->unsent) > 0)
     return false; /* it would overtake one that is being sent */
   call->slot = slot;
+  if (call->served)
+    call->began = sp_reactor_now();
   if (nif_link_enter(slot->link, call, true)) {
     if (put(call, slot, SP_FRAME_OFFER)) {
       enif_keep_resource(slot);

@@ -306,13 +306,15 @@ static bool in_a_row(uint64_t caller, int64_t now) {
 static ERL_NIF_TERM taken(ErlNifEnv *env, const submission *s, nif_call *call,
                           bool hold, bool crowded) {
   ERL_NIF_TERM result;
-  call->may_wait = hold && !crowded;
-  if (call->may_wait && (!s->watched || s->served) && nif_call_awaitable(call))
+  bool later = s->watched && !s->served; /* in call_await */
+  call->may_wait = later && hold && !crowded;
+  if (!later && hold && !crowded && nif_call_awaitable(call))
     nif_local_await(call, env);
-  if (!hold || !nif_call_settle(call, env, &result))
+  bool settled = hold && nif_call_settle(call, env, &result);
+  if (!settled)
     result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
   counter.left = sp_reactor_now();
-  if (s->watched && nif_call_has_begun(call))
+  if (s->watched && nif_call_has_begun(call, settled))
     return enif_make_tuple3(env, am_started, nif_call_worker(call, env),
                             result);
   return result;
@@ -389,6 +391,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
     return enif_raise_exception(env, am_system_limit);
   call->inputs = s.inputs;
   call->watched = s.watched;
+  call->served = s.served && !s.stream && !s.inputs;
   nif_encoder e = {.env = env, .out = &body};
   sp_buf_init(&body, &nif_mem, limit);
   int err = encode(&e, &s, call);

@@ -179,8 +179,12 @@ defmodule Snakepit.Native do
   With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
   `{:started, worker, result}`, where `result` is one of the others, or
   later by `{ref, {:started, worker}}`, before anything else of the call.
-  It does not wait for the answer: `call_await/1` does. With `{:served, kind}` it
-  waits as without, and the start is told together with the answer.
+  It does not wait for the answer: `call_await/1` does.
+
+  `{:served, kind}` is for who only wants to know which worker it was. It waits as
+  without, and may be sent ahead. What is not told at once comes with the answer to a
+  unary call: `{ref, {:served, worker, ns, answer}}`, where `ns` is how long ago it was
+  sent to that worker. Other calls are told as with `:watched`.
   """
   @spec submit(
           handle,

@@ -206,6 +206,35 @@ defmodule Snakepit.CallEventsTest do
     end
   end
 
+  # With so many some are sent ahead of their turn, others wait.
+  test "each of many calls is told once, with a worker", %{id: all} do
+    :ok = Snakepit.Telemetry.detach(all)
+    start_pools(pool_size: 2)
+    workers = Snakepit.list_workers()
+
+    for events <- [[@executed], [@executed, @execute ++ [:start]]] do
+      id = listen(events)
+
+      1..40
+      |> Enum.map(fn n ->
+        Task.async(fn ->
+          for i <- 1..25, do: {:ok, _} = Snakepit.execute("echo", %{value: n * i})
+          if rem(n, 4) == 0, do: {:ok, _} = "pid" |> Snakepit.async() |> Snakepit.await()
+        end)
+      end)
+      |> Task.await_many(60_000)
+
+      for _ <- 1..(40 * 25 + 10) do
+        told = event(id, @executed)
+        assert told.worker_id in workers and told.success
+        assert told.measurements.duration_us >= 0
+      end
+
+      refute_received {^id, @executed, _, _}
+      :ok = Snakepit.Telemetry.detach(id)
+    end
+  end
+
   test "nothing is made while nobody listens", %{id: id} do
     :ok = Snakepit.Telemetry.detach(id)
     assert Snakepit.Telemetry.calls() == 0

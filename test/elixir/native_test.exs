@@ -97,21 +97,16 @@ defmodule Snakepit.NativeTest do
     path = signal_path()
     task = occupy(path)
 
-    for kind <- [:watched, :served] do
-      {ref, {:ok, call}} = submit(pool, {kind, :unary}, "pid", %{})
-      # It is not held back by that.
-      assert Native.call_await(call) == :ok
-      send(self(), {:submitted, ref})
-    end
-
+    {watched, {:ok, first}} = submit(pool, {:watched, :unary}, "pid", %{})
+    {served, {:ok, second}} = submit(pool, {:served, :unary}, "pid", %{})
+    # They are not held back by that.
+    for call <- [first, second], do: assert(Native.call_await(call) == :ok)
     go(path)
     assert {:ok, _} = Task.await(task, 60_000)
-
-    for _ <- 1..2 do
-      assert_received {:submitted, ref}
-      assert_receive {^ref, {:started, {^id, _pid, _carrier}}}, 60_000
-      assert_receive {^ref, {:ok, _bytes}}, 60_000
-    end
+    assert_receive {^watched, {:started, {^id, pid, carrier}}}, 60_000
+    assert_receive {^watched, {:ok, _bytes}}, 60_000
+    assert_receive {^served, {:served, {^id, ^pid, ^carrier}, ns, {:ok, _bytes}}}, 60_000
+    assert ns > 0
   end
 
   test "only its caller may wait for a call; another may cancel it", %{pool: pool} do

@@ -52,6 +52,7 @@ defmodule Snakepit.Pool.Async do
 
       {^ref, answer} ->
         answer
+        |> CallEvents.served(ref)
         |> Call.answered(request)
         |> told(async)
         |> Retry.after_crash(Retry.within(request, until), &Call.unary/1)

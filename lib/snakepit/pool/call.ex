@@ -158,7 +158,7 @@ defmodule Snakepit.Pool.Call do
         await(call, ref, request, until)
 
       {^ref, answer} ->
-        answered(answer, request)
+        answer |> CallEvents.served(ref) |> answered(request)
     after
       left(until) -> overdue(call, ref, request)
     end
@@ -188,7 +188,7 @@ defmodule Snakepit.Pool.Call do
   defp last_words(ref, request) do
     receive do
       {^ref, {:started, _worker}} -> last_words(ref, request)
-      {^ref, answer} -> answered(answer, request)
+      {^ref, answer} -> answer |> CallEvents.served(ref) |> answered(request)
     after
       @last_words_ms -> CallError.failed(:timeout, request)
     end

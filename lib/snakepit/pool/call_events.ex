@@ -114,6 +114,18 @@ defmodule Snakepit.Pool.CallEvents do
     :ok
   end
 
+  @doc "The answer without what may come with it: which worker it is from."
+  @spec served(tuple, reference) :: tuple
+  def served({:served, worker, ns, answer}, ref) do
+    with %{} = state <- Process.get(key(ref)) do
+      given(ref, state, worker, now() - System.convert_time_unit(ns, :nanosecond, :native))
+    end
+
+    answer
+  end
+
+  def served(answer, _ref), do: answer
+
   defp given(ref, %{request: request} = state, {id, _pid, carrier} = worker, now) do
     state = %{state | worker: worker, started: now}
     _ = Process.put(key(ref), state)

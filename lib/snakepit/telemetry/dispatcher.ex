@@ -21,6 +21,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
                     [:snakepit, :python, :call, _] -> 0b0100
                     [:snakepit, :python, :tool | _] -> 0b1000
                     [:snakepit, :pool, :call, :dispatched] -> 0b0010
+                    [:snakepit, :pool, :queue, :dequeued] -> 0b0010
                     [:snakepit, :grpc_worker, _, :start] -> 0b0010
                     [:snakepit, :grpc, :call, :start] -> 0b0010
                     [:snakepit, :grpc, :stream, :opened] -> 0b0010

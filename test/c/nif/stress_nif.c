@@ -193,9 +193,15 @@ static bool heard(caller *c, ERL_NIF_TERM message) {
   bool begun = c->begun;
   c->begun = true;
   if (kind != 0 && fake_is(kind, "started")) {
-    if (c->watched == NULL || begun)
+    bool served = c->watched != NULL && strcmp(c->watched, "served") == 0;
+    if (c->watched == NULL || begun || (served && !c->stream))
       fail("a start that is late, or that nobody asked for");
     return false;
+  }
+  if (kind != 0 && fake_is(kind, "served")) {
+    if (begun || c->watched == NULL || c->stream)
+      fail("a worker that was told twice, or to nobody");
+    return true;
   }
   if (kind == 0 || !fake_is(kind, "chunk"))
     return true;

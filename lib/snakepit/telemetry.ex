@@ -121,8 +121,8 @@ defmodule Snakepit.Telemetry do
   @doc false
   # What is told of calls is only made when somebody listens to any of it: then bit 0
   # is set, and bit 1 when it is to that they start, 2 to Python's calls, 3 to its
-  # tools.
-  @spec calls() :: 0..15
+  # tools, 4 to what has their correlation ids.
+  @spec calls() :: 0..31
   defdelegate calls, to: Dispatcher
 
   @doc """

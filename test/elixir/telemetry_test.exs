@@ -196,7 +196,7 @@ defmodule Snakepit.TelemetryTest do
       assert Snakepit.Test.OtherVM.hear(beam) == :told
       assert Snakepit.Test.OtherVM.hear(beam) == {0b01, true}
       assert Snakepit.Test.OtherVM.hear(beam) == 0
-      assert Snakepit.Test.OtherVM.hear(beam) == 0b11
+      assert Snakepit.Test.OtherVM.hear(beam) == 0b10011
     end
   end
 end

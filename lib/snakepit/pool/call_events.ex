@@ -15,7 +15,7 @@ defmodule Snakepit.Pool.CallEvents do
   @type watch :: %{
           operation: atom,
           session: String.t() | nil,
-          correlation_id: String.t(),
+          correlation_id: String.t() | nil,
           python: String.t(),
           kind: :watched | :served
         }
@@ -31,8 +31,8 @@ defmodule Snakepit.Pool.CallEvents do
         %{
           operation: operation(kind, session),
           session: session,
-          correlation_id: Correlation.ensure(correlation_id),
-          python: python(bits >>> 2),
+          correlation_id: correlation(bits, correlation_id),
+          python: python(bits >>> 2 &&& 0b11),
           kind: if((bits &&& 0b10) != 0, do: :watched, else: :served)
         }
     end
@@ -41,6 +41,10 @@ defmodule Snakepit.Pool.CallEvents do
   defp operation(:execute, nil), do: :execute
   defp operation(:execute, _session), do: :execute_session
   defp operation(:execute_stream, _session), do: :execute_stream
+
+  # Where nobody reads it the native part makes one.
+  defp correlation(bits, id) when (bits &&& 0b10000) == 0, do: id
+  defp correlation(_bits, id), do: Correlation.ensure(id)
 
   # What the worker is to tell of the call: "c" of the call, "t" of the tool.
   defp python(0b00), do: ""
@@ -52,9 +56,9 @@ defmodule Snakepit.Pool.CallEvents do
   @spec metadata(watch | nil, [{String.t(), String.t()}]) :: [{String.t(), String.t()}]
   def metadata(nil, list), do: list
 
-  def metadata(watch, list) do
-    list = List.keystore(list, "correlation_id", 0, {"correlation_id", watch.correlation_id})
-    if watch.python == "", do: list, else: [{"telemetry", watch.python} | list]
+  def metadata(%{correlation_id: id, python: python}, list) do
+    list = if id, do: List.keystore(list, "correlation_id", 0, {"correlation_id", id}), else: list
+    if python == "", do: list, else: [{"telemetry", python} | list]
   end
 
   @doc "Tells the end of what `fun` does, however it ends."

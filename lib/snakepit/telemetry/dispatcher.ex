@@ -14,21 +14,24 @@ defmodule Snakepit.Telemetry.Dispatcher do
   # to be asked, what it last said: see asked/1.
   @calls {__MODULE__, :calls}
 
-  # Bit 0: anything. 1: that they start. 2: Python's calls. 3: its tools.
+  # Bit 0: anything. 1: that they start. 2: Python's calls. 3: its tools. 4: what has
+  # their correlation ids.
   @call_bits (for event <- Snakepit.Telemetry.Catalog.calls() do
-                bit =
+                bits =
                   case event do
-                    [:snakepit, :python, :call, _] -> 0b0100
-                    [:snakepit, :python, :tool | _] -> 0b1000
-                    [:snakepit, :pool, :call, :dispatched] -> 0b0010
-                    [:snakepit, :pool, :queue, :dequeued] -> 0b0010
-                    [:snakepit, :grpc_worker, _, :start] -> 0b0010
-                    [:snakepit, :grpc, :call, :start] -> 0b0010
-                    [:snakepit, :grpc, :stream, :opened] -> 0b0010
-                    _ -> 0
+                    [:snakepit, :python, :call, _] -> 0b00101
+                    [:snakepit, :python, :tool | _] -> 0b01001
+                    [:snakepit, :pool, :call, :dispatched] -> 0b00011
+                    [:snakepit, :pool, :queue, :dequeued] -> 0b10011
+                    [:snakepit, :grpc_worker, _, :start] -> 0b10011
+                    [:snakepit, :grpc, :call, :start] -> 0b10011
+                    [:snakepit, :grpc, :stream, :opened] -> 0b10011
+                    [:snakepit, :request, :executed] -> 0b00001
+                    [:snakepit, :worker, :request] -> 0b00001
+                    _ -> 0b10001
                   end
 
-                {event, bit ||| 1}
+                {event, bits}
               end)
   @failure [:telemetry, :handler, :failure]
 
@@ -68,7 +71,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
   end
 
   @doc "What of calls anybody listens to: the bits that Snakepit.Telemetry.calls/0 has."
-  @spec calls() :: 0..15
+  @spec calls() :: 0..31
   def calls do
     case :persistent_term.get(@calls, nil) do
       known when is_integer(known) -> known
@@ -87,7 +90,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
     known = :atomics.get(cache, 1)
 
     key = time <<< 24 ||| (number() &&& 0xFFFFFF)
-    if known >>> 4 == key, do: known &&& 15, else: ask(cache, key)
+    if known >>> 5 == key, do: known &&& 31, else: ask(cache, key)
   end
 
   # Since 1.4 the package's table has no name, and after persist/0 it is a map. What is
@@ -113,7 +116,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
 
   defp ask(cache, key) do
     bits = call_bits(&listened?/1)
-    :atomics.put(cache, 1, key <<< 4 ||| bits)
+    :atomics.put(cache, 1, key <<< 5 ||| bits)
     bits
   end
 

@@ -104,14 +104,16 @@ defmodule Snakepit.Telemetry.Dispatcher do
   end
 
   defp counted(map) when is_map(map), do: map_size(map)
-  defp counted(table) when is_reference(table), do: size(table)
-  defp counted(_other), do: 0
+  defp counted(table), do: size(table)
 
   defp size(table) do
     case :ets.info(table, :size) do
       size when is_integer(size) -> size
       :undefined -> 0
     end
+  rescue
+    # That is no table at all.
+    ArgumentError -> 0
   end
 
   defp ask(cache, key) do

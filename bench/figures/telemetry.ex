@@ -6,6 +6,7 @@ defmodule Bench.Figures.Telemetry do
   alias Snakepit.Pool.CallEvents
 
   @executed [:snakepit, :request, :executed]
+  @span for what <- [:start, :stop], do: [:snakepit, :grpc_worker, :execute, what]
   @python [:snakepit, :python, :call, :stop]
 
   @spec run(:local | :grpc, map) :: :ok
@@ -17,6 +18,7 @@ defmodule Bench.Figures.Telemetry do
     {{times, look}, conditions} = Recorder.measure(fn -> {turns(ms), look()} end)
 
     idle = Stats.median(times.none)
+    one = Stats.median(times.executed)
 
     figure(
       "telemetry_none",
@@ -27,9 +29,19 @@ defmodule Bench.Figures.Telemetry do
       conditions
     )
 
+    figure(
+      "telemetry_cost",
+      "a handler of each call: more",
+      carrier,
+      max(one - idle, 0),
+      :us,
+      conditions
+    )
+
     for {id, label, samples} <- [
           {"telemetry_off", "execute(\"ping\"), no handler, p50", times.none},
           {"telemetry_one", "execute(\"ping\"), a handler of each call, p50", times.executed},
+          {"telemetry_span", "execute(\"ping\"), of its begin and end, p50", times.span},
           {"telemetry_python", "execute(\"ping\"), the same in Python, p50", times.python}
         ],
         do: figure(id, label, carrier, Stats.median(samples), :us, conditions)
@@ -39,7 +51,7 @@ defmodule Bench.Figures.Telemetry do
 
   defp turns(ms) do
     for _ <- 1..4,
-        {who, events} <- [none: [], executed: [@executed], python: [@python]],
+        {who, events} <- [none: [], executed: [@executed], span: @span, python: [@python]],
         reduce: %{} do
       all ->
         samples = listening(events, fn -> Load.sequential(div(ms, 4), &Load.ping/0) end)

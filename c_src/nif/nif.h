@@ -45,6 +45,7 @@
   X(key)                                                                       \
   X(listen)                                                                    \
   X(load)                                                                      \
+  X(local)                                                                     \
   X(max_connections)                                                           \
   X(max_receive)                                                               \
   X(methods)                                                                   \
@@ -166,6 +167,7 @@ NIF(nif_slot_watch);
 NIF(nif_pool_watch);
 NIF(nif_pool_set_draining);
 NIF(nif_submit);
+NIF(nif_call_await);
 NIF(nif_call_cancel);
 NIF(nif_call_credit);
 NIF(nif_call_input);

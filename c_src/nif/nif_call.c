@@ -13,7 +13,8 @@ enum {
   SENDING = 2, /* a chunk is being sent (reactor thread) */
   READY = 4,   /* the end message is made; the last of the two sends it */
   HELD = 8,    /* submit/9 waits for the end itself: it is not sent */
-  GONE = 16    /* the caller has died */
+  GONE = 16,   /* the caller has died */
+  DROPPED = 32 /* whoever has claimed it cancelled it: there is no end */
 };
 
 /* Bits of nif_call.run. */
@@ -85,6 +86,7 @@ nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
   atomic_init(&call->wanted, 0);
   atomic_init(&call->unsent, 0);
   atomic_init(&call->sent_all, false);
+  atomic_init(&call->telling, NIF_TELL_SUBMIT);
   call->stream = stream;
   call->body = grpc_empty_slice();
   call->correlation = grpc_empty_slice();
@@ -113,10 +115,22 @@ bool nif_call_claimed(nif_call *call) {
   return (atomic_load(&call->state) & CLAIMED) != 0;
 }
 
+/* Whose end says where it was: submit knew nothing of that. Its slot is what it
+ * is; it has none when it came to no worker, or back from one. */
+static bool ends_served(nif_call *call) {
+  return call->served && call->slot != NULL &&
+         atomic_load(&call->telling) != NIF_TELL_SUBMITTED;
+}
+
 static void send_end(nif_call *call, ErlNifEnv *env) {
+  ERL_NIF_TERM end = call->end;
   enif_demonitor_process(env, call, &call->monitor);
+  if (ends_served(call))
+    end = enif_make_tuple4(
+        call->env, am_served, nif_call_worker(call, call->env),
+        enif_make_int64(call->env, sp_reactor_now() - call->began), end);
   enif_send(env, &call->caller, call->env,
-            enif_make_tuple2(call->env, call->ref, call->end));
+            enif_make_tuple2(call->env, call->ref, end));
 }
 
 void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload) {
@@ -193,6 +207,11 @@ void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n) {
 
 void nif_call_hold(nif_call *call) { atomic_fetch_or(&call->state, HELD); }
 
+bool nif_call_hold_again(nif_call *call) {
+  unsigned idle = 0;
+  return atomic_compare_exchange_strong(&call->state, &idle, HELD);
+}
+
 bool nif_call_orphaned(nif_call *call) {
   return (atomic_load(&call->state) & GONE) != 0;
 }
@@ -205,9 +224,12 @@ bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out) {
   unsigned state = HELD;
   if (atomic_compare_exchange_strong(&call->state, &state, 0))
     return false; /* nobody has claimed the end: it will be a message */
-  /* Whoever has is about to be ready, or was the caller's own death. */
-  while (((state = atomic_load(&call->state)) & (READY | GONE)) == 0)
+  /* Whoever has is about to be ready, or was the caller's own death, or has
+   * cancelled it. */
+  while (((state = atomic_load(&call->state)) & (READY | GONE | DROPPED)) == 0)
     sp_local_relax();
+  if (state & DROPPED)
+    return false;
   enif_demonitor_process(env, call, &call->monitor);
   if ((state & READY) == 0)
     *out = am_ended; /* nobody will see it */
@@ -294,16 +316,44 @@ void nif_call_unsent(nif_call *call) {
   atomic_fetch_and(&call->run, ~(unsigned)(STARTED | OFFERED));
 }
 
+static bool becomes(nif_call *call, int telling) {
+  int undecided = NIF_TELL_SUBMIT;
+  return atomic_compare_exchange_strong(&call->telling, &undecided, telling);
+}
+
+void nif_call_begins(nif_call *call) {
+  if (!call->watched)
+    return;
+  call->began = sp_reactor_now();
+  (void)becomes(call, NIF_TELL_SUBMITTED);
+}
+
+bool nif_call_has_begun(nif_call *call, bool settled) {
+  if (settled && ends_served(call))
+    return true; /* ahead of its turn */
+  return !becomes(call, NIF_TELL_MESSAGE) &&
+         atomic_load(&call->telling) == NIF_TELL_SUBMITTED;
+}
+
+bool nif_call_tells(nif_call *call) {
+  return call->watched && !call->served &&
+         atomic_load(&call->telling) == NIF_TELL_MESSAGE;
+}
+
+ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env) {
+  const nif_slot *slot = call->slot;
+  return enif_make_tuple3(
+      env, nif_make_bytes(env, slot->worker_id.data, slot->worker_id.size),
+      enif_make_pid(env, &slot->worker),
+      slot->link != NULL ? am_local : am_grpc);
+}
+
 /* Before anything of the call can come back: no chunk is being sent. */
 static void tell_started(nif_call *call, ErlNifEnv *caller_env) {
   if (!begin_chunk(call))
     return;
-  const nif_slot *slot = call->slot;
   ErlNifEnv *env = enif_alloc_env();
-  ERL_NIF_TERM worker = enif_make_tuple2(
-      env, nif_make_bytes(env, slot->worker_id.data, slot->worker_id.size),
-      enif_make_pid(env, &slot->worker));
-  send_chunk(call, caller_env, env, am_started, worker);
+  send_chunk(call, caller_env, env, am_started, nif_call_worker(call, env));
 }
 
 void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
@@ -317,7 +367,7 @@ void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
     nif_pool_complete(call, env);
     return;
   }
-  if (call->watched)
+  if (nif_call_tells(call))
     tell_started(call, env);
   if (is_local(call)) {
     nif_local_start_call(call);
@@ -353,6 +403,12 @@ nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term) {
   return enif_get_resource(env, term, call_type, (void **)&call) ? call : NULL;
 }
 
+bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env) {
+  ErlNifPid self;
+  return enif_self(env, &self) != NULL &&
+         memcmp(&self, &call->caller, sizeof self) == 0;
+}
+
 /* How often a chunk that is being sent is looked at in one go. */
 #define QUIET_SPINS 200
 
@@ -373,9 +429,12 @@ NIF(nif_call_cancel) {
   nif_call *call;
   if (!enif_get_resource(env, argv[0], call_type, (void **)&call))
     return enif_make_badarg(env);
-  unsigned before = atomic_fetch_or(&call->state, CLAIMED);
-  if (before & CLAIMED)
-    return am_ended;
+  unsigned before = atomic_load(&call->state);
+  do {
+    if (before & CLAIMED)
+      return am_ended;
+  } while (!atomic_compare_exchange_weak(&call->state, &before,
+                                         before | CLAIMED | DROPPED));
   enif_demonitor_process(env, call, &call->monitor);
   abandon(call, env);
   return before & SENDING ? call_quiet(env, argc, argv) : am_ok;

@@ -71,6 +71,12 @@ struct nif_slot {
 /* Chunks that may arrive before the consumer has asked for more. */
 #define NIF_STREAM_CREDIT 16
 
+/* Who tells the caller of a watched call that it starts: submit/9, if it starts
+ * before that returns, else a message. Whoever comes first decides: submit's
+ * end makes SUBMIT MESSAGE, the start, with the pool's lock, makes it
+ * SUBMITTED. */
+enum nif_telling { NIF_TELL_SUBMIT, NIF_TELL_MESSAGE, NIF_TELL_SUBMITTED };
+
 /* One request, from submit or rpc_* to its end. What the caller is told is
  * decided by |state| alone: whoever sets CLAIMED first may send the end. */
 typedef struct nif_call {
@@ -84,6 +90,10 @@ typedef struct nif_call {
   bool inputs;          /* the tool may read inputs: see nif_input.c */
   bool more;            /* a plain RPC that takes more messages */
   bool watched;         /* the caller is told which worker it starts on */
+  bool may_wait;        /* call_await may wait for the answer */
+  bool served;          /* ... with its end, where submit has not said so */
+  atomic_int telling;   /* enum nif_telling, of a watched one */
+  int64_t began;        /* when it was sent to its slot; with the pool's lock */
   atomic_bool asked;    /* it has asked for some */
   atomic_llong wanted;  /* inputs that it asked for and that were not sent */
   atomic_uint unsent;   /* inputs that a local worker's ring has no room for */
@@ -140,6 +150,9 @@ void nif_call_answer(nif_call *call, ErlNifEnv *env, int status,
                      const char *text, size_t len);
 /* Until nif_call_settle the end is not sent. */
 void nif_call_hold(nif_call *call);
+/* The same later; false when the end, or something else, is being sent or has
+ * been. */
+bool nif_call_hold_again(nif_call *call);
 /* Whether the caller has died. */
 bool nif_call_orphaned(nif_call *call);
 /* Whether there is an end. */
@@ -147,6 +160,16 @@ bool nif_call_held(void *call);
 /* The end if there is one: true and *out is what submit returns. Otherwise it
  * will be a message. */
 bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out);
+/* With the pool's lock, when its slot is known. */
+void nif_call_begins(nif_call *call);
+/* At the end of submit, which has the end (|settled|) or has not. True when the
+ * call has a slot: the caller is to be told now. Otherwise it will be a
+ * message, or with the end. */
+bool nif_call_has_begun(nif_call *call, bool settled);
+/* Whether its start is to be a message. */
+bool nif_call_tells(nif_call *call);
+/* {worker_id, pid, carrier} of its slot. */
+ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env);
 /* Sends a message of a stream to the caller, unless the call has ended. */
 void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes);
 /* The same for one in plain memory. */
@@ -173,6 +196,8 @@ bool nif_call_awaitable(nif_call *call);
 
 /* The call behind a handle; NULL when it is none. */
 nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term);
+/* Whether it is the calling process that made it. */
+bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env);
 /* The end of a stream that an ExecuteToolResponse tells of: done, or the error
  * as gRPC says it. */
 ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len);

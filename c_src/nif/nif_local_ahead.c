@@ -79,8 +79,8 @@ bool nif_local_post(nif_call *call) {
   nif_slot *slot = call->slot;
   if (slot->link == NULL)
     return false;
-  /* Of one that is watched the start is told first, without the lock. */
-  if (!call->watched && GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
+  /* A message about its start is sent first, without the lock. */
+  if (!nif_call_tells(call) && GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
     if (!nif_link_enter(slot->link, call, false))
       return true; /* its slot is about to be removed, which answers it */
     if (put(call, slot, SP_FRAME_CALL)) {
@@ -97,11 +97,13 @@ bool nif_local_post(nif_call *call) {
 bool nif_local_offer(void *user, void *tied) {
   nif_call *call = user;
   nif_slot *slot = tied;
-  if (call->stream || call->inputs || call->watched ||
+  if (call->stream || call->inputs || (call->watched && !call->served) ||
       GRPC_SLICE_LENGTH(call->body) > POST_BYTES ||
       atomic_load(&slot->unsent) > 0)
     return false; /* it would overtake one that is being sent */
   call->slot = slot;
+  if (call->served)
+    call->began = sp_reactor_now();
   if (nif_link_enter(slot->link, call, true)) {
     if (put(call, slot, SP_FRAME_OFFER)) {
       enif_keep_resource(slot);

@@ -139,6 +139,7 @@ static ErlNifFunc functions[] = {
     {"pool_watch", 1, nif_pool_watch, 0},
     {"pool_set_draining", 2, nif_pool_set_draining, 0},
     {"submit", 9, nif_submit, 0},
+    {"call_await", 1, nif_call_await, 0},
     {"call_cancel", 1, nif_call_cancel, 0},
     {"call_credit", 2, nif_call_credit, 0},
     {"call_input", 2, nif_call_input, 0},

@@ -58,6 +58,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
       nif_call *call = event->user;
       call->slot = jobs[n].slot;
       enif_keep_resource(call->slot);
+      nif_call_begins(call);
       jobs[n].posted = nif_local_post(call);
       jobs[n].full = nif_slot_is_full(call->slot);
     }

@@ -19,6 +19,7 @@ typedef struct submission {
   bool stream;
   bool inputs;
   bool watched;
+  bool served; /* and that is all: submit may wait for the answer */
   ErlNifBinary command;
   ERL_NIF_TERM args;
   ErlNifBinary session;
@@ -47,11 +48,14 @@ static bool get_pair(ErlNifEnv *env, ERL_NIF_TERM term,
   return enif_get_tuple(env, term, &arity, pair) && arity == 2;
 }
 
-/* :unary or :stream, or {:inputs, one of them}; or {:watched, one of these}. */
+/* :unary or :stream, or {:inputs, one of them}; or {:watched, one of these}, or
+ * {:served, one of these}. */
 static bool get_kind(ErlNifEnv *env, ERL_NIF_TERM term, submission *s) {
   const ERL_NIF_TERM *pair;
-  s->watched =
-      get_pair(env, term, &pair) && enif_is_identical(pair[0], am_watched);
+  if (get_pair(env, term, &pair)) {
+    s->served = enif_is_identical(pair[0], am_served);
+    s->watched = s->served || enif_is_identical(pair[0], am_watched);
+  }
   if (s->watched)
     term = pair[1];
   s->inputs =
@@ -296,6 +300,26 @@ static bool in_a_row(uint64_t caller, int64_t now) {
   return now - counter.left < RECENT_NS;
 }
 
+/* What comes of a call that the dispatcher has taken. One that is held is
+ * waited for where that may pay. Of one that is watched its start is told
+ * before its end, and is a message only after this. */
+static ERL_NIF_TERM taken(ErlNifEnv *env, const submission *s, nif_call *call,
+                          bool hold, bool crowded) {
+  ERL_NIF_TERM result;
+  bool later = s->watched && !s->served; /* in call_await */
+  call->may_wait = later && hold && !crowded;
+  if (!later && hold && !crowded && nif_call_awaitable(call))
+    nif_local_await(call, env);
+  bool settled = hold && nif_call_settle(call, env, &result);
+  if (!settled)
+    result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
+  counter.left = sp_reactor_now();
+  if (s->watched && nif_call_has_begun(call, settled))
+    return enif_make_tuple3(env, am_started, nif_call_worker(call, env),
+                            result);
+  return result;
+}
+
 static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
                              nif_call *call, int64_t now) {
   nif_pool *pool = s->pool;
@@ -308,9 +332,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .deadline = s->deadline,
       .user = call};
   /* A local worker that is free may answer at once. */
-  bool hold = !s->stream && !s->inputs && !s->watched &&
-              atomic_load(&pool->encoding) == NIF_CBOR;
-  ERL_NIF_TERM result;
+  bool hold =
+      !s->stream && !s->inputs && atomic_load(&pool->encoding) == NIF_CBOR;
   if (hold)
     nif_call_hold(call);
   enif_keep_resource(call); /* the dispatcher's */
@@ -333,13 +356,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
     /* Its death may have come before there was anything to cancel. */
     if (nif_call_orphaned(call))
       nif_pool_cancel(call, env);
-    if (hold && !crowded && nif_call_awaitable(call))
-      nif_local_await(call, env);
-    bool settled = hold && nif_call_settle(call, env, &result);
-    counter.left = sp_reactor_now();
-    if (settled)
-      return result;
-    return enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
+    return taken(env, s, call, hold, crowded);
   }
   enif_release_resource(call);
   if (closed || draining)
@@ -374,6 +391,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
     return enif_raise_exception(env, am_system_limit);
   call->inputs = s.inputs;
   call->watched = s.watched;
+  call->served = s.served && !s.stream && !s.inputs;
   nif_encoder e = {.env = env, .out = &body};
   sp_buf_init(&body, &nif_mem, limit);
   int err = encode(&e, &s, call);
@@ -396,3 +414,21 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
 static NIF(submit_dirty) { return submit(env, argc, argv, MAX_REQUEST); }
 
 NIF(nif_submit) { return submit(env, argc, argv, NIF_INLINE_BYTES); }
+
+NIF(nif_call_await) {
+  ERL_NIF_TERM result;
+  nif_call *call = nif_call_get(env, argv[0]);
+  (void)argc;
+  if (call == NULL)
+    return enif_make_badarg(env);
+  /* A message about its start would be lost while it is held. */
+  if (!nif_call_is_callers(call, env) || !call->may_wait ||
+      nif_call_tells(call) || !nif_call_hold_again(call))
+    return am_ok;
+  if (nif_call_awaitable(call))
+    nif_local_await(call, env);
+  if (!nif_call_settle(call, env, &result))
+    result = am_ok;
+  counter.left = sp_reactor_now();
+  return result;
+}

@@ -158,13 +158,16 @@ defmodule Snakepit.CircuitBreaker do
   def handle_call(:enter, {caller, _tag}, breaker) do
     case admit(aged(breaker)) do
       {true, %{state: :half_open} = breaker} ->
+        asked(true, breaker)
         pass = Process.monitor(caller)
         {:reply, {:ok, pass}, put_in(breaker.trials[pass], true)}
 
       {true, breaker} ->
+        asked(true, breaker)
         {:reply, {:ok, nil}, breaker}
 
       {false, breaker} ->
+        asked(false, breaker)
         {:reply, :refused, breaker}
     end
   end
@@ -189,6 +192,7 @@ defmodule Snakepit.CircuitBreaker do
 
   def handle_call(:allow, _from, breaker) do
     {allowed?, breaker} = admit(aged(breaker))
+    asked(allowed?, breaker)
     {:reply, allowed?, breaker}
   end
 
@@ -290,6 +294,12 @@ defmodule Snakepit.CircuitBreaker do
   defp forget_trials(breaker) do
     for {pass, true} <- breaker.trials, do: Process.demonitor(pass, [:flush])
     %{breaker | trials: %{}, half_open_calls: 0}
+  end
+
+  defp asked(allowed?, %{name: name, state: state}) do
+    what = if allowed?, do: :allowed, else: :rejected
+    about = %{pool: name, state: state}
+    Telemetry.execute([:snakepit, :circuit_breaker, :call, what], %{}, about)
   end
 
   defp emit(what, measurements, breaker, reason) do

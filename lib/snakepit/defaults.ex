@@ -97,6 +97,7 @@ defmodule Snakepit.Defaults do
     {:pool_reply_margin_ms, 200, "ms", "subtracted by `rpc_timeout/1`"},
     {:pool_startup_batch_delay_ms, 500, "ms", "wait between batches of starting workers"},
     {:pool_startup_batch_size, 10, "workers", "workers in such a batch"},
+    {:pool_status_interval_ms, 5_000, "ms", "how often `pool, status` is told; 0: never"},
     {:pool_startup_timeout, 10_000, "ms", "bound of the start of a worker's supervisor"},
     {:process_registry_cleanup_interval, 30_000, "ms",
      "period in which dead entries are removed"},

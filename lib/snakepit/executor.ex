@@ -101,7 +101,9 @@ defmodule Snakepit.Executor do
       RetryPolicy.should_retry?(policy, attempt) ->
         wait = RetryPolicy.backoff_for_attempt(policy, attempt)
         measured = %{attempt: attempt, delay_ms: wait}
-        Telemetry.execute([:snakepit, :retry, :attempt], measured, %{last_error: result})
+        about = %{last_error: result}
+        Telemetry.execute([:snakepit, :retry, :attempt], measured, about)
+        Telemetry.execute([:snakepit, :retry, :backoff], measured, about)
         Process.sleep(wait)
         retry(fun, policy, attempt + 1, started)
 

@@ -465,7 +465,8 @@ defmodule Snakepit.GRPCWorker do
     state = state |> Place.leave(:stopped) |> Remote.reconnect()
 
     try do
-      {:noreply, state |> Place.join() |> Heart.restart() |> listen()}
+      state = state |> Place.join() |> Heart.restart() |> listen()
+      {:noreply, Events.connected(state, :reconnected)}
     catch
       :error, :closed -> handle_info({:snakepit_slot, :suspect, "the connection ended"}, state)
     end
@@ -507,7 +508,7 @@ defmodule Snakepit.GRPCWorker do
 
   defp ready(state) do
     state = Place.join(%{state | phase: :ready, ping: nil})
-    state = state |> Heart.start() |> listen()
+    state = state |> Heart.start() |> listen() |> Events.connected(:established)
     if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
     Events.spawned(state, took)
@@ -580,6 +581,7 @@ defmodule Snakepit.GRPCWorker do
   @impl true
   def terminate(reason, state) do
     Events.terminated(state, Place.served(state), reason, Ending.planned?(reason))
+    Events.disconnected(state, reason, Ending.planned?(reason))
     state = Place.release(state, Ending.how(reason))
 
     grace = if Ending.planned?(reason) and state.phase != :failed, do: grace(), else: 0

@@ -18,9 +18,9 @@ defmodule Snakepit.Native do
   #                                   :noproc when the worker process just died
   #   {:grpc, status, message}        a gRPC status (integer) and its text
   #
-  # submit/9 may have the end at once and returns it instead of a message:
-  # `{:done, decoded}` is what decode_response/1 would say, `{:ended, end}` what
-  # the message would hold.
+  # submit/9 and call_await/1 may have the end at once and return it instead of a
+  # message: `{:done, decoded}` is what decode_response/1 would say, `{:ended, end}`
+  # what the message would hold.
   #
   # To the worker process of a slot:
   #
@@ -39,6 +39,7 @@ defmodule Snakepit.Native do
 
   @type handle :: reference
   @type reason :: term
+  @type worker :: {worker_id :: String.t(), pid, :local | :grpc}
 
   @doc false
   def load do
@@ -179,9 +180,15 @@ defmodule Snakepit.Native do
   `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
 
-  With `{:watched, kind}` the caller gets `{ref, {:started, {worker_id, pid}}}`
-  before anything else of the call, when a worker gets it; the answer is then
-  always a message. That costs a little.
+  With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
+  `{:started, worker, result}`, where `result` is one of the others, or
+  later by `{ref, {:started, worker}}`, before anything else of the call.
+  It does not wait for the answer: `call_await/1` does.
+
+  `{:served, kind}` is for who only wants to know which worker it was. It waits as
+  without, and may be sent ahead. What is not told at once comes with the answer to a
+  unary call: `{ref, {:served, worker, ns, answer}}`, where `ns` is how long ago it was
+  sent to that worker. Other calls are told as with `:watched`.
   """
   @spec submit(
           handle,
@@ -190,7 +197,7 @@ defmodule Snakepit.Native do
             :unary
             | :stream
             | {:inputs, :unary | :stream}
-            | {:watched, :unary | :stream | {:inputs, :unary | :stream}},
+            | {:watched | :served, :unary | :stream | {:inputs, :unary | :stream}},
           command :: String.t(),
           args :: map | keyword,
           session :: String.t() | nil,
@@ -202,8 +209,20 @@ defmodule Snakepit.Native do
           | {:done,
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, binary} | {:error, reason}}
+          | {:started, worker, result :: tuple}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
+
+  @doc """
+  Waits for the answer to a unary call a little, where that may pay, as submit/9 does.
+  `:ok`: it is a message, now or later.
+  """
+  @spec call_await(handle) ::
+          :ok
+          | {:done,
+             {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
+          | {:ended, {:ok, binary} | {:error, reason}}
+  def call_await(_call), do: err!()
 
   @doc """
   Cancels. `:ok`: what there is of this call is in the mailbox, no further

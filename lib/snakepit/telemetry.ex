@@ -36,7 +36,7 @@ defmodule Snakepit.Telemetry do
   @spec pool_events() :: [event_name]
   def pool_events, do: Catalog.events(:pool)
 
-  @doc "Calls on their workers, over either carrier."
+  @doc "Calls on their workers, over either carrier; and what is gRPC's own."
   @spec grpc_events() :: [event_name]
   def grpc_events, do: Catalog.events(:grpc)
 
@@ -119,9 +119,11 @@ defmodule Snakepit.Telemetry do
   end
 
   @doc false
-  # What is told of calls is only made when somebody listens to any of it.
-  @spec calls?() :: boolean
-  defdelegate calls?, to: Dispatcher
+  # What is told of calls is only made when somebody listens to any of it: then bit 0
+  # is set, and bit 1 when it is to that they start, 2 to Python's calls, 3 to its
+  # tools, 4 to what has their correlation ids.
+  @spec calls() :: 0..31
+  defdelegate calls, to: Dispatcher
 
   @doc """
   Attaches a handler to an event. A handler that raises is detached.

@@ -160,9 +160,84 @@ defmodule Snakepit.CallEventsTest do
     nothing_left(id)
   end
 
+  test "the start is told while the call runs", %{id: id} do
+    path = signal_path()
+    go = fn -> go(path) end
+
+    handler = fn _event, _measurements, _metadata, test ->
+      await_file(path <> ".started")
+      send(test, :running)
+      go.()
+    end
+
+    running = {__MODULE__, make_ref()}
+    :ok = Snakepit.Telemetry.attach(running, @execute ++ [:start], handler, self())
+    on_exit(fn -> Snakepit.Telemetry.detach(running) end)
+    assert {:ok, _} = Snakepit.execute("hold", %{path: path})
+    assert_received :running
+    assert %{status: :ok} = event(id, @execute ++ [:stop])
+  end
+
+  for carrier <- [:local, :grpc] do
+    test "who listens to ends only gets them all the same, over #{carrier}", %{id: all} do
+      :ok = Snakepit.Telemetry.detach(all)
+      start_pools(transport: unquote(carrier))
+      id = listen([@executed, @execute ++ [:stop]])
+      [worker] = Snakepit.list_workers()
+
+      for call <- [
+            fn -> Snakepit.execute("pid", %{}) end,
+            fn -> "pid" |> Snakepit.async() |> Snakepit.await() end
+          ] do
+        assert {:ok, _} = call.()
+        assert %{status: :ok, worker_id: ^worker} = event(id, @execute ++ [:stop])
+        assert %{success: true, worker_id: ^worker} = event(id, @executed)
+      end
+
+      path = signal_path()
+      task = occupy(path)
+      waiting = Snakepit.async("pid")
+      go(path)
+      assert {:ok, _} = Task.await(task, 60_000)
+      assert {:ok, _} = Snakepit.await(waiting)
+      for _ <- 1..2, do: assert(%{worker_id: ^worker} = event(id, @execute ++ [:stop]))
+      for _ <- 1..2, do: assert(%{worker_id: ^worker} = event(id, @executed))
+      nothing_left(id)
+    end
+  end
+
+  # With so many some are sent ahead of their turn, others wait.
+  test "each of many calls is told once, with a worker", %{id: all} do
+    :ok = Snakepit.Telemetry.detach(all)
+    start_pools(pool_size: 2)
+    workers = Snakepit.list_workers()
+
+    for events <- [[@executed], [@executed, @execute ++ [:start]]] do
+      id = listen(events)
+
+      1..40
+      |> Enum.map(fn n ->
+        Task.async(fn ->
+          for i <- 1..25, do: {:ok, _} = Snakepit.execute("echo", %{value: n * i})
+          if rem(n, 4) == 0, do: {:ok, _} = "pid" |> Snakepit.async() |> Snakepit.await()
+        end)
+      end)
+      |> Task.await_many(60_000)
+
+      for _ <- 1..(40 * 25 + 10) do
+        told = event(id, @executed)
+        assert told.worker_id in workers and told.success
+        assert told.measurements.duration_us >= 0
+      end
+
+      refute_received {^id, @executed, _, _}
+      :ok = Snakepit.Telemetry.detach(id)
+    end
+  end
+
   test "nothing is made while nobody listens", %{id: id} do
     :ok = Snakepit.Telemetry.detach(id)
-    refute Snakepit.Telemetry.calls?()
+    assert Snakepit.Telemetry.calls() == 0
     assert Snakepit.Pool.CallEvents.watch(:execute, nil, nil) == nil
   end
 end

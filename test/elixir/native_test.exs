@@ -71,6 +71,61 @@ defmodule Snakepit.NativeTest do
     Process.exit(worker, :kill)
   end
 
+  test "a call that is watched is waited for when its start has been told", %{pool: pool} do
+    [id] = Snakepit.list_workers()
+    {ref, submitted} = submit(pool, {:watched, :unary}, "pid", %{})
+    assert {:started, {^id, worker, _carrier}, {:ok, call}} = submitted
+    assert {:ok, ^worker} = Registry.get_worker_pid(id)
+
+    case Native.call_await(call) do
+      {:done, {:ok, pid}} ->
+        assert is_integer(pid)
+
+      {:ended, {:ok, bytes}} ->
+        assert {:ok, _} = Native.decode_response(bytes)
+
+      :ok ->
+        assert_receive {^ref, {:ok, _}}, 60_000
+    end
+
+    refute_received {^ref, _}
+    assert Native.call_await(call) == :ok
+  end
+
+  test "a call that waits for a worker is told of by a message", %{pool: pool} do
+    [id] = Snakepit.list_workers()
+    path = signal_path()
+    task = occupy(path)
+
+    {watched, {:ok, first}} = submit(pool, {:watched, :unary}, "pid", %{})
+    {served, {:ok, second}} = submit(pool, {:served, :unary}, "pid", %{})
+    # They are not held back by that.
+    for call <- [first, second], do: assert(Native.call_await(call) == :ok)
+    go(path)
+    assert {:ok, _} = Task.await(task, 60_000)
+    assert_receive {^watched, {:started, {^id, pid, carrier}}}, 60_000
+    assert_receive {^watched, {:ok, _bytes}}, 60_000
+    assert_receive {^served, {:served, {^id, ^pid, ^carrier}, ns, {:ok, _bytes}}}, 60_000
+    assert ns > 0
+  end
+
+  test "only its caller may wait for a call; another may cancel it", %{pool: pool} do
+    path = signal_path()
+    {ref, submitted} = submit(pool, {:watched, :unary}, "hold", %{path: path})
+    assert {:started, _worker, {:ok, call}} = submitted
+    assert Task.await(Task.async(fn -> Native.call_await(call) end)) == :ok
+    assert Task.await(Task.async(fn -> Native.call_cancel(call) end)) == :ok
+    assert Native.call_await(call) == :ok
+    assert Native.call_cancel(call) == :ended
+    refute_received {^ref, _}
+  end
+
+  defp submit(pool, kind, command, args) do
+    ref = make_ref()
+    times = {60_000, 60_000}
+    {ref, Native.submit(pool, ref, kind, command, args, nil, :hint, times, {[], []})}
+  end
+
   test "what is no handle is refused, and does no harm", %{pool: pool, slot: slot} do
     for {name, arity} <- Native.__info__(:functions),
         name not in [:load, :ebin, :json_encode, :cbor_encode],

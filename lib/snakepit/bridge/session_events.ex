@@ -1,18 +1,34 @@
 defmodule Snakepit.Bridge.SessionEvents do
   @moduledoc false
-  # What the world is told of sessions: all but the last in the process of the store.
+  # What the world is told of sessions, in the process of the store unless it says
+  # otherwise.
 
   alias Snakepit.Telemetry
 
   @spec created(String.t()) :: :ok
   def created(id) do
     Telemetry.execute([:snakepit, :session, :created], once(), %{session_id: id})
+    store(:created, id)
   end
 
   @spec destroyed(String.t(), :deleted | :expired) :: :ok
   def destroyed(id, reason) do
     metadata = %{session_id: id, reason: reason}
     Telemetry.execute([:snakepit, :session, :destroyed], once(), metadata)
+    store(reason, id)
+  end
+
+  @spec updated(String.t()) :: :ok
+  def updated(id), do: store(:updated, id)
+
+  @doc "In the process that asked for it."
+  @spec accessed(String.t()) :: :ok
+  def accessed(id), do: store(:accessed, id)
+
+  defp store(what, id) do
+    event = [:snakepit, :session_store, :session, what]
+    if Telemetry.attached?(event), do: Telemetry.execute(event, once(), %{session_id: id})
+    :ok
   end
 
   @doc "So many had expired."
@@ -39,6 +55,7 @@ defmodule Snakepit.Bridge.SessionEvents do
     )
   end
 
+  @doc "In the process that stored it."
   @spec stored(String.t(), term) :: :ok
   def stored(session_id, program_id) do
     Telemetry.execute(

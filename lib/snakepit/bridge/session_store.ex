@@ -47,6 +47,12 @@ defmodule Snakepit.Bridge.SessionStore do
   @doc "The session, which counts as used."
   @spec get_session(server, String.t()) :: {:ok, Session.t()} | {:error, :not_found}
   def get_session(server \\ __MODULE__, session_id) do
+    found = find_session(server, session_id)
+    if match?({:ok, _}, found), do: SessionEvents.accessed(session_id)
+    found
+  end
+
+  defp find_session(server, session_id) do
     case read(server, session_id) do
       {:ok, %{last_worker_id: id}} = found when id != nil -> found
       result -> if noted?(server, session_id), do: read(server, session_id), else: result

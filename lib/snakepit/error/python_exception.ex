@@ -25,6 +25,8 @@ defmodule Snakepit.Error.PythonException do
   does not fit is left out, the lists above first.
   """
 
+  alias Snakepit.Telemetry
+
   @fields [
     :message,
     :python_type,
@@ -117,11 +119,10 @@ defmodule Snakepit.Error.PythonException do
   defp told(%module{python_type: type, context: context} = exception) do
     how = if module == __MODULE__, do: :unmapped, else: :mapped
 
-    Snakepit.Telemetry.execute([:snakepit, :python, :exception, how], %{}, %{
-      python_type: type,
-      library: context["library"],
-      function: context["function"]
-    })
+    about = %{python_type: type, library: context["library"], function: context["function"]}
+    Telemetry.execute([:snakepit, :python, :exception, how], %{}, about)
+    about = Map.put(about, :error_message, exception.message)
+    Telemetry.execute([:snakepit, :error, :python_exception], %{}, about)
 
     exception
   end

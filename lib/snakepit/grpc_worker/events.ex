@@ -65,6 +65,33 @@ defmodule Snakepit.GRPCWorker.Events do
 
   def terminated(_state, _served, _reason, _planned?), do: :ok
 
+  @doc "Of a gRPC worker of a pool: it has answered, or has a channel again."
+  @spec connected(State.t(), :established | :reconnected) :: State.t()
+  def connected(%{local: local, pool: pool} = state, _what) when local != nil or pool == nil,
+    do: state
+
+  def connected(state, what) do
+    Telemetry.execute(
+      [:snakepit, :grpc, :connection, what],
+      %{system_time: System.system_time()},
+      Map.put(about(state), :python_port, state.port)
+    )
+
+    %{state | connected_at: System.monotonic_time()}
+  end
+
+  @doc "The same worker is over, and nobody wanted that."
+  @spec disconnected(State.t(), term, boolean) :: :ok
+  def disconnected(%{connected_at: at} = state, reason, false) when at != nil do
+    Telemetry.execute(
+      [:snakepit, :grpc, :connection, :lost],
+      %{uptime: System.monotonic_time() - at},
+      Map.merge(about(state), %{python_port: state.port, reason: reason})
+    )
+  end
+
+  def disconnected(_state, _reason, _planned?), do: :ok
+
   @spec full(State.t(), non_neg_integer) :: :ok
   def full(state, capacity) do
     Telemetry.execute(

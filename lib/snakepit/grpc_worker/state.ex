@@ -36,6 +36,8 @@ defmodule Snakepit.GRPCWorker.State do
     :heart,
     # The process that reads its telemetry, of a gRPC worker.
     :telemetry,
+    # When its channel was made, in native units, of a gRPC worker.
+    :connected_at,
     # Of one that is being replaced: why, since and until when.
     :retiring,
     # Whether it tells when it is ready.

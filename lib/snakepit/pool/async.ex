@@ -19,8 +19,8 @@ defmodule Snakepit.Pool.Async do
 
       case Call.submit(request, ref, :unary) do
         {:ok, call} -> %{async | call: call}
-        {:done, decoded} -> %{async | result: processed(Call.decoded(decoded, request), request)}
-        {:ended, answer} -> %{async | result: processed(Call.answered(answer, request), request)}
+        {:done, decoded} -> %{async | result: decoded |> Call.decoded(request) |> over(async)}
+        {:ended, answer} -> %{async | result: answer |> Call.answered(request) |> over(async)}
         {:error, reason} -> %{async | result: reason |> CallError.failed(request) |> told(async)}
       end
     else
@@ -52,6 +52,7 @@ defmodule Snakepit.Pool.Async do
 
       {^ref, answer} ->
         answer
+        |> CallEvents.served(ref)
         |> Call.answered(request)
         |> told(async)
         |> Retry.after_crash(Retry.within(request, until), &Call.unary/1)
@@ -88,6 +89,8 @@ defmodule Snakepit.Pool.Async do
       wait -> :ok
     end
   end
+
+  defp over(result, async), do: result |> told(async) |> processed(async.request)
 
   # Once: what comes later finds nothing of it.
   defp told(result, %Async{request: %{watch: nil}}), do: result
@@ -157,6 +160,8 @@ defmodule Snakepit.Pool.Async do
   end
 
   defp chunk(bytes, stream) do
+    :ok = CallEvents.chunk(stream.request, stream.ref, bytes)
+
     case Native.decode_chunk(bytes) do
       {:ok, chunk} -> {[chunk], Call.credited(stream, byte_size(bytes))}
       {:error, reason} -> {:halt, failed(stream, reason)}

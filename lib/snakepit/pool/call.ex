@@ -133,11 +133,23 @@ defmodule Snakepit.Pool.Call do
   defp watched(%{inputs: %{}} = request, ref), do: interactive(request, ref)
 
   defp watched(request, ref) do
-    case submit(request, ref, :unary) do
+    case awaited(submit(request, ref, :unary), request) do
       {:ok, call} -> await(call, ref, request, until(request))
+      {:done, decoded} -> decoded(decoded, request)
+      {:ended, answer} -> answered(answer, request)
       {:error, reason} -> CallError.failed(reason, request)
     end
   end
+
+  # Where the start had to be told first, the native part has not waited yet.
+  defp awaited({:ok, call} = submitted, %{watch: %{kind: :watched}}) do
+    case Native.call_await(call) do
+      :ok -> submitted
+      ended -> ended
+    end
+  end
+
+  defp awaited(submitted, _request), do: submitted
 
   defp await(call, ref, request, until) do
     receive do
@@ -146,7 +158,7 @@ defmodule Snakepit.Pool.Call do
         await(call, ref, request, until)
 
       {^ref, answer} ->
-        answered(answer, request)
+        answer |> CallEvents.served(ref) |> answered(request)
     after
       left(until) -> overdue(call, ref, request)
     end
@@ -176,7 +188,7 @@ defmodule Snakepit.Pool.Call do
   defp last_words(ref, request) do
     receive do
       {^ref, {:started, _worker}} -> last_words(ref, request)
-      {^ref, answer} -> answered(answer, request)
+      {^ref, answer} -> answer |> CallEvents.served(ref) |> answered(request)
     after
       @last_words_ms -> CallError.failed(:timeout, request)
     end
@@ -298,6 +310,8 @@ defmodule Snakepit.Pool.Call do
   defp broken(reason, stream), do: CallError.failed(reason, stream.request)
 
   defp chunk(bytes, ref, stream) do
+    :ok = CallEvents.chunk(stream.request, ref, bytes)
+
     case read_chunk(bytes, stream.request) do
       {:ok, chunk} ->
         delivered(deliver(stream, chunk), byte_size(bytes), ref, stream)
@@ -387,7 +401,7 @@ defmodule Snakepit.Pool.Call do
 
   def submit(request, ref, kind) do
     :ok = CallEvents.begin(request, ref)
-    request |> submit_plain(ref, {:watched, kind}) |> CallEvents.submitted(ref)
+    request |> submit_plain(ref, {request.watch.kind, kind}) |> CallEvents.submitted(ref)
   end
 
   defp submit_plain(request, ref, kind) do
@@ -415,7 +429,7 @@ defmodule Snakepit.Pool.Call do
   end
 
   defp with_inputs(kind, nil), do: kind
-  defp with_inputs({:watched, kind}, _inputs), do: {:watched, {:inputs, kind}}
+  defp with_inputs({watched, kind}, _inputs), do: {watched, {:inputs, kind}}
   defp with_inputs(kind, _inputs), do: {:inputs, kind}
 
   defp patience(%{times: {_queue, :infinity}}), do: :infinity

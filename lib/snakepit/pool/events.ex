@@ -3,7 +3,7 @@ defmodule Snakepit.Pool.Events do
   # What the world is told of pools.
 
   alias Snakepit.{Native, Telemetry}
-  alias Snakepit.Pool.Roster
+  alias Snakepit.Pool.{Restarts, Roster, Targets}
 
   @type pools :: %{atom => Roster.t()}
 
@@ -31,6 +31,45 @@ defmodule Snakepit.Pool.Events do
       [:snakepit, :pool, :init_complete],
       %{duration_ms: took_ms, total_workers: total, count: 1},
       %{pool_workers: workers}
+    )
+  end
+
+  @doc "How all pools are, for whoever wants to know now and then."
+  @spec status() :: :ok
+  def status do
+    event = [:snakepit, :pool, :status]
+    if Telemetry.attached?(event), do: Enum.each(Targets.all(), &status(event, &1)), else: :ok
+  end
+
+  defp status(event, target) do
+    stats = Native.pool_stats(target.handle)
+
+    Telemetry.execute(
+      event,
+      %{
+        queue_depth: stats.queued,
+        total_workers: stats.slots,
+        available_workers: stats.slots_available,
+        busy_workers: stats.slots_busy
+      },
+      %{node: node(), pool_name: target.name}
+    )
+  end
+
+  @doc "A worker is there again, of the same id, in place of a process that ended."
+  @spec restarted(atom, String.t(), pid, Restarts.lost()) :: :ok
+  def restarted(pool, id, pid, lost) do
+    Telemetry.execute(
+      [:snakepit, :pool, :worker, :restarted],
+      %{restart_count: lost.count, downtime: System.monotonic_time() - lost.at},
+      %{
+        node: node(),
+        pool_name: pool,
+        worker_id: id,
+        worker_pid: pid,
+        previous_pid: lost.pid,
+        reason: lost.reason
+      }
     )
   end
 

@@ -76,6 +76,7 @@ defmodule Snakepit.Pool.Retry do
 
       true ->
         told(:attempt, %{attempt: attempt + 1, delay_ms: wait}, request, crashed)
+        told(:backoff, %{attempt: attempt + 1, delay_ms: wait}, request, crashed)
         Process.sleep(wait)
         request |> in_time() |> run.() |> outcome(crashed, request, run, attempt + 1)
     end
@@ -131,7 +132,7 @@ defmodule Snakepit.Pool.Retry do
 
   defp told(what, measurements, request, last) do
     measurements =
-      if what == :attempt,
+      if what in [:attempt, :backoff],
         do: measurements,
         else: Map.put(measurements, :total_duration, duration(request))
 

@@ -7,7 +7,7 @@ defmodule Snakepit.Pool.Server do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Call, Elastic, Events, Roster, Targets, Turnover, Waiters}
+  alias Snakepit.Pool.{Call, Elastic, Events, Restarts, Roster, Targets, Turnover, Waiters}
   alias Snakepit.Pool.WorkerSupervisor
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
@@ -44,6 +44,7 @@ defmodule Snakepit.Pool.Server do
       logged: %{},
       started_at: now(),
       complete?: false,
+      restarts: Restarts.new(),
       turnover: Turnover.new()
     }
   end
@@ -74,6 +75,7 @@ defmodule Snakepit.Pool.Server do
   @impl true
   def handle_continue(:start_workers, state) do
     _ = schedule_reconcile()
+    _ = schedule_status()
     Events.init_started(state.pools)
     state = Enum.reduce(state.order, state, &adopt/2)
 
@@ -240,6 +242,7 @@ defmodule Snakepit.Pool.Server do
 
     state =
       state
+      |> restarted(name, id, pid)
       |> adopted(name, id)
       |> update_pool(name, &Roster.ready(&1, id, pid))
       |> Map.update!(:starting, &MapSet.delete(&1, id))
@@ -272,16 +275,22 @@ defmodule Snakepit.Pool.Server do
   def handle_cast(_other, state), do: {:noreply, state}
 
   @impl true
-  def handle_info({:DOWN, ref, :process, _pid, reason}, state)
+  def handle_info({:DOWN, ref, :process, pid, reason}, state)
       when is_map_key(state.monitors, ref) do
     {what, monitors} = Map.pop(state.monitors, ref)
-    state = %{state | monitors: monitors} |> down(what, reason) |> completed() |> turn()
+    state = %{state | monitors: monitors} |> down(what, pid, reason) |> completed() |> turn()
     {:noreply, state |> settle() |> pump()}
   end
 
   def handle_info(:reconcile, state) do
     _ = schedule_reconcile()
     {:noreply, state.order |> Enum.reduce(state, &reconcile/2) |> pump()}
+  end
+
+  def handle_info(:status, state) do
+    _ = schedule_status()
+    Events.status()
+    {:noreply, state}
   end
 
   def handle_info({:start, name, ids}, state),
@@ -321,14 +330,20 @@ defmodule Snakepit.Pool.Server do
   def handle_info(_other, state), do: {:noreply, state}
 
   # Its supervisor starts it again.
-  defp down(state, {:worker, name, id}, _reason) do
-    update_pool(state, name, fn roster ->
-      if match?({:ready, _}, roster.workers[id]), do: Roster.starting(roster, id), else: roster
-    end)
+  defp down(state, {:worker, name, id}, pid, reason) do
+    if match?({:ready, _}, state.pools[name].workers[id]) do
+      state
+      |> Map.update!(:restarts, &Restarts.lost(&1, id, pid, reason))
+      |> update_pool(name, &Roster.starting(&1, id))
+    else
+      state
+    end
   end
 
   # A starter that ends without a word of its worker failed before it had one.
-  defp down(state, {:starter, name, id}, reason) do
+  defp down(state, {:starter, name, id}, _pid, reason) do
+    state = Map.update!(state, :restarts, &Restarts.gone(&1, id))
+
     state =
       if MapSet.member?(state.starting, id) do
         error = Error.worker_error("worker #{id} did not start: #{inspect(reason)}", %{})
@@ -338,6 +353,12 @@ defmodule Snakepit.Pool.Server do
       end
 
     state |> update_pool(name, &Roster.gone(&1, id)) |> Turnover.gone(id)
+  end
+
+  defp restarted(state, name, id, pid) do
+    {lost, restarts} = Restarts.ready(state.restarts, id)
+    if lost, do: Events.restarted(name, id, pid, lost)
+    %{state | restarts: restarts}
   end
 
   # Places that were given up may be others' turn.
@@ -385,6 +406,13 @@ defmodule Snakepit.Pool.Server do
     case Defaults.pool_reconcile_interval_ms() do
       0 -> :off
       interval -> Process.send_after(self(), :reconcile, interval)
+    end
+  end
+
+  defp schedule_status do
+    case Defaults.pool_status_interval_ms() do
+      0 -> :off
+      interval -> Process.send_after(self(), :status, interval)
     end
   end
 

@@ -23,6 +23,16 @@ defmodule Snakepit.Telemetry.Catalog do
     :rpc_system,
     :telemetry_source
   ]
+  @rpc [
+    :node,
+    :pool_name,
+    :worker_id,
+    :command,
+    :rpc_method,
+    :session_id,
+    :correlation_id,
+    :timeout_ms
+  ]
   @waiting [:pool, :command, :session_id, :correlation_id]
   @crash [:worker_id, :pool, :reason, :exit_code, :device]
   @run [:beam_run_id, :timestamp]
@@ -38,6 +48,13 @@ defmodule Snakepit.Telemetry.Catalog do
      [:pool_workers]},
     {[:pool, :worker_ready], [worker_count: :number, count: :number], [:pool_name, :worker_id]},
     {[:pool, :resized], [size: :number, previous: :number, count: :number], [:pool, :reason]},
+    {[:pool, :status],
+     [
+       queue_depth: :number,
+       total_workers: :number,
+       available_workers: :number,
+       busy_workers: :number
+     ], [:node, :pool_name]},
     {[:pool, :saturated], [queue_size: :number, max_queue_size: :number],
      [:pool, :available_workers, :busy_workers]},
     {[:pool, :capacity_reached], [capacity: :number, load: :number],
@@ -49,6 +66,8 @@ defmodule Snakepit.Telemetry.Catalog do
     {[:pool, :worker, :spawn_started], [system_time: :native], @worker},
     {[:pool, :worker, :spawned], [duration: :native, system_time: :native],
      @worker ++ [:python_port, :python_pid, :mode]},
+    {[:pool, :worker, :restarted], [restart_count: :number, downtime: :native],
+     @worker ++ [:previous_pid, :reason]},
     {[:pool, :worker, :spawn_failed], [duration: :native], @worker ++ [:reason, :error_message]},
     {[:pool, :worker, :terminated], [lifetime: :native, total_commands: :number],
      @worker ++ [:reason, :planned]},
@@ -91,9 +110,27 @@ defmodule Snakepit.Telemetry.Catalog do
              ],
              do: {[:grpc_worker, operation, what], measurements, @call ++ metadata}
 
-  @grpc @spans
+  @rpcs [
+    {[:grpc, :call, :start], [system_time: :native], @rpc},
+    {[:grpc, :call, :stop], [duration: :native], @rpc ++ [:status, [:error_kind]]},
+    {[:grpc, :call, :exception], [duration: :native], @rpc ++ [:kind, :reason, :stacktrace]},
+    {[:grpc, :stream, :opened], [system_time: :native], @rpc},
+    {[:grpc, :stream, :message], [sequence_number: :number, message_size: :bytes], @rpc},
+    {[:grpc, :stream, :closed], [duration: :native, message_count: :number],
+     @rpc ++ [:status, [:error_kind]]},
+    {[:grpc, :connection, :established], [system_time: :native], @worker ++ [:python_port]},
+    {[:grpc, :connection, :reconnected], [system_time: :native], @worker ++ [:python_port]},
+    {[:grpc, :connection, :lost], [uptime: :native], @worker ++ [:python_port, :reason]}
+  ]
 
-  @session [
+  @grpc @spans ++ @rpcs
+
+  @stored for what <- [:created, :accessed, :updated, :deleted, :expired],
+              do:
+                {[:session_store, :session, what], [system_time: :native, count: :number],
+                 [:session_id]}
+
+  @sessions [
     {[:session, :created], [system_time: :native, count: :number], [:session_id]},
     {[:session, :destroyed], [system_time: :native, count: :number], [:session_id, :reason]},
     {[:session, :affinity, :assigned], [system_time: :native],
@@ -109,6 +146,8 @@ defmodule Snakepit.Telemetry.Catalog do
        system_time: :native
      ], [:reason, :table_name, :strict_mode]}
   ]
+
+  @session @sessions ++ @stored
 
   @program [
     {[:session_store, :program, :stored], [system_time: :native, count: :number],
@@ -134,13 +173,18 @@ defmodule Snakepit.Telemetry.Catalog do
     {[:circuit_breaker, :opened], [failure_count: :number], [:pool, :reason]},
     {[:circuit_breaker, :half_open], [], [:pool]},
     {[:circuit_breaker, :closed], [], [:pool, :reason]},
+    {[:circuit_breaker, :call, :allowed], [], [:pool, :state]},
+    {[:circuit_breaker, :call, :rejected], [], [:pool, :state]},
     {[:retry, :attempt], [attempt: :number, delay_ms: :ms],
+     [[:pool], [:operation], [:last_error]]},
+    {[:retry, :backoff], [attempt: :number, delay_ms: :ms],
      [[:pool], [:operation], [:last_error]]},
     {[:retry, :success], [attempts: :number, total_duration: :native], [[:pool], [:operation]]},
     {[:retry, :exhausted], [attempts: :number, total_duration: :native],
      [[:pool], [:operation], [:last_error]]},
     {[:error, :shape_mismatch], [], [:expected, :got, :dimension, :operation]},
     {[:error, :device], [], [:expected_device, :actual_device, :operation]},
+    {[:error, :python_exception], [], [:python_type, :library, :function, :error_message]},
     {[:error, :oom], [requested_bytes: :bytes, available_bytes: :bytes], [:device, :operation]},
     {[:python, :exception, :mapped], [], [:python_type, :library, :function]},
     {[:python, :exception, :unmapped], [], [:python_type, :library, :function]}
@@ -224,6 +268,8 @@ defmodule Snakepit.Telemetry.Catalog do
   defp call?([:pool, :call, _]), do: true
   defp call?([:pool, :queue, _]), do: true
   defp call?([:grpc_worker | _]), do: true
+  defp call?([:grpc, :call, _]), do: true
+  defp call?([:grpc, :stream, _]), do: true
   defp call?([:python, :call, _]), do: true
   defp call?([:python, :tool, :execution, _]), do: true
   defp call?(_name), do: false

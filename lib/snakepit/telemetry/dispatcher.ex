@@ -10,10 +10,29 @@ defmodule Snakepit.Telemetry.Dispatcher do
 
   # Under this key: the module telemetry where it is there, else that map.
   @key __MODULE__
-  # Under this one: whether anybody listens to what is told of calls; where the
-  # package has to be asked, what it last said: see asked/1.
+  # Under this one: what of calls anybody listens to, as bits; where the package has
+  # to be asked, what it last said: see asked/1.
   @calls {__MODULE__, :calls}
-  @call_events Snakepit.Telemetry.Catalog.calls()
+
+  # Bit 0: anything. 1: that they start. 2: Python's calls. 3: its tools. 4: what has
+  # their correlation ids.
+  @call_bits (for event <- Snakepit.Telemetry.Catalog.calls() do
+                bits =
+                  case event do
+                    [:snakepit, :python, :call, _] -> 0b00101
+                    [:snakepit, :python, :tool | _] -> 0b01001
+                    [:snakepit, :pool, :call, :dispatched] -> 0b00011
+                    [:snakepit, :pool, :queue, :dequeued] -> 0b10011
+                    [:snakepit, :grpc_worker, _, :start] -> 0b10011
+                    [:snakepit, :grpc, :call, :start] -> 0b10011
+                    [:snakepit, :grpc, :stream, :opened] -> 0b10011
+                    [:snakepit, :request, :executed] -> 0b00001
+                    [:snakepit, :worker, :request] -> 0b00001
+                    _ -> 0b10001
+                  end
+
+                {event, bits}
+              end)
   @failure [:telemetry, :handler, :failure]
 
   @doc "The module `:telemetry` where it is there, else nil."
@@ -39,7 +58,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
   defp settle(there?) do
     case :persistent_term.get(@key, nil) do
       nil ->
-        :persistent_term.put(@calls, there? and :atomics.new(1, signed: false))
+        :persistent_term.put(@calls, if(there?, do: :atomics.new(1, signed: false), else: 0))
         :persistent_term.put(@key, if(there?, do: :telemetry, else: %{}))
         if there?, do: :telemetry
 
@@ -51,12 +70,12 @@ defmodule Snakepit.Telemetry.Dispatcher do
     end
   end
 
-  @doc "Whether anybody listens to what is told of calls."
-  @spec calls?() :: boolean
-  def calls? do
+  @doc "What of calls anybody listens to: the bits that Snakepit.Telemetry.calls/0 has."
+  @spec calls() :: 0..31
+  def calls do
     case :persistent_term.get(@calls, nil) do
-      nil -> backend() != nil and calls?()
-      known when is_boolean(known) -> known
+      known when is_integer(known) -> known
+      nil -> if backend() == nil, do: :persistent_term.get(@calls, 0), else: calls()
       cache -> asked(cache)
     end
   end
@@ -70,17 +89,43 @@ defmodule Snakepit.Telemetry.Dispatcher do
     time = System.monotonic_time(:millisecond) >>> 3 &&& 0x3FFFFFFF
     known = :atomics.get(cache, 1)
 
-    key = time <<< 24 ||| (number(:ets.info(@table, :size)) &&& 0xFFFFFF)
-    if known >>> 1 == key, do: (known &&& 1) == 1, else: ask(cache, key)
+    key = time <<< 24 ||| (number() &&& 0xFFFFFF)
+    if known >>> 5 == key, do: known &&& 31, else: ask(cache, key)
   end
 
-  defp number(size) when is_integer(size), do: size
-  defp number(:undefined), do: 0
+  # Since 1.4 the package's table has no name, and after persist/0 it is a map. What is
+  # not known at all counts as none: then the time is what limits the answer.
+  defp number do
+    case :persistent_term.get(:telemetry, nil) do
+      {_module, handlers} -> counted(handlers)
+      {_module, _list, handlers} -> counted(handlers)
+      _ -> size(@table)
+    end
+  end
+
+  defp counted(map) when is_map(map), do: map_size(map)
+  defp counted(table), do: size(table)
+
+  defp size(table) do
+    case :ets.info(table, :size) do
+      size when is_integer(size) -> size
+      :undefined -> 0
+    end
+  rescue
+    # That is no table at all.
+    ArgumentError -> 0
+  end
 
   defp ask(cache, key) do
-    listened? = Enum.any?(@call_events, &listened?/1)
-    :atomics.put(cache, 1, key <<< 1 ||| if(listened?, do: 1, else: 0))
-    listened?
+    bits = call_bits(&listened?/1)
+    :atomics.put(cache, 1, key <<< 5 ||| bits)
+    bits
+  end
+
+  defp call_bits(listened?) do
+    for {event, bits} <- @call_bits, listened?.(event), reduce: 0 do
+      all -> all ||| bits
+    end
   end
 
   @doc "Whether the package telemetry has a handler of the event."
@@ -192,7 +237,7 @@ defmodule Snakepit.Telemetry.Dispatcher do
 
   defp put(table) do
     :persistent_term.put(@key, table)
-    :persistent_term.put(@calls, Enum.any?(@call_events, &is_map_key(table, &1)))
+    :persistent_term.put(@calls, call_bits(&is_map_key(table, &1)))
   end
 
   defp update(fun) do

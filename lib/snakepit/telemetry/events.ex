@@ -63,10 +63,10 @@ defmodule Snakepit.Telemetry.Events do
   defp type(_key, _unit), do: :integer
 
   @atoms [:pool, :pool_name, :node, :reason, :kind, :profile, :adapter, :adapter_module] ++
-           [:operation, :status, :span_kind, :rpc_system, :telemetry_source]
+           [:operation, :status, :state, :span_kind, :rpc_system, :telemetry_source]
   @integers [:python_pid, :os_pid, :exit_code, :timestamp_ns, :request_count, :uptime_seconds] ++
               [:available_workers, :busy_workers, :missed_heartbeats, :missed_count, :python_port]
-  @texts [:worker_id, :command, :session_id, :correlation_id, :python_type, :tool] ++
+  @texts [:worker_id, :command, :session_id, :correlation_id, :python_type, :tool, :rpc_method] ++
            [:error_type, :error_message, :beam_run_id, :run_id, :library, :function]
 
   defp kind(key) when key in @atoms, do: :atom

@@ -93,9 +93,14 @@ defmodule Snakepit.Telemetry.Naming do
   @spec session_event(atom) :: event
   def session_event(action) when is_atom(action), do: [:snakepit, :session, action]
 
-  @doc "`[:snakepit, :grpc_worker, resource, action]`"
+  @doc """
+  An event of calls, streams and connections over gRPC.
+
+      iex> Snakepit.Telemetry.Naming.grpc_event(:call, :start)
+      [:snakepit, :grpc, :call, :start]
+  """
   @spec grpc_event(atom, atom) :: event
-  def grpc_event(resource, action), do: event(:grpc_worker, resource, action)
+  def grpc_event(resource, action), do: event(:grpc, resource, action)
 
   @doc """
   The event that Python calls so, or `[:snakepit, :python, action]`.
@@ -121,7 +126,7 @@ defmodule Snakepit.Telemetry.Naming do
   @spec session_events() :: [event]
   def session_events, do: Catalog.events(:session)
 
-  @doc "The events of calls on workers."
+  @doc "The events of calls on workers, and of gRPC."
   @spec grpc_events() :: [event]
   def grpc_events, do: Catalog.events(:grpc)
 

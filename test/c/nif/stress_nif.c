@@ -139,8 +139,8 @@ typedef struct caller {
   fake_process *self;
   uint64_t ref;
   bool stream;
-  bool watched;
-  bool begun; /* something has been heard */
+  const char *watched; /* how, or NULL */
+  bool begun;          /* something has been heard */
   uint32_t *random;
   ERL_NIF_TERM call;
   ErlNifEnv *env;
@@ -163,8 +163,8 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
   int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 1000 : 20);
   ERL_NIF_TERM none = enif_make_list(env, 0);
   ERL_NIF_TERM kind = atom(c->stream ? "stream" : "unary");
-  if (c->watched)
-    kind = enif_make_tuple2(env, atom("watched"), kind);
+  if (c->watched != NULL)
+    kind = enif_make_tuple2(env, atom(c->watched), kind);
   ERL_NIF_TERM argv[] = {
       pool,
       fake_ref(env, c->ref),
@@ -193,9 +193,15 @@ static bool heard(caller *c, ERL_NIF_TERM message) {
   bool begun = c->begun;
   c->begun = true;
   if (kind != 0 && fake_is(kind, "started")) {
-    if (!c->watched || begun)
+    bool served = c->watched != NULL && strcmp(c->watched, "served") == 0;
+    if (c->watched == NULL || begun || (served && !c->stream))
       fail("a start that is late, or that nobody asked for");
     return false;
+  }
+  if (kind != 0 && fake_is(kind, "served")) {
+    if (begun || c->watched == NULL || c->stream)
+      fail("a worker that was told twice, or to nobody");
+    return true;
   }
   if (kind == 0 || !fake_is(kind, "chunk"))
     return true;
@@ -270,11 +276,32 @@ static void wait_somehow(caller *c) {
   }
 }
 
+/* What submit said of the call itself; 0 when it is over. */
+static ERL_NIF_TERM started(caller *c, ERL_NIF_TERM said) {
+  ERL_NIF_TERM kind = said == 0 ? 0 : fake_element(said, 0);
+  if (kind != 0 && fake_is(kind, "started")) {
+    if (c->watched == NULL)
+      fail("a start that nobody asked for");
+    c->begun = true;
+    said = fake_element(said, 2);
+    kind = fake_element(said, 0);
+  }
+  if (kind == 0 || !fake_is(kind, "ok"))
+    return kind;
+  c->call = fake_element(said, 1);
+  if (fake_random(c->random, 2) == 0)
+    return kind;
+  nap(fake_random(c->random, 200));
+  said = fake_call(c->env, "call_await", 1, &c->call);
+  return fake_is(said, "ok") ? kind : 0;
+}
+
 static void one_call(uint32_t *random) {
+  static const char *const ways[] = {NULL, NULL, "watched", "served"};
   caller c = {.self = fake_spawn(),
               .ref = atomic_fetch_add(&numbers, 1),
               .stream = fake_random(random, 2) == 0,
-              .watched = fake_random(random, 3) == 0,
+              .watched = ways[fake_random(random, 4)],
               .random = random};
   uint32_t other = fake_random(random, UINT32_MAX);
   caller victim = {.self = c.self, .random = &other};
@@ -288,16 +315,11 @@ static void one_call(uint32_t *random) {
     if (shot)
       pthread_create(&killer, NULL, kill_soon, &victim);
     ERL_NIF_TERM said = submit(&c, pool);
-    ERL_NIF_TERM kind = said == 0 ? 0 : fake_element(said, 0);
+    ERL_NIF_TERM kind = started(&c, said);
     if (shot)
       pthread_join(killer, NULL);
-    if (c.watched && kind != 0 && !fake_is(kind, "ok") &&
-        !fake_is(kind, "error"))
-      fail("an answer to a watched call that is no message");
-    if (!shot && kind != 0 && fake_is(kind, "ok")) {
-      c.call = fake_element(said, 1);
+    if (!shot && kind != 0 && fake_is(kind, "ok"))
       wait_somehow(&c);
-    }
     assert_quiet(&c);
     if (kind != 0 && fake_is(kind, "error")) /* nobody takes it */
       nap(fake_random(random, 300));

@@ -83,6 +83,7 @@ defmodule Snakepit.Bridge.SessionStore.Server do
   def handle_call({:update, id, fun}, _from, state) do
     with {_id, session, clock} <- Rows.live(state.tables.sessions, id, Rows.now_ms()),
          {:ok, session} <- apply_update(fun, Rows.with_time(session, Rows.now_ms())) do
+      SessionEvents.updated(id)
       {:reply, {:ok, Rows.put(state.tables, session, clock)}, state}
     else
       nil -> {:reply, {:error, :not_found}, state}

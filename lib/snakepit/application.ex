@@ -35,6 +35,7 @@ defmodule Snakepit.Application do
       base = [
         Snakepit.Bridge.SessionStore,
         Snakepit.Bridge.ToolRegistry,
+        Snakepit.Bridge.WorkerTools,
         Snakepit.Pool.Registry,
         Snakepit.Pool.ProcessRegistry,
         Snakepit.ETSOwner,

@@ -9,6 +9,7 @@ defmodule Snakepit.Python.Wire do
   alias Snakepit.Python.Refs
 
   @prefix "snakepit.python."
+  @end_sessions "snakepit.sessions.end"
   @secret {__MODULE__, :secret}
   @variable "SNAKEPIT_PYTHON_KEY"
   @marker "__snakepit_ref__"
@@ -249,6 +250,15 @@ defmodule Snakepit.Python.Wire do
       {:ok, _count} -> :ok
       {:error, %Error{details: %{reason: :worker_gone}}} -> :ok
       error -> error
+    end
+  end
+
+  @doc "Adapters that the worker keeps for these sessions end: worker/requests.py."
+  @spec end_sessions(String.t(), [String.t()]) :: {:ok, term} | {:error, term}
+  def end_sessions(worker_id, sessions) do
+    with {:ok, target} <- GRPCWorker.direct_target(worker_id) do
+      args = %{"sessions" => sessions}
+      Call.execute(%{target | hooks: []}, @end_sessions, args, timeout: :infinity)
     end
   end
 

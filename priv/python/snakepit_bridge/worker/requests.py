@@ -39,6 +39,9 @@ _log = get_logger(__name__)
 _REMOTE_PREFIX = "snakepit.python."
 _REMOTE_VARIABLE = "SNAKEPIT_PYTHON_KEY"
 
+# What the BEAM says of sessions that have ended: {"sessions": [id, ...]}.
+END_SESSIONS = "snakepit.sessions.end"
+
 # Neither awaitable nor a stream.
 _PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
 
@@ -63,6 +66,7 @@ class AdapterHost:
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
         self.lifetimes = lifetimes(adapter)
+        self.keeps_sessions = self.lifetimes is not None and self.lifetimes.by_session
         self._known_async: dict[str, bool] = {}
         # See watch_threads.
         self.checker: Optional[ThreadSafetyChecker] = None
@@ -139,6 +143,8 @@ class AdapterHost:
     def is_async(self, tool: str) -> bool:
         """Whether its function says that it is a coroutine or an asynchronous generator."""
         known = self._known_async.get(tool)
+        if known is None and tool == END_SESSIONS and self.keeps_sessions:
+            return False
         if known is None:
             function = self._function(tool)
             known = _is_async(function)
@@ -261,6 +267,8 @@ class Request:
         call, host = self.call, self.host
         if call.tool.startswith(_REMOTE_PREFIX):
             return self._remote(), None
+        if call.tool == END_SESSIONS and host.keeps_sessions:
+            return self._end_sessions(), None
         held = self.held
         if held is not None and held.adapter is None:
             self._wait(partial(held.claim, self, call.is_cancelled))
@@ -315,6 +323,18 @@ class Request:
 
             raise remote.not_allowed(self.call.tool)
         reply: Reply = self.host.remote.run(self.call, self.lane)
+        return reply
+
+    def _end_sessions(self) -> Reply:
+        """Where nothing interrupts it: each adapter is cleaned up, and that once."""
+        lifetimes, host = self.host.lifetimes, self.host
+        sessions = self.call.parameters().get("sessions")
+        self.lane.disarm()
+        ids = sessions if isinstance(sessions, list) else []
+        ended = lifetimes.end(i for i in ids if isinstance(i, str)) if lifetimes else []
+        for adapter in ended:
+            host.clean_up(adapter, self.lane, self._loop, "the end of a session")
+        reply: Reply = self.call.result(len(ended))
         return reply
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:

@@ -132,7 +132,8 @@ defmodule Snakepit.Python do
 
   @doc """
   What the object iterates over, as a lazy stream; generators go on only as far
-  as the stream is read. What goes wrong is raised.
+  as the stream is read. Objects with `__aiter__` are iterated as `async for` does.
+  What goes wrong is raised.
 
   `:batch` items are fetched at a time, 1 unless it is given: more is quicker,
   and makes more than are read.
@@ -158,7 +159,7 @@ defmodule Snakepit.Python do
   end
 
   defp iterator!(ref, opts) do
-    case call("iter", [ref], %{}, Keyword.put(opts, :return, :ref)) do
+    case Wire.run("iter", %{"target" => ref}, Keyword.put(opts, :return, :ref)) do
       {:ok, iterator} -> iterator
       {:error, error} -> Wire.raise_error(error)
     end

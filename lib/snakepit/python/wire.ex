@@ -103,7 +103,7 @@ defmodule Snakepit.Python.Wire do
 
   @spec run(String.t(), map, keyword) :: {:ok, term} | {:error, Snakepit.error()}
   def run(op, payload, opts) do
-    {payload, refs} = mark(payload, [])
+    {payload, refs} = mark(payload)
 
     with {:ok, return} <- return(opts[:return] || :auto),
          {:ok, place} <- place(refs, opts) do
@@ -152,7 +152,10 @@ defmodule Snakepit.Python.Wire do
   defp return(other),
     do: invalid("return: is one of #{inspect(@returns)}, not #{show(other)}")
 
-  # Refs become what their worker knows them by.
+  @doc "With refs as their worker knows them; and the refs."
+  @spec mark(term) :: {term, [PyRef.t()]}
+  def mark(term), do: mark(term, [])
+
   defp mark(%PyRef{} = ref, refs), do: {%{@marker => ref.token}, [ref | refs]}
   defp mark(%_{} = struct, refs), do: {struct, refs}
   defp mark(list, refs) when is_list(list), do: mark_list(list, refs)
@@ -218,7 +221,11 @@ defmodule Snakepit.Python.Wire do
   defp send_to(%{worker_id: worker_id} = place, command, args, opts) do
     case GRPCWorker.direct_target(worker_id) do
       {:ok, %{name: pool} = target} when place.pool in [nil, pool] ->
-        execute(target, command, args, opts)
+        case execute(target, command, args, opts) do
+          # It has ended since.
+          {:error, %Error{details: %{reason: :pool_closed}}} -> worker_gone(place)
+          answer -> answer
+        end
 
       {:error, :timeout} ->
         busy(worker_id)

@@ -38,6 +38,8 @@ _log = get_logger(__name__)
 # Of commands that no adapter sees, and what allows them: see ..remote.
 _REMOTE_PREFIX = "snakepit.python."
 _REMOTE_VARIABLE = "SNAKEPIT_PYTHON_KEY"
+# Metadata of a call whose arguments name objects of that process.
+_REFS = "python_refs"
 
 # What the BEAM says of sessions that have ended: {"sessions": [id, ...]}.
 END_SESSIONS = "snakepit.sessions.end"
@@ -282,7 +284,7 @@ class Request:
                 host.hook(initialize, self.lane, self._loop)
             if held is not None:
                 held.keep(adapter)
-        self.arguments = call.parameters()
+        self.arguments = self._arguments()
         value = self._start(adapter, context, self.arguments)
         plain = type(value) in _PLAIN  # the most frequent results need no questions
         if not plain and self._loop is not None and _is_asynchronous(value):
@@ -296,6 +298,17 @@ class Request:
             self._close_stream(value)
             raise streams_error(call.tool)
         return call.result(value), None
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = self.call.parameters()
+        process = self.call.metadata.get(_REFS)
+        if process is None:
+            return arguments
+        if self.host.remote is None:
+            from .. import remote
+
+            raise remote.not_allowed(self.call.tool)
+        return self.host.remote.resolve(process, arguments)
 
     def _give_context(self, adapter: Any) -> SessionContext:
         """What the adapter knows of the call."""

@@ -36,6 +36,7 @@ defmodule Snakepit.Application do
         Snakepit.Bridge.SessionStore,
         Snakepit.Bridge.ToolRegistry,
         Snakepit.Bridge.WorkerTools,
+        Snakepit.Pool.Changes,
         Snakepit.Pool.Registry,
         Snakepit.Pool.ProcessRegistry,
         Snakepit.ETSOwner,

@@ -7,7 +7,7 @@ defmodule Snakepit.Pool.Server do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Call, Elastic, Events, Roster, Targets, Turnover, Waiters}
+  alias Snakepit.Pool.{Call, Changes, Elastic, Events, Roster, Targets, Turnover, Waiters}
   alias Snakepit.Pool.WorkerSupervisor
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
@@ -272,6 +272,7 @@ defmodule Snakepit.Pool.Server do
   @impl true
   def handle_info({:DOWN, ref, :process, _pid, reason}, state)
       when is_map_key(state.monitors, ref) do
+    :ok = Changes.tell()
     {what, monitors} = Map.pop(state.monitors, ref)
     state = %{state | monitors: monitors} |> down(what, reason) |> completed() |> turn()
     {:noreply, state |> settle() |> pump()}

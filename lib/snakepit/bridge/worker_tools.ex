@@ -120,6 +120,10 @@ defmodule Snakepit.Bridge.WorkerTools do
     end
   end
 
+  @doc "Whether a worker of the pool has a tool of that name."
+  @spec offered?(atom, String.t()) :: boolean
+  def offered?(pool, name), do: Enum.any?(offers(name), &(&1.pool == pool))
+
   @doc "All, by name; a tool of several workers once."
   @spec list() :: [InternalToolSpec.t()]
   def list do

@@ -14,7 +14,7 @@ defmodule Snakepit.Python.Wire do
   @variable "SNAKEPIT_PYTHON_KEY"
   @marker "__snakepit_ref__"
   @returns [:auto, :ref, :value]
-  @own_options [:return, :in, :batch, :inputs, :binary_parameters]
+  @own_options [:return, :in, :batch, :store_as, :inputs, :binary_parameters]
 
   @doc "What a worker needs in its environment: nothing where the pool does not allow it."
   @spec environment(map) :: %{String.t() => String.t()}

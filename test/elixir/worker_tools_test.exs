@@ -74,6 +74,14 @@ defmodule Snakepit.WorkerToolsTest do
       assert {:ok, :all} = ToolRegistry.execute_tool(other, "sum_up", %{})
     end
 
+    test "that the registry does not take harm no others" do
+      env = %{adapter_args: ["--adapter", "python_side.ManyParameters"]}
+      start_pools(pools: [Map.merge(pool(:many, ""), env)])
+      assert ~w(both register) == for(tool <- ToolRegistry.list_worker_tools(), do: tool.name)
+      all = Map.new(0..9_999, &{"p#{&1}", &1})
+      assert {:ok, 9_999} = Snakepit.execute("many", all, timeout: @patience)
+    end
+
     test "run as calls of the pool do: with the session's worker, on all that are free" do
       start_pools(pools: [pool(:shop, "Shop", %{pool_size: 2})])
       id = session()

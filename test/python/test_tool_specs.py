@@ -138,3 +138,13 @@ def test_a_local_worker_asks_again_until_the_beam_listens(
     call = worker.start("count", {})
     request.reply(request.pb2.ExecuteElixirToolResponse(success=True, result_cbor=cbor.dumps({})))
     assert worker.value(call)[:2] == [1, 1]
+
+
+def test_what_cannot_be_told_is_left_out(
+    start: Start,  # noqa: F811
+) -> None:
+    worker: LocalWorker = start("odd_text.Odd", env=_named("w7"))
+    request = asked(worker)
+    assert request.arguments() == {"tools": [], "keeps_sessions": False}
+    request.reply(request.pb2.ExecuteElixirToolResponse(success=True, result_cbor=cbor.dumps({})))
+    assert worker.call("one") == 1

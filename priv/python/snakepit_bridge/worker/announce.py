@@ -46,14 +46,21 @@ def announce(adapter: Any, host: AdapterHost, **way: Any) -> None:
     except Exception as error:
         _log.warning("the tools of the adapter cannot be told: %s", error)
         tools = []
-    about = {"tools": tools, "keeps_sessions": host.keeps_sessions}
+    if not _told(tools, host, way) and tools:
+        # A text that cannot be sent, for example. The BEAM waits for something.
+        _told([], host, way)
+
+
+def _told(tools: list[dict[str, Any]], host: AdapterHost, way: dict[str, Any]) -> bool:
+    """False when it is worth telling less."""
     try:
-        refused = _tell(about, way)
+        refused = _tell({"tools": tools, "keeps_sessions": host.keeps_sessions}, way)
     except Exception as error:
         _log.warning("the tools are not registered: %s", error)
-        return
+        return isinstance(error, ElixirToolError) and error.kind == "transport"
     for name, why in refused.items() if isinstance(refused, dict) else ():
         _log.info("tool %r is not registered: %s", name, why)
+    return True
 
 
 def _tell(about: dict[str, Any], way: dict[str, Any]) -> Any:

@@ -79,9 +79,12 @@ defmodule Snakepit.Bridge.WorkerTools do
   @doc "In the worker's process: others see it from now on, until this process ends."
   @spec register(about, String.t(), atom) :: :ok
   def register(about, worker_id, pool) do
-    for tool <- about.tools, do: Registry.register(__MODULE__, tool.name, %{tool | pool: pool})
-    if about.keeps_sessions, do: Registry.register(__MODULE__, :keeps_sessions, worker_id)
-    :ok
+    names = for tool <- about.tools, do: {tool.name, %{tool | pool: pool}}
+    kept = if about.keeps_sessions, do: [{:keeps_sessions, worker_id}], else: []
+
+    Enum.each(names ++ kept, fn {key, value} ->
+      {:ok, _} = Registry.register(__MODULE__, key, value)
+    end)
   end
 
   # ---- looking up ---------------------------------------------------------

@@ -12,7 +12,7 @@ defmodule Snakepit.Pool.Changes do
   @doc "This process gets `:snakepit_pools_changed` from now on."
   @spec listen() :: :ok
   def listen do
-    if Process.whereis(__MODULE__), do: Registry.register(__MODULE__, :pools, nil)
+    _ = Process.whereis(__MODULE__) && Registry.register(__MODULE__, :pools, nil)
     :ok
   end
 
@@ -34,10 +34,8 @@ defmodule Snakepit.Pool.Changes do
 
   @spec tell() :: :ok
   def tell do
-    if Process.whereis(__MODULE__) do
-      for {pid, _} <- Registry.lookup(__MODULE__, :pools), do: send(pid, @message)
-    end
+    listeners = if Process.whereis(__MODULE__), do: Registry.lookup(__MODULE__, :pools), else: []
 
-    :ok
+    Enum.each(listeners, fn {pid, _} -> send(pid, @message) end)
   end
 end

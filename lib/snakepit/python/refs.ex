@@ -149,7 +149,7 @@ defmodule Snakepit.Python.Refs do
   end
 
   defp say(worker_id, what) do
-    if what.ended != [], do: Python.Wire.end_sessions(worker_id, what.ended)
+    _ = what.ended != [] and Python.Wire.end_sessions(worker_id, what.ended)
 
     if what.tokens != [] or what.sessions != [],
       do: Python.Wire.release(worker_id, what.tokens, what.sessions, timeout: :infinity)

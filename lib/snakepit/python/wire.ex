@@ -263,9 +263,17 @@ defmodule Snakepit.Python.Wire do
   @doc "Adapters that the worker keeps for these sessions end: worker/requests.py."
   @spec end_sessions(String.t(), [String.t()]) :: {:ok, term} | {:error, term}
   def end_sessions(worker_id, sessions) do
-    with {:ok, target} <- GRPCWorker.direct_target(worker_id) do
-      args = %{"sessions" => sessions}
-      Call.execute(%{target | hooks: []}, @end_sessions, args, timeout: :infinity)
+    case GRPCWorker.direct_target(worker_id) do
+      {:ok, target} ->
+        args = %{"sessions" => sessions}
+        Call.execute(%{target | hooks: []}, @end_sessions, args, timeout: :infinity)
+
+      # Its process in Elixir has too much to do.
+      {:error, :timeout} ->
+        end_sessions(worker_id, sessions)
+
+      gone ->
+        gone
     end
   end
 

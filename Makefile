@@ -15,7 +15,8 @@ export LC_ALL := C.UTF-8
 endif
 
 .PHONY: help run test check bench build setup clean system system-test \
-  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-python test-fault check-format check-elixir check-build \
+  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-elixir-grpc \
+  test-elixir-threads test-python test-fault check-format check-elixir check-build \
   check-c check-dialyzer check-python
 
 help:
@@ -55,7 +56,7 @@ setup-test: system-test
 
 test: setup-test
 	+@MAKE="$(MAKE)" scripts/steps.sh test-c test-stress test-elixir \
-	  test-elixir-grpc test-python
+	  test-elixir-grpc test-elixir-threads test-python
 
 test-c:
 	@$(NATIVE) test-c MIX_APP_PATH=../$(TEST_APP)
@@ -81,6 +82,11 @@ test-elixir:
 test-elixir-grpc:
 	@SNAKEPIT_TEST_TRANSPORT=grpc SNAKEPIT_TEST_PREFORK=0 SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
 	  mix test $$(grep -l Snakepit.Test.Pools test/elixir/*_test.exs)
+
+# What Python code sees and does, in workers with threads.
+test-elixir-threads:
+	@SNAKEPIT_TEST_PROFILE=thread SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
+	  mix test $$(grep -l in_profile test/elixir/*_test.exs)
 
 test-python:
 	@SNAKEPIT_PROTO_PATH="$(CURDIR)/$(TEST_APP)/ebin" \

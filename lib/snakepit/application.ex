@@ -35,6 +35,8 @@ defmodule Snakepit.Application do
       base = [
         Snakepit.Bridge.SessionStore,
         Snakepit.Bridge.ToolRegistry,
+        Snakepit.Bridge.WorkerTools,
+        Snakepit.Pool.Changes,
         Snakepit.Pool.Registry,
         Snakepit.Pool.ProcessRegistry,
         Snakepit.ETSOwner,

@@ -11,7 +11,7 @@ defmodule Snakepit.GRPCWorker do
 
   use GenServer, restart: :transient
 
-  alias Snakepit.Bridge.WorkerRequests
+  alias Snakepit.Bridge.{WorkerRequests, WorkerTools}
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
   alias Snakepit.GRPCWorker.{Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
   alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
@@ -195,6 +195,7 @@ defmodule Snakepit.GRPCWorker do
         | spec: spec,
           program: spec.program,
           tells?: Prefork.ours?(spec) and ReadyBell.told?(spec.env),
+          announces?: Prefork.ours?(spec),
           ready_file: ready_file,
           local: local
       })
@@ -306,8 +307,10 @@ defmodule Snakepit.GRPCWorker do
       when state.phase == :waiting do
     worker = %{id: state.id, pool: state.pool, os_pid: state.os_pid}
     {:ok, _pid} = WorkerRequests.start_link(state.local.link, worker)
+    state = %{state | channel: state.local.link}
 
-    come(%{state | channel: state.local.link})
+    # Its first request is what it tells of itself; see {:announced, about}.
+    if state.announces?, do: {:noreply, state}, else: come(state)
   end
 
   def handle_info({:snakepit_local, ref, {:pong, n, _ms}}, %State{local: %{ref: ref}} = state)
@@ -419,6 +422,17 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_call(:direct, _from, state), do: {:reply, {:error, :not_ready}, state}
+
+  def handle_call({:announced, _about}, _from, %State{announced?: true} = state),
+    do: {:reply, :ok, state}
+
+  def handle_call({:announced, about}, from, state) do
+    :ok = WorkerTools.register(about, state.id, state.pool)
+    GenServer.reply(from, :ok)
+    state = %{state | announced?: true}
+    came? = state.phase == :waiting and state.channel != nil
+    if came?, do: come(state), else: {:noreply, state}
+  end
 
   def handle_call(:get_info, _from, state), do: {:reply, {:ok, State.info(state)}, state}
 

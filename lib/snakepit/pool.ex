@@ -10,7 +10,7 @@ defmodule Snakepit.Pool do
   one (`:default`, else the first that is configured).
   """
 
-  alias Snakepit.{Defaults, Error, Native}
+  alias Snakepit.{Defaults, Error}
   alias Snakepit.Pool.{Async, Call, Drain, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
@@ -237,7 +237,7 @@ defmodule Snakepit.Pool do
   @spec resume(pool) :: :ok | {:error, Error.t()}
   def resume(pool \\ __MODULE__) do
     case Targets.find(pool) do
-      {:ok, target} -> Native.pool_set_draining(target.handle, false)
+      {:ok, target} -> Drain.resume(target)
       {:error, reason, name} -> {:error, refused(name, nil, reason)}
     end
   end

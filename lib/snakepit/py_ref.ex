@@ -1,6 +1,7 @@
 defmodule Snakepit.PyRef do
   @moduledoc """
-  A Python object that stayed in its worker; see `Snakepit.Python`.
+  A Python object that stayed in its worker; see `Snakepit.Python`. It can also be
+  an argument of the tools of that worker's adapter.
 
   The object lives as long as a term for it, unless its session ends or it is
   released before: then, and when its worker has ended, calls with it are
@@ -33,13 +34,14 @@ defmodule Snakepit.PyRef do
     def inspect(ref, _opts), do: "#Snakepit.PyRef<#{ref.type} in #{ref.worker_id}>"
   end
 
-  # No tool but those of Snakepit.Python could do anything with it.
+  # In the arguments of a call it has been replaced; anywhere else nobody could do
+  # anything with it.
   defimpl Snakepit.Encodable do
     @spec to_wire(Snakepit.PyRef.t()) :: no_return
     def to_wire(ref) do
       raise ArgumentError,
-            "#{inspect(ref)} can be an argument of Snakepit.Python.call/4, eval/3 and exec/3 " <>
-              "only; Snakepit.Python.value/2 gives a copy of the object for other calls"
+            "#{inspect(ref)} can be an argument of a tool, or of Snakepit.Python.call/4, eval/3 " <>
+              "and exec/3; Snakepit.Python.value/2 gives a copy of the object for other places"
     end
   end
 end

@@ -32,7 +32,7 @@ defmodule Snakepit.Python do
   """
 
   alias Snakepit.PyRef
-  alias Snakepit.Python.{Refs, Wire}
+  alias Snakepit.Python.{Refs, Stored, Wire}
 
   @type target :: String.t() | PyRef.t() | {PyRef.t(), method :: String.t()}
   @type result :: {:ok, term | PyRef.t()} | {:error, Snakepit.error()}
@@ -46,15 +46,38 @@ defmodule Snakepit.Python do
       Snakepit.Python.call("datetime.timedelta", hours: 2)
       Snakepit.Python.call("json.dumps", [%{a: 1}], indent: 2)
       Snakepit.Python.call({frame, "head"}, [5], %{}, return: :value)
+
+  Names that begin with `stored.`, and all names in a pool that does not allow any
+  Python, go to the adapter's tool `call`, if it has one: it gets `target`, `args` and
+  `kwargs`, and what the option `:store_as` says. `store/3` and `retrieve/2` are
+  its tools of those names.
+
+      Snakepit.Python.call("dspy.Predict", %{signature: "question -> answer"}, %{}, store_as: "qa")
+      Snakepit.Python.call("stored.qa.__call__", %{question: "Why?"})
   """
   @spec call(target, list | map | keyword, map | keyword, keyword) :: result
   def call(target, args \\ [], kwargs \\ %{}, opts \\ [])
 
   def call(target, args, kwargs, opts) do
-    with {:ok, {args, kwargs}} <- Wire.arguments(args, kwargs),
-         {:ok, target} <- Wire.target(target),
-         do: Wire.run("call", Map.merge(target, %{"args" => args, "kwargs" => kwargs}), opts)
+    with {:ok, {args, kwargs}} <- Wire.arguments(args, kwargs) do
+      if Stored.meant?(target, opts),
+        do: Stored.call(target, args, kwargs, opts),
+        else: call_any(target, %{"args" => args, "kwargs" => kwargs}, opts)
+    end
   end
+
+  defp call_any(target, arguments, opts) do
+    with {:ok, target} <- Wire.target(target),
+         do: Wire.run("call", Map.merge(target, arguments), opts)
+  end
+
+  @doc "Has the adapter keep a value under a name: its tool `store`, with `id` and `value`."
+  @spec store(String.t(), term, keyword) :: :ok | {:error, Snakepit.error()}
+  def store(id, value, opts \\ []), do: Stored.store(id, value, opts)
+
+  @doc "What the adapter keeps under that name: its tool `retrieve`, with `id`."
+  @spec retrieve(String.t(), keyword) :: result
+  def retrieve(id, opts \\ []), do: Stored.retrieve(id, opts)
 
   @doc """
   The value of an expression, with `vars` as names in it.
@@ -132,7 +155,8 @@ defmodule Snakepit.Python do
 
   @doc """
   What the object iterates over, as a lazy stream; generators go on only as far
-  as the stream is read. What goes wrong is raised.
+  as the stream is read. Objects with `__aiter__` are iterated as `async for` does.
+  What goes wrong is raised.
 
   `:batch` items are fetched at a time, 1 unless it is given: more is quicker,
   and makes more than are read.
@@ -158,7 +182,7 @@ defmodule Snakepit.Python do
   end
 
   defp iterator!(ref, opts) do
-    case call("iter", [ref], %{}, Keyword.put(opts, :return, :ref)) do
+    case Wire.run("iter", %{"target" => ref}, Keyword.put(opts, :return, :ref)) do
       {:ok, iterator} -> iterator
       {:error, error} -> Wire.raise_error(error)
     end

@@ -7,7 +7,10 @@
 //   module.exports = {double: ({value}) => 2 * value, ...}
 // A tool gets its arguments as an object and returns a value, or a promise of
 // one, that JSON can hold.
+//
+// Only Ping is answered without the token that SNAKEPIT_GRPC_TOKEN holds.
 
+const crypto = require('node:crypto');
 const fs = require('node:fs');
 const http2 = require('node:http2');
 const os = require('node:os');
@@ -16,7 +19,13 @@ const path = require('node:path');
 const SERVICE = '/snakepit.bridge.BridgeService/';
 const ANY_URL = 'type.googleapis.com/google.protobuf.StringValue';
 const MAX_MESSAGE = 64 * 1024 * 1024;
-const STATUS = {INVALID_ARGUMENT: 3, RESOURCE_EXHAUSTED: 8, UNIMPLEMENTED: 12, INTERNAL: 13};
+const STATUS = {
+  INVALID_ARGUMENT: 3,
+  RESOURCE_EXHAUSTED: 8,
+  UNIMPLEMENTED: 12,
+  INTERNAL: 13,
+  UNAUTHENTICATED: 16,
+};
 
 class StatusError extends Error {
   constructor(status, message) {
@@ -303,12 +312,37 @@ async function answer(stream, name, body) {
   }
 }
 
+// ---- who is let in --------------------------------------------------------
+
+const TOKEN = process.env.SNAKEPIT_GRPC_TOKEN || '';
+const REFUSAL =
+  'this worker wants the token of its BEAM, which SNAKEPIT_GRPC_TOKEN holds, ' +
+  'as the metadata `authorization: Bearer <token>`';
+
+function digest(value) {
+  return crypto.createHash('sha256').update(value).digest();
+}
+
+const WANTED = digest(`Bearer ${TOKEN}`);
+
+// Digests have one length, so that they are compared in constant time.
+function letIn(name, headers) {
+  if (TOKEN === '' || name === 'Ping') return true;
+  const shown = headers.authorization;
+  return typeof shown === 'string' && crypto.timingSafeEqual(digest(shown), WANTED);
+}
+
 function serve(stream, headers) {
   const pathname = headers[':path'] || '';
   const name = pathname.startsWith(SERVICE) ? pathname.slice(SERVICE.length) : pathname;
   const parts = [];
   let size = 0;
   stream.on('error', () => {});
+  if (!letIn(name, headers)) {
+    stream.resume(); // what it sends is not looked at
+    refuse(stream, STATUS.UNAUTHENTICATED, REFUSAL);
+    return;
+  }
   stream.on('data', (part) => {
     size += part.length;
     if (size > MAX_MESSAGE) {

@@ -193,7 +193,7 @@ defmodule Snakepit.DocsTest do
     assert [pool] = configs(blocks)
 
     start(pool, python)
-    assert {7, _} = quietly(fn -> run_all(blocks, ~r//) end)
+    assert {9, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
 
   test "guides/adapters.md: tools, lifetimes, variables, exceptions", %{python: python} do
@@ -211,7 +211,7 @@ defmodule Snakepit.DocsTest do
     assert [pool] = configs(blocks)
 
     start(pool, python)
-    assert {18, _} = quietly(fn -> run_all(blocks, ~r//) end)
+    assert {19, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
 
   test "guides/grpc.md: the server, its token, its client", %{python: python} do

@@ -40,7 +40,9 @@ defmodule Snakepit.ElixirToolsTest do
     |> Enum.map(fn {:pools, list} -> {:pools, Enum.map(list, &with_env/1)} end)
   end
 
-  defp with_env(pool), do: Map.merge(pool, %{adapter_env: test_env(), transport: transport()})
+  defp with_env(pool),
+    do: pool |> Map.merge(%{adapter_env: test_env(), transport: transport()}) |> in_profile()
+
   defp transport, do: defaults()[:transport]
   defp local?, do: transport() != :grpc
 

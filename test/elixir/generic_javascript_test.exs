@@ -137,6 +137,36 @@ defmodule Snakepit.Adapters.GenericJavaScriptTest do
     |> Enum.each(fn {{:ok, answer}, n} -> assert answer == {:ok, 2 * n} end)
   end
 
+  test "who does not show the token may ping, and nothing else" do
+    [worker | _] = Snakepit.list_workers()
+    {:ok, pid} = Registry.get_worker_pid(worker)
+    {:ok, port} = GenServer.call(pid, {:get_port})
+    token = Snakepit.GRPC.Listener.token()
+
+    for shown <- [nil, "another token", token <> "x", String.slice(token, 1..-1//1)] do
+      {:ok, stranger} = Client.connect(port, token: shown)
+      assert {:ok, %{message: "Pong: hello"}} = Client.ping(stranger, "hello")
+
+      for call <- [
+            fn -> Client.execute_tool(stranger, "s", "double", %{value: 2}) end,
+            fn -> Client.initialize_session(stranger, "s") end,
+            fn ->
+              Client.execute_tool(stranger, "s", "bytes", %{
+                value: String.duplicate("x", 1_000_000)
+              })
+            end
+          ] do
+        assert {:error, %Error{grpc_status: :unauthenticated}} = call.()
+      end
+
+      :ok = Client.close(stranger)
+    end
+
+    {:ok, friend} = Client.connect(port, token: token)
+    assert {:ok, 4} = Client.execute_tool(friend, "s", "double", %{value: 2})
+    :ok = Client.close(friend)
+  end
+
   test "it speaks the rest of the protocol that is needed, and says what it lacks" do
     [worker | _] = Snakepit.list_workers()
     {:ok, pid} = Registry.get_worker_pid(worker)

@@ -20,6 +20,7 @@ defmodule Snakepit.PythonSideTest do
         adapter_env: env,
         transport: defaults()[:transport]
       }
+      |> in_profile()
     end
   end
 

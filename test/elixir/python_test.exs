@@ -416,8 +416,9 @@ defmodule Snakepit.PythonTest do
 
     assert_raise ArgumentError, fn -> Python.stream(ref, batch: 0) end
 
+    # As arguments they are known: python_arguments_test.exs.
     assert_raise ArgumentError, ~r/Snakepit.Python/, fn ->
-      Snakepit.execute("echo", %{ref: ref})
+      Snakepit.execute("sum_all", %{}, inputs: [ref])
     end
   end
 

@@ -67,6 +67,22 @@ def test_one_for_each_session(start: Callable[..., Any], log: Path) -> None:
     assert sorted(lines(log)[-2:]) == ["cleanup 1", "cleanup 4"]
 
 
+def test_sessions_end_when_the_beam_says_so(start: Callable[..., Any], log: Path) -> None:
+    worker = start("Session")
+    assert worker.call("count", session="a") == [1, 1, "a"]
+    assert worker.call("count", session="b") == [2, 1, "b"]
+    end = "snakepit.sessions.end"
+    assert worker.call(end, {"sessions": ["b", "none", None, ["b"]]}) == 1
+    assert lines(log)[-1] == "cleanup 2"
+    assert worker.call(end, {"sessions": "a"}) == 0
+    assert worker.call(end) == 0
+    assert worker.call("count", session="a") == [1, 2, "a"]
+    assert worker.call("count", session="b") == [3, 1, "b"]
+    # Where none are kept it is a name like any other.
+    with pytest.raises(ToolFailed, match="UnknownToolError"):
+        start("Process").call(end, {"sessions": ["a"]})
+
+
 def test_sessions_end_when_nobody_uses_them(start: Callable[..., Any], log: Path) -> None:
     worker = start("ShortSession")
     assert worker.call("count", session="a") == [1, 1, "a"]

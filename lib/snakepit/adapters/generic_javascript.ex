@@ -16,7 +16,8 @@ defmodule Snakepit.Adapters.GenericJavaScript do
 
   A tool returns a value that JSON can hold, a promise of one, or a `Buffer`.
   Numbers are JavaScript's: integers beyond 2^53 lose digits. Workers of this
-  kind answer calls over gRPC, and do not stream.
+  kind answer calls over gRPC, from whoever shows the token of their BEAM (see the
+  guide on gRPC), and do not stream.
   """
 
   @behaviour Snakepit.Adapter

@@ -1,7 +1,8 @@
 defmodule Snakepit.Bridge.InternalToolSpec do
   @moduledoc """
   A tool as `Snakepit.Bridge.ToolRegistry` keeps it: a function of this BEAM
-  (`:local`) or of a worker (`:remote`).
+  (`:local`) or of a worker (`:remote`). `:pool` is there for a tool that workers
+  told of by themselves: any worker of that pool may run it.
   """
 
   @enforce_keys [:name, :type]
@@ -10,6 +11,7 @@ defmodule Snakepit.Bridge.InternalToolSpec do
     :type,
     :handler,
     :worker_id,
+    :pool,
     parameters: [],
     description: "",
     metadata: %{},
@@ -24,6 +26,7 @@ defmodule Snakepit.Bridge.InternalToolSpec do
           description: String.t(),
           metadata: map,
           worker_id: String.t() | nil,
+          pool: atom,
           exposed_to_python: boolean
         }
 end

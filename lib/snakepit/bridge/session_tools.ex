@@ -1,11 +1,13 @@
 defmodule Snakepit.Bridge.SessionTools do
   @moduledoc false
-  # Tools that are always there for Python: the variables of its session. What
-  # went wrong is part of the answer, so that Python raises its own exceptions.
+  # Tools that are always there for Python: the variables of its session, where what
+  # went wrong is part of the answer, so that Python raises its own exceptions; and
+  # what a worker tells of itself when it starts.
 
-  alias Snakepit.Bridge.{InternalToolSpec, SessionStore, ToolContext}
+  alias Snakepit.Bridge.{InternalToolSpec, SessionStore, ToolContext, WorkerTools}
 
   @variables "snakepit.variables"
+  @worker "snakepit.worker"
   @max_name 256
 
   # Text from outside makes no atoms.
@@ -17,16 +19,19 @@ defmodule Snakepit.Bridge.SessionTools do
 
   @doc "The tool of that name, or nil."
   @spec find(String.t()) :: InternalToolSpec.t() | nil
-  def find(@variables) do
-    %InternalToolSpec{
-      name: @variables,
-      type: :local,
-      handler: &variables/1,
-      exposed_to_python: true
-    }
-  end
-
+  def find(@variables), do: tool(@variables, &variables/1)
+  def find(@worker), do: tool(@worker, &worker/1)
   def find(_name), do: nil
+
+  defp tool(name, handler),
+    do: %InternalToolSpec{name: name, type: :local, handler: handler, exposed_to_python: true}
+
+  defp worker(params) do
+    case ToolContext.current() do
+      %{worker_id: nil} -> {:error, "only workers have something to tell of themselves"}
+      %{worker_id: worker_id} -> WorkerTools.announce(worker_id, params)
+    end
+  end
 
   defp variables(params) do
     context = ToolContext.current()

@@ -67,7 +67,7 @@ defmodule Snakepit.Bridge.ToolCall do
     case ToolRegistry.lookup(session_id, name) do
       # Tools for all sessions are there for callers without one.
       {:ok, tool, :everywhere} -> {:ok, tool}
-      {:ok, tool, :session} -> if known?(session_id, worker), do: {:ok, tool}, else: unknown()
+      {:ok, tool, _whose} -> if known?(session_id, worker), do: {:ok, tool}, else: unknown()
       error -> if known?(session_id, nil), do: error, else: unknown()
     end
   end

@@ -20,13 +20,17 @@ defmodule Snakepit.Bridge.ToolRegistry do
   all sessions, and exposes it unless the metadata says otherwise. A session's own
   tool of the same name comes first.
 
+  The tools of an adapter are known by themselves once its worker has started:
+  `get_tool/2` and `execute_tool/3` find them for any session, after the session's
+  own and those for all sessions. `list_worker_tools/0` has them all.
+
   Names are 1 to 64 letters, digits, `_`, `-` and `.`, beginning with a letter or
   digit. Metadata has at most 32 entries and 4096 bytes.
   """
   use GenServer
 
-  alias Snakepit.Bridge.InternalToolSpec
-  alias Snakepit.GRPCWorker
+  alias Snakepit.Bridge.{InternalToolSpec, WorkerTools}
+  alias Snakepit.{GRPCWorker, Pool}
   alias Snakepit.Pool.Registry, as: Workers
 
   @table :snakepit_tool_registry
@@ -104,13 +108,15 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @doc false
   # And whether it is the session's own.
   @spec lookup(session, String.t()) ::
-          {:ok, InternalToolSpec.t(), :session | :everywhere}
+          {:ok, InternalToolSpec.t(), :session | :everywhere | :worker}
           | {:error, {:tool_not_found, session, String.t()}}
   def lookup(session_id, tool_name) do
     with [] <- :ets.lookup(@table, {session_id, tool_name}),
-         [] <- :ets.lookup(@table, {@everywhere, tool_name}) do
+         [] <- :ets.lookup(@table, {@everywhere, tool_name}),
+         nil <- WorkerTools.find(session_id, tool_name) do
       {:error, {:tool_not_found, session_id, tool_name}}
     else
+      %InternalToolSpec{} = spec -> {:ok, spec, :worker}
       [{{@everywhere, _name}, spec}] -> {:ok, spec, :everywhere}
       [{_key, spec}] -> {:ok, spec, :session}
     end
@@ -123,7 +129,7 @@ defmodule Snakepit.Bridge.ToolRegistry do
       :ets.member(@table, {@everywhere, tool_name})
   end
 
-  @doc "All tools that the session sees, by name."
+  @doc "All tools that were registered for the session or for all of them, by name."
   @spec list_tools(session) :: [InternalToolSpec.t()]
   def list_tools(session_id) do
     Map.new(of(@everywhere), &{&1.name, &1})
@@ -140,6 +146,13 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @spec list_exposed_elixir_tools(session) :: [InternalToolSpec.t()]
   def list_exposed_elixir_tools(session_id),
     do: for(%{type: :local, exposed_to_python: true} = tool <- list_tools(session_id), do: tool)
+
+  @doc """
+  The tools that workers have told of when they started, by name: those of adapters
+  of `snakepit_bridge`. One that several workers have is there once.
+  """
+  @spec list_worker_tools() :: [InternalToolSpec.t()]
+  def list_worker_tools, do: WorkerTools.list()
 
   defp of(owner) do
     :ets.select(@table, [{{{owner, :_}, :"$1"}, [], [:"$1"]}])
@@ -167,7 +180,8 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @doc """
   Runs any tool of the session by its name: an Elixir tool in the calling
   process, a worker's on that worker. `{:remote_tool_unreachable, name,
-  worker_id}` is the error when that worker is not there.
+  worker_id}` is the error when that worker is not there. A tool that workers
+  told of by themselves runs as with `Snakepit.execute_in_session/4`.
   """
   @spec execute_tool(session, String.t(), map) :: {:ok, term} | {:error, term}
   def execute_tool(session_id, tool_name, params) do
@@ -182,21 +196,38 @@ defmodule Snakepit.Bridge.ToolRegistry do
   @doc false
   @spec execute_remote(InternalToolSpec.t(), session, map, keyword) ::
           {:ok, term} | {:error, term}
-  def execute_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, opts) do
+  def execute_remote(%InternalToolSpec{type: :remote, pool: nil} = tool, session_id, params, opts) do
     with {:ok, worker} <- worker(tool),
          do: GRPCWorker.execute_in_session(worker, session_id, tool.name, params, nil, opts)
   end
+
+  def execute_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, opts),
+    do: Pool.execute(tool.name, params, pooled(tool, session_id, opts))
 
   @doc false
   # `fun` gets each ToolChunk as it came from the worker.
   @spec stream_remote(InternalToolSpec.t(), session, map, (binary -> term), keyword) ::
           :ok | {:error, term}
-  def stream_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, fun, opts) do
+  def stream_remote(
+        %InternalToolSpec{type: :remote, pool: nil} = tool,
+        session_id,
+        params,
+        fun,
+        opts
+      ) do
     opts = Keyword.merge(opts, session_id: session_id, raw_chunks: true)
 
     with {:ok, worker} <- worker(tool),
          do: GRPCWorker.execute_stream(worker, tool.name, params, fun, nil, opts)
   end
+
+  def stream_remote(%InternalToolSpec{type: :remote} = tool, session_id, params, fun, opts) do
+    opts = Keyword.put(opts, :raw_chunks, true)
+    Pool.execute_stream(tool.name, params, fun, pooled(tool, session_id, opts))
+  end
+
+  defp pooled(tool, session_id, opts),
+    do: Keyword.merge(opts, pool: tool.pool, session_id: session_id)
 
   defp worker(tool) do
     with true <- Process.whereis(Workers) != nil,
@@ -237,6 +268,11 @@ defmodule Snakepit.Bridge.ToolRegistry do
   end
 
   defp insert(owner, specs), do: GenServer.call(__MODULE__, {:insert, owner, specs})
+
+  @doc false
+  # A tool as register_tools/2 takes it.
+  @spec check(map) :: {:ok, InternalToolSpec.t()} | {:error, reason}
+  def check(tool), do: spec(tool)
 
   # What the metadata says about description, parameters and exposure counts
   # where the tool itself says nothing.

@@ -5,6 +5,7 @@ defmodule Snakepit.GRPCWorker.Place do
 
   alias Snakepit.{Defaults, Native}
   alias Snakepit.GRPCWorker.{Local, State, Taint}
+  alias Snakepit.Pool.Changes
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Targets
   alias Snakepit.Worker.LifecycleManager
@@ -33,6 +34,7 @@ defmodule Snakepit.GRPCWorker.Place do
   def enter(state) do
     state = %{state | slot: add_slot(state)}
     :ok = Workers.put_metadata(state.id, %{slot: state.slot})
+    if state.slot, do: Changes.tell()
     watch(state)
     track(state)
     state
@@ -138,6 +140,7 @@ defmodule Snakepit.GRPCWorker.Place do
     for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
     for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
     :ok = if state.slot, do: Taint.left(state), else: :ok
+    if state.slot, do: Changes.tell()
     %{state | slot: nil, direct: nil, direct_slot: nil, served: served}
   end
 

@@ -42,6 +42,9 @@ defmodule Snakepit.GRPCWorker.State do
     :retiring,
     # Whether it tells when it is ready.
     tells?: false,
+    # Whether it tells of itself before it takes calls, and has done so.
+    announces?: false,
+    announced?: false,
     # Whether it was Snakepit that killed it.
     killed?: false,
     served: 0,

@@ -5,6 +5,7 @@ defmodule Snakepit.Pool.Call do
 
   alias Snakepit.{CrashBarrier, Defaults, Encoder, Error, Native}
   alias Snakepit.Pool.{CallError, CallEvents, Inputs, Request, Retry, Window}
+  alias Snakepit.Python.Arguments
 
   # Beyond its budget a call is ended by the caller itself. The native part
   # does that in time; this is for the case that it does not.
@@ -407,7 +408,8 @@ defmodule Snakepit.Pool.Call do
   defp submit_plain(request, ref, kind) do
     case submit_once(request, ref, kind) do
       {:error, {:encode_struct, _path}} ->
-        submit_once(%{request | args: Encoder.plain(request.args)}, ref, kind)
+        with {:ok, request} <- Arguments.resolve(request),
+             do: submit_once(%{request | args: Encoder.plain(request.args)}, ref, kind)
 
       result ->
         result

@@ -7,11 +7,13 @@ defmodule Snakepit.Pool.CallError do
   alias Snakepit.Error.PythonException
   alias Snakepit.GRPC.Status
   alias Snakepit.Pool.{Call, Request}
+  alias Snakepit.Python.Arguments
 
   @doc "What the caller of a request gets."
   @spec failed(term, Request.t()) :: {:error, Exception.t() | :worker_busy}
   def failed(reason, request) do
     if reason == :pool_saturated, do: Snakepit.Pool.Events.saturated(request.target)
+    reason = if reason == :pool_closed, do: Arguments.closed(request), else: reason
     {:error, new(reason, context(request))}
   end
 
@@ -32,7 +34,7 @@ defmodule Snakepit.Pool.CallError do
   @spec of_tool(term, Request.t()) :: Exception.t()
   def of_tool(%{"type" => type, "message" => message} = info, _request)
       when is_binary(type) and is_binary(message),
-      do: PythonException.from_wire(info)
+      do: from_wire(info)
 
   def of_tool(text, request) do
     text = if is_binary(text), do: text, else: inspect(text)
@@ -155,7 +157,7 @@ defmodule Snakepit.Pool.CallError do
     case Native.json_decode(text) do
       {:ok, %{"type" => type, "message" => message} = info}
       when is_binary(type) and is_binary(message) ->
-        PythonException.from_wire(info)
+        from_wire(info)
 
       _ ->
         nil
@@ -163,6 +165,8 @@ defmodule Snakepit.Pool.CallError do
   end
 
   defp exception(_text), do: nil
+
+  defp from_wire(info), do: Arguments.refusal(info) || PythonException.from_wire(info)
 
   defp grpc_error(status, text, context) do
     name = Status.name(status)

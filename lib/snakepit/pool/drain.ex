@@ -3,15 +3,37 @@ defmodule Snakepit.Pool.Drain do
   # Lets a pool finish what it has taken.
 
   alias Snakepit.{Error, Native}
+  alias Snakepit.Pool.{Call, Changes}
 
   @poll_ms 10
 
   @spec run(map, timeout) :: :ok | {:error, Error.t()}
   def run(target, timeout) do
-    :ok = Native.pool_set_draining(target.handle, true)
+    :ok = set(target, true)
     until = if timeout == :infinity, do: :infinity, else: now() + timeout
     await(target, timeout, until)
   end
+
+  @doc "It takes calls again."
+  @spec resume(Call.target()) :: :ok
+  def resume(target), do: set(target, false)
+
+  @doc "Whether it takes no new calls."
+  @spec draining?(Call.target()) :: boolean
+  def draining?(target), do: :persistent_term.get(key(target), nil) == target.handle
+
+  # With the handle: the scheduler that may follow takes calls.
+  defp set(target, draining?) do
+    :ok = Native.pool_set_draining(target.handle, draining?)
+
+    if draining?,
+      do: :persistent_term.put(key(target), target.handle),
+      else: :persistent_term.erase(key(target))
+
+    Changes.tell()
+  end
+
+  defp key(target), do: {__MODULE__, target.name}
 
   defp await(target, timeout, until) do
     case Native.pool_stats(target.handle) do

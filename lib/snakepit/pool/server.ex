@@ -7,7 +7,8 @@ defmodule Snakepit.Pool.Server do
 
   alias Snakepit.Bridge.SessionStore
   alias Snakepit.{Config, Defaults, Error, Native}
-  alias Snakepit.Pool.{Call, Elastic, Events, Restarts, Roster, Targets, Turnover, Waiters}
+  alias Snakepit.Pool.{Call, Changes, Elastic, Events, Restarts, Roster, Targets, Turnover}
+  alias Snakepit.Pool.Waiters
   alias Snakepit.Pool.WorkerSupervisor
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
@@ -277,6 +278,7 @@ defmodule Snakepit.Pool.Server do
   @impl true
   def handle_info({:DOWN, ref, :process, pid, reason}, state)
       when is_map_key(state.monitors, ref) do
+    :ok = Changes.tell()
     {what, monitors} = Map.pop(state.monitors, ref)
     state = %{state | monitors: monitors} |> down(what, pid, reason) |> completed() |> turn()
     {:noreply, state |> settle() |> pump()}

@@ -5,7 +5,7 @@ defmodule Snakepit.Pool.Targets do
 
   alias Snakepit.Native
   alias Snakepit.Pool
-  alias Snakepit.Pool.Call
+  alias Snakepit.Pool.{Call, Changes, Drain}
 
   @names {__MODULE__, :names}
 
@@ -36,6 +36,7 @@ defmodule Snakepit.Pool.Targets do
   def publish(names) do
     default = if :default in names, do: :default, else: hd(names)
     :persistent_term.put(@names, %{default: default, names: names})
+    Changes.tell()
   end
 
   @spec erase() :: :ok
@@ -43,6 +44,7 @@ defmodule Snakepit.Pool.Targets do
     gone = names()
     _ = :persistent_term.erase(@names)
     Enum.each(gone, &:persistent_term.erase(key(&1)))
+    Changes.tell()
   end
 
   @spec names() :: [atom]
@@ -83,6 +85,11 @@ defmodule Snakepit.Pool.Targets do
   defp absent(pool) do
     {:error, if(names() == [], do: :not_running, else: :pool_not_found), pool}
   end
+
+  @doc "Whether it takes calls and has a worker for them."
+  @spec serves?(Call.target()) :: boolean
+  def serves?(target),
+    do: not Drain.draining?(target) and Native.pool_stats(target.handle).slots > 0
 
   @doc "The counters of one pool."
   @spec stats(Call.target()) :: %{atom => non_neg_integer}

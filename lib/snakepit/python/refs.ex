@@ -1,14 +1,19 @@
 defmodule Snakepit.Python.Refs do
   @moduledoc false
   # Lets Python objects go: when the last term for one is gone, and at the end of
-  # a session. What is to go is collected for each worker and told to it by a
-  # process of its own, one at a time: nobody waits for a worker that is busy.
+  # a session, then also adapters that live as long as it. What is to go is
+  # collected for each worker and told to it by a process of its own, one at a
+  # time: nobody waits for a worker that is busy.
   use GenServer
 
+  alias Snakepit.Bridge.WorkerTools
   alias Snakepit.{Native, Pool, Python}
 
   @table __MODULE__
-  @nothing %{tokens: [], sessions: []}
+  # `sessions` of which it keeps objects, and all that have `ended`.
+  @nothing %{tokens: [], sessions: [], ended: []}
+  # A worker that never has time to hear of more has its own end for them.
+  @most_ended 100_000
 
   @type place :: %{
           required(:pool) => atom,
@@ -45,12 +50,7 @@ defmodule Snakepit.Python.Refs do
 
   @doc "What is kept for the session goes."
   @spec session_ended(String.t()) :: :ok
-  def session_ended(session) do
-    # Few sessions have any.
-    if :ets.whereis(@table) != :undefined and :ets.member(@table, session),
-      do: GenServer.cast(__MODULE__, {:session_ended, session}),
-      else: :ok
-  end
+  def session_ended(session), do: GenServer.cast(__MODULE__, {:session_ended, session})
 
   @doc "An object goes; nobody waits for that."
   @spec drop(String.t(), String.t()) :: :ok
@@ -70,9 +70,29 @@ defmodule Snakepit.Python.Refs do
   def handle_cast({:drop, worker_id, token}, state),
     do: {:noreply, let_go(state, worker_id, :tokens, [token])}
 
+  # Thousands may expire at once.
   def handle_cast({:session_ended, session}, state) do
-    workers = for {_session, worker_id} <- :ets.take(@table, session), do: worker_id
-    {:noreply, Enum.reduce(workers, state, &let_go(&2, &1, :sessions, [session]))}
+    ended = other_ended([session])
+
+    kept =
+      for session <- ended, {_, worker_id} <- :ets.take(@table, session), do: {worker_id, session}
+
+    state =
+      kept
+      |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
+      |> Enum.reduce(state, fn {worker_id, ids}, state ->
+        let_go(state, worker_id, :sessions, ids)
+      end)
+
+    {:noreply, Enum.reduce(WorkerTools.session_keepers(), state, &let_go(&2, &1, :ended, ended))}
+  end
+
+  defp other_ended(sessions) do
+    receive do
+      {:"$gen_cast", {:session_ended, session}} -> other_ended([session | sessions])
+    after
+      0 -> sessions
+    end
   end
 
   @impl true
@@ -101,10 +121,15 @@ defmodule Snakepit.Python.Refs do
 
   defp let_go(state, worker_id, what, names) do
     waiting = Map.get(state.pending, worker_id, @nothing)
-    waiting = Map.update!(waiting, what, &(names ++ &1))
+    waiting = waiting |> Map.update!(what, &(names ++ &1)) |> bounded(what)
     state = %{state | pending: Map.put(state.pending, worker_id, waiting)}
     if worker_id in Map.values(state.telling), do: state, else: tell(state, worker_id)
   end
+
+  defp bounded(%{ended: ended} = waiting, :ended) when length(ended) > @most_ended,
+    do: %{waiting | ended: Enum.take(ended, @most_ended)}
+
+  defp bounded(waiting, _what), do: waiting
 
   defp tell(state, worker_id) do
     case Map.pop(state.pending, worker_id) do
@@ -115,11 +140,18 @@ defmodule Snakepit.Python.Refs do
         # Until the worker has time, or ends.
         task =
           Task.Supervisor.async_nolink(Snakepit.TaskSupervisor, fn ->
-            Python.Wire.release(worker_id, what.tokens, what.sessions, timeout: :infinity)
+            say(worker_id, what)
           end)
 
         telling = Map.put(state.telling, task.ref, worker_id)
         %{state | pending: pending, telling: telling}
     end
+  end
+
+  defp say(worker_id, what) do
+    _ = what.ended != [] and Python.Wire.end_sessions(worker_id, what.ended)
+
+    if what.tokens != [] or what.sessions != [],
+      do: Python.Wire.release(worker_id, what.tokens, what.sessions, timeout: :infinity)
   end
 end

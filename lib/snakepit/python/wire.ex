@@ -9,11 +9,12 @@ defmodule Snakepit.Python.Wire do
   alias Snakepit.Python.Refs
 
   @prefix "snakepit.python."
+  @end_sessions "snakepit.sessions.end"
   @secret {__MODULE__, :secret}
   @variable "SNAKEPIT_PYTHON_KEY"
   @marker "__snakepit_ref__"
   @returns [:auto, :ref, :value]
-  @own_options [:return, :in, :batch, :inputs, :binary_parameters]
+  @own_options [:return, :in, :batch, :store_as, :inputs, :binary_parameters]
 
   @doc "What a worker needs in its environment: nothing where the pool does not allow it."
   @spec environment(map) :: %{String.t() => String.t()}
@@ -102,7 +103,7 @@ defmodule Snakepit.Python.Wire do
 
   @spec run(String.t(), map, keyword) :: {:ok, term} | {:error, Snakepit.error()}
   def run(op, payload, opts) do
-    {payload, refs} = mark(payload, [])
+    {payload, refs} = mark(payload)
 
     with {:ok, return} <- return(opts[:return] || :auto),
          {:ok, place} <- place(refs, opts) do
@@ -151,7 +152,10 @@ defmodule Snakepit.Python.Wire do
   defp return(other),
     do: invalid("return: is one of #{inspect(@returns)}, not #{show(other)}")
 
-  # Refs become what their worker knows them by.
+  @doc "With refs as their worker knows them; and the refs."
+  @spec mark(term) :: {term, [PyRef.t()]}
+  def mark(term), do: mark(term, [])
+
   defp mark(%PyRef{} = ref, refs), do: {%{@marker => ref.token}, [ref | refs]}
   defp mark(%_{} = struct, refs), do: {struct, refs}
   defp mark(list, refs) when is_list(list), do: mark_list(list, refs)
@@ -217,7 +221,11 @@ defmodule Snakepit.Python.Wire do
   defp send_to(%{worker_id: worker_id} = place, command, args, opts) do
     case GRPCWorker.direct_target(worker_id) do
       {:ok, %{name: pool} = target} when place.pool in [nil, pool] ->
-        execute(target, command, args, opts)
+        case execute(target, command, args, opts) do
+          # It has ended since.
+          {:error, %Error{details: %{reason: :pool_closed}}} -> worker_gone(place)
+          answer -> answer
+        end
 
       {:error, :timeout} ->
         busy(worker_id)
@@ -249,6 +257,23 @@ defmodule Snakepit.Python.Wire do
       {:ok, _count} -> :ok
       {:error, %Error{details: %{reason: :worker_gone}}} -> :ok
       error -> error
+    end
+  end
+
+  @doc "Adapters that the worker keeps for these sessions end: worker/requests.py."
+  @spec end_sessions(String.t(), [String.t()]) :: {:ok, term} | {:error, term}
+  def end_sessions(worker_id, sessions) do
+    case GRPCWorker.direct_target(worker_id) do
+      {:ok, target} ->
+        args = %{"sessions" => sessions}
+        Call.execute(%{target | hooks: []}, @end_sessions, args, timeout: :infinity)
+
+      # Its process in Elixir has too much to do.
+      {:error, :timeout} ->
+        end_sessions(worker_id, sessions)
+
+      gone ->
+        gone
     end
   end
 

@@ -301,7 +301,7 @@ def _is_offered(adapter: Any, name: str, function: Callable[..., Any]) -> bool:
     if isinstance(adapter, BaseAdapter):
         parameters = _parameters(function)
         return bool(parameters) and parameters[0].name == "ctx"
-    return _declares_none(type(adapter))
+    return marks_none(type(adapter))
 
 
 def _module_offers(module: ModuleType, function: Callable[..., Any]) -> bool:
@@ -313,7 +313,7 @@ def _is_command(name: str, function: Callable[..., Any]) -> bool:
     return name not in _HOOKS and not hasattr(function, "_tool_metadata")
 
 
-def _declares_none(kind: type) -> bool:
+def marks_none(kind: type) -> bool:
     """A class of no family that marks no tools offers its public methods."""
     return not any(
         hasattr(value, "_tool_metadata") for base in kind.__mro__ for value in vars(base).values()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 from typing import Any
 
-from . import _graceful
 from ._proto import messages
 from .dispatch import Tool, find_tool, tool_names
 from .logging_config import get_logger
 from .session_context import worker_id
+from .tool_specs import describe
 
 _log = get_logger(__name__)
 
@@ -66,37 +65,6 @@ def _refused(request: Any, why: str) -> list[str]:
 
 def _registration(adapter: Any, tool: Tool) -> Any:
     pb2 = messages()
-    metadata = tool.metadata
-    kind = type(adapter)
-    return pb2.ToolRegistration(
-        name=tool.name,
-        description=metadata.description if metadata else (tool.function.__doc__ or "").strip(),
-        parameters=[_parameter(pb2, parameter) for parameter in tool.arguments()],
-        metadata={
-            "adapter_class": kind.__name__,
-            "module": kind.__module__,
-            "required_variables": ",".join(metadata.required_variables) if metadata else "",
-        },
-        supports_streaming=tool.streaming,
-    )
-
-
-def _parameter(pb2: Any, parameter: inspect.Parameter) -> Any:
-    spec = pb2.ParameterSpec(
-        name=parameter.name,
-        type=_type_name(parameter),
-        required=parameter.default is parameter.empty,
-    )
-    if parameter.default is not parameter.empty:
-        spec.validation_json = json.dumps(
-            {"default": parameter.default}, default=_graceful.convert
-        )
-    return spec
-
-
-def _type_name(parameter: inspect.Parameter) -> str:
-    annotation = parameter.annotation
-    if annotation is parameter.empty:
-        return "any"
-    name = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", None)
-    return str(name if name is not None else annotation).lower()
+    spec = describe(adapter, tool)
+    parameters = [pb2.ParameterSpec(**parameter) for parameter in spec.pop("parameters")]
+    return pb2.ToolRegistration(parameters=parameters, **spec)

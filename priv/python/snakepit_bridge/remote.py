@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any, Callable, Optional, Protocol
 
 from .errors import EncodeError, ToolCancelled
+from .logging_config import get_logger
 
 PREFIX = "snakepit.python."
 KEY_VARIABLE = "SNAKEPIT_PYTHON_KEY"
@@ -57,6 +58,23 @@ class _Refusal(Exception):
     """Not an error of the code that was called; the text is for Wire.refused."""
 
 
+_REFUSALS = {
+    "released": "the Python object was released, or its session has ended",
+    "unknown": "the worker has no such Python object: the ref is not one that it gave, "
+    "or was released long ago",
+    "process": "the process that held the Python object has ended; make the object again",
+}
+
+
+class RefRefused(LookupError):
+    """An object among the arguments of an adapter's tool is not there."""
+
+    def __init__(self, reason: str, worker: str) -> None:
+        super().__init__(_REFUSALS[reason])
+        self.reason = reason
+        self.worker = worker
+
+
 class _Entry:
     """An object that stays, and the session that it stays for."""
 
@@ -86,7 +104,17 @@ class Remote:
             "eval": self._eval,
             "exec": self._exec,
             "value": self._value,
+            "iter": self._iter,
         }
+
+    def resolve(self, process: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a tool, with the objects that are named in them. Raises RefRefused."""
+        try:
+            if process != self._process:
+                raise _Refusal("process")
+            return {key: self._resolved(value) for key, value in arguments.items()}
+        except _Refusal as refusal:
+            raise RefRefused(str(refusal), self._worker) from None
 
     def run(self, call: RunningCall, lane: RunningLane) -> Any:
         """The reply of the carrier. Raises what the code that is called raises."""
@@ -99,7 +127,7 @@ class Remote:
             if arguments.get("process") not in (None, self._process):
                 raise _Refusal("process")
             if command == "release":
-                return call.result({"value": self._release(arguments)})
+                return call.result({"value": self._release(arguments, lane)})
             if arguments.get("refs"):
                 for name in ("target", "args", "kwargs", "vars", "in"):
                     if name in arguments:
@@ -109,7 +137,7 @@ class Remote:
             if command not in self._commands:
                 raise not_allowed(call.tool)
             value = self._commands[command](arguments)
-            if inspect.isawaitable(value):
+            if command != "iter" and inspect.isawaitable(value):
                 value = lane.run_coroutine(_await(value))
             return self._reply(call, lane, arguments, value)
         except _Refusal as refusal:
@@ -142,7 +170,13 @@ class Remote:
     def _value(self, arguments: dict[str, Any]) -> Any:
         return arguments["target"]
 
-    def _release(self, arguments: dict[str, Any]) -> int:
+    def _iter(self, arguments: dict[str, Any]) -> Any:
+        target = arguments["target"]
+        if hasattr(type(target), "__aiter__") and not hasattr(type(target), "__iter__"):
+            return target.__aiter__()
+        return iter(target)
+
+    def _release(self, arguments: dict[str, Any], lane: RunningLane) -> int:
         tokens, sessions = arguments["tokens"], frozenset(arguments["sessions"])
         gone: list[Any] = []
         with self._lock:
@@ -154,6 +188,9 @@ class Remote:
             entries = [(token, self._entries.pop(token, None)) for token in tokens]
             self._released.extend(token for token, entry in entries if entry is not None)
         gone += [entry for _token, entry in entries if entry is not None]
+        for _token, entry in entries:
+            if entry is not None and _is_last(entry):
+                _close(entry.value, lane)
         return len(gone)
 
     def _next(self, call: RunningCall, lane: RunningLane, arguments: dict[str, Any]) -> Any:
@@ -166,8 +203,8 @@ class Remote:
         more = True
         for _ in arguments["as"]:
             try:
-                items.append(next(entry.value))
-            except StopIteration:
+                items.append(_advance(entry.value, lane))
+            except (StopIteration, StopAsyncIteration):
                 more = False
                 break
             except Exception as error:
@@ -263,6 +300,25 @@ class Remote:
 
 async def _await(value: Any) -> Any:
     return await value
+
+
+def _advance(iterator: Any, lane: RunningLane) -> Any:
+    if hasattr(type(iterator), "__anext__") and not hasattr(type(iterator), "__next__"):
+        return lane.run_coroutine(_await(iterator.__anext__()))
+    return next(iterator)
+
+
+def _is_last(entry: _Entry) -> bool:
+    """Of an asynchronous generator: whether nobody but the entry holds it."""
+    return inspect.isasyncgen(entry.value) and sys.getrefcount(entry.value) <= 2
+
+
+def _close(generator: Any, lane: RunningLane) -> None:
+    """What an asynchronous generator has open is closed here, where a loop can run."""
+    try:
+        lane.run_coroutine(_await(generator.aclose()))
+    except Exception as error:
+        get_logger(__name__).error("closing a generator failed: %s", type(error).__name__)
 
 
 def take_key() -> Optional[Remote]:

@@ -72,6 +72,13 @@ defmodule Snakepit.Test.Pools do
     ]
   end
 
+  @doc "The pool in the profile that the suite runs for: see `make test`."
+  def in_profile(pool) do
+    if System.get_env("SNAKEPIT_TEST_PROFILE") == "thread",
+      do: Map.merge(%{worker_profile: :thread, threads_per_worker: 1}, pool),
+      else: pool
+  end
+
   def test_env do
     dirs = [
       Path.expand("python", __DIR__),

@@ -112,7 +112,7 @@ class AsyncRequest(Request):
             await self._hook_async(getattr(adapter, "initialize", None))
             if held is not None:
                 held.keep(adapter)
-        self.arguments = self.call.parameters()
+        self.arguments = self._arguments()
         return self._start(adapter, context, self.arguments)
 
     async def _hook_async(self, hook: Any) -> None:

@@ -30,16 +30,13 @@ class Reply:
     elapsed_ms: int = 0
 
 
+Metadata = Optional[Mapping[str, str]]
+
+
 class Sink(Protocol):
     """Where a carrier takes chunks and the reply. Called by the running lane."""
 
-    def put(
-        self,
-        data: bytes,
-        final: bool,
-        metadata: Optional[Mapping[str, str]],
-        wait: bool = True,
-    ) -> bool:
+    def put(self, data: bytes, final: bool, metadata: Metadata, wait: bool = True) -> bool:
         """Waits while the receiver is behind; returns at once after ``close``.
 
         With ``wait`` false it is False, and nothing is sent, where that would wait.
@@ -51,26 +48,20 @@ class Sink(Protocol):
         """Any thread: nothing will be received any more."""
 
 
-class _NoSink:
-    """For calls whose reply is returned to who runs them."""
+class UnarySink:
+    """For calls that have a reply only; this one returns it to who runs them."""
 
-    def put(
-        self,
-        data: bytes,
-        final: bool,
-        metadata: Optional[Mapping[str, str]],
-        wait: bool = True,
-    ) -> bool:
+    def put(self, data: bytes, final: bool, metadata: Metadata, wait: bool = True) -> bool:
         raise RuntimeError("a unary call has no stream")
 
     def finish(self, reply: Reply) -> None:
         """Nobody waits."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """The reply still comes."""
 
 
-NO_SINK: Sink = _NoSink()
+NO_SINK: Sink = UnarySink()
 
 
 class Call:
@@ -146,13 +137,7 @@ class Call:
         text = _values.dumps(value)
         return Reply(value=text, kind=wire_type(value, text))
 
-    def put(
-        self,
-        value: Any,
-        final: bool,
-        metadata: Optional[Mapping[str, str]],
-        wait: bool = True,
-    ) -> bool:
+    def put(self, value: Any, final: bool, metadata: Metadata, wait: bool = True) -> bool:
         """Sends a chunk; waits as the sink does."""
         return self.sink.put(self.chunk_data(value), final, metadata, wait)
 

@@ -50,7 +50,7 @@ def _serve(options: argparse.Namespace) -> int:
         return _work(options, None)
     from . import zygote
 
-    adapter = zygote.serve(lambda: _load_adapter(options), _load_grpc)
+    adapter = zygote.serve(lambda: _load_for_all(options), _load_grpc)
     return 0 if adapter is None else _work(options, adapter)
 
 
@@ -78,6 +78,14 @@ def _load_grpc() -> Any:
     from . import process
 
     return process
+
+
+def _load_for_all(options: argparse.Namespace) -> Any:
+    from .announce import prepare
+
+    adapter = _load_adapter(options)
+    prepare(adapter)
+    return adapter
 
 
 def _load_adapter(options: argparse.Namespace) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Callable, Optional
 
 from ..base_adapter import LIFETIMES, BaseAdapter
@@ -46,6 +47,7 @@ class Held:
         # Guarded by the lock of Lifetimes.
         self.users = 0
         self.used_at = 0.0
+        self.ended = False  # its session has, while it was in use
 
     def claim(self, request: Any, is_cancelled: Callable[[], bool]) -> None:
         """Returns when there is an adapter, or when ``request`` is the one to make it."""
@@ -76,7 +78,7 @@ class Lifetimes:
     """
 
     def __init__(self, kind: type, lifetime: str) -> None:
-        self._by_session = lifetime == "session"
+        self.by_session = lifetime == "session"
         self._ttl = _number(kind, "session_ttl", _DEFAULT_TTL_S)
         self._most = _number(kind, "max_sessions", _DEFAULT_SESSIONS)
         # Guards what follows, and ``users`` and ``used_at`` of each.
@@ -84,7 +86,7 @@ class Lifetimes:
         self._held: OrderedDict[str, Held] = OrderedDict()  # the last used at the end
 
     def enter(self, session_id: str) -> Held:
-        key = session_id if self._by_session else ""
+        key = session_id if self.by_session else ""
         with self._lock:
             held = self._held.get(key)
             if held is None:
@@ -100,9 +102,24 @@ class Lifetimes:
         with self._lock:
             held.users -= 1
             held.used_at = now
+            if held.ended:
+                return [held.adapter] if held.users == 0 and held.adapter is not None else []
             if held.adapter is None and held.users == 0:
                 self._held.pop(held.key, None)
-            return self._expired(now) if self._by_session else []
+            return self._expired(now) if self.by_session else []
+
+    def end(self, session_ids: Iterable[str]) -> list[Any]:
+        """Those of sessions that are over, to be cleaned up; one in use goes with its user."""
+        unused: list[Any] = []
+        with self._lock:
+            for session_id in session_ids:
+                held = self._held.pop(session_id, None) if self.by_session else None
+                if held is None:
+                    continue
+                held.ended = True
+                if held.users == 0 and held.adapter is not None:
+                    unused.append(held.adapter)
+        return unused
 
     def _expired(self, now: float) -> list[Any]:
         ended: list[Held] = []

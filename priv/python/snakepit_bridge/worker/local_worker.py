@@ -11,6 +11,7 @@ from .. import _proto
 from ..errors import BridgeError
 from ..logging_config import get_logger
 from . import failure, local_values, observe, signals
+from .announce import announce
 from .calls import Reply
 from .lanes import INTERRUPT_SIGNAL, Lane, MainLane, ThreadLane, show_name
 from .local_calls import LocalCalls
@@ -49,7 +50,9 @@ class LocalWorker:
             )
         except (ConnectionError, ValueError) as error:
             raise BridgeError(f"no shared memory with the BEAM: {error}") from error
-        self._host = AdapterHost(adapter, local=LocalCalls(self._link))
+        self._adapter = adapter
+        self._calls = LocalCalls(self._link)
+        self._host = AdapterHost(adapter, local=self._calls)
         observe.attach(LocalTelemetry(self._link, native).stream)
         if options.thread_safety_check and self._threads > 0:
             self._host.watch_threads()
@@ -63,6 +66,8 @@ class LocalWorker:
             self._loop = WorkerLoop(self._host, capacity, _answer)
 
     def run(self) -> int:
+        # The BEAM gives it no calls before.
+        announce(self._adapter, self._host, local=self._calls)
         signals.route(self._link.signal_fd)
         if self._heartbeat.enabled and self._heartbeat.dependent:
             self._link.expect_pings(

@@ -7,12 +7,14 @@ import os
 import socket
 import threading
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from ..errors import BridgeError
 from ..logging_config import get_logger
 from ..telemetry.stream import TelemetryStream
 from . import observe, signals
+from .announce import announce
 from .beam import BeamLink
 from .beam_watch import BeamWatch
 from .grpc_server import GrpcServer, LanePool
@@ -37,6 +39,7 @@ class WorkerProcess:
         self._beam = BeamLink(options.elixir_address)
         known_beam = bool(options.elixir_address)
         host = AdapterHost(adapter, self._beam.stub if known_beam else None)
+        self._announce = partial(announce, adapter, host, connect=self._beam.stub)
         threads = options.max_workers if options.mode == "threaded" else 0
         if options.thread_safety_check and threads > 0:
             host.watch_threads()
@@ -50,6 +53,8 @@ class WorkerProcess:
         self._watch = BeamWatch(self._beam.stub, heartbeat(options)) if known_beam else None
 
     def run(self) -> int:
+        if self._watch is not None:
+            self._announce()
         port = self._server.start()
         signals.watch(self._stop)
         _write_ready_file(os.environ.get("SNAKEPIT_READY_FILE", ""), port)

@@ -38,6 +38,11 @@ _log = get_logger(__name__)
 # Of commands that no adapter sees, and what allows them: see ..remote.
 _REMOTE_PREFIX = "snakepit.python."
 _REMOTE_VARIABLE = "SNAKEPIT_PYTHON_KEY"
+# Metadata of a call whose arguments name objects of that process.
+_REFS = "python_refs"
+
+# What the BEAM says of sessions that have ended: {"sessions": [id, ...]}.
+END_SESSIONS = "snakepit.sessions.end"
 
 # Neither awaitable nor a stream.
 _PLAIN = frozenset((dict, list, tuple, str, bytes, int, float, bool, type(None)))
@@ -63,6 +68,7 @@ class AdapterHost:
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
         self.lifetimes = lifetimes(adapter)
+        self.keeps_sessions = self.lifetimes is not None and self.lifetimes.by_session
         self._known_async: dict[str, bool] = {}
         # See watch_threads.
         self.checker: Optional[ThreadSafetyChecker] = None
@@ -139,6 +145,8 @@ class AdapterHost:
     def is_async(self, tool: str) -> bool:
         """Whether its function says that it is a coroutine or an asynchronous generator."""
         known = self._known_async.get(tool)
+        if known is None and tool == END_SESSIONS and self.keeps_sessions:
+            return False
         if known is None:
             function = self._function(tool)
             known = _is_async(function)
@@ -261,6 +269,8 @@ class Request:
         call, host = self.call, self.host
         if call.tool.startswith(_REMOTE_PREFIX):
             return self._remote(), None
+        if call.tool == END_SESSIONS and host.keeps_sessions:
+            return self._end_sessions(), None
         held = self.held
         if held is not None and held.adapter is None:
             self._wait(partial(held.claim, self, call.is_cancelled))
@@ -274,7 +284,7 @@ class Request:
                 host.hook(initialize, self.lane, self._loop)
             if held is not None:
                 held.keep(adapter)
-        self.arguments = call.parameters()
+        self.arguments = self._arguments()
         value = self._start(adapter, context, self.arguments)
         plain = type(value) in _PLAIN  # the most frequent results need no questions
         if not plain and self._loop is not None and _is_asynchronous(value):
@@ -288,6 +298,17 @@ class Request:
             self._close_stream(value)
             raise streams_error(call.tool)
         return call.result(value), None
+
+    def _arguments(self) -> dict[str, Any]:
+        arguments: dict[str, Any] = self.call.parameters()
+        process = self.call.metadata.get(_REFS)
+        if process is None:
+            return arguments
+        if self.host.remote is None:
+            from .. import remote
+
+            raise remote.not_allowed(self.call.tool)
+        return self.host.remote.resolve(process, arguments)
 
     def _give_context(self, adapter: Any) -> SessionContext:
         """What the adapter knows of the call."""
@@ -315,6 +336,18 @@ class Request:
 
             raise remote.not_allowed(self.call.tool)
         reply: Reply = self.host.remote.run(self.call, self.lane)
+        return reply
+
+    def _end_sessions(self) -> Reply:
+        """Where nothing interrupts it: each adapter is cleaned up, and that once."""
+        lifetimes, host = self.host.lifetimes, self.host
+        sessions = self.call.parameters().get("sessions")
+        self.lane.disarm()
+        ids = sessions if isinstance(sessions, list) else []
+        ended = lifetimes.end(i for i in ids if isinstance(i, str)) if lifetimes else []
+        for adapter in ended:
+            host.clean_up(adapter, self.lane, self._loop, "the end of a session")
+        reply: Reply = self.call.result(len(ended))
         return reply
 
     def _start(self, adapter: Any, context: SessionContext, arguments: dict[str, Any]) -> Any:

@@ -12,7 +12,7 @@ from .calls import Call, Reply
 from .lanes import Lane, MainLane, ThreadLane, show_name
 from .requests import AdapterHost
 from .routing import Sensitivity
-from .sinks import UnarySink
+from .sinks import ReplySink
 
 if TYPE_CHECKING:
     from .event_loop import WorkerLoop
@@ -74,7 +74,7 @@ class Runner:
         """
         lane: Optional[Lane] = getattr(self._here, "lane", None)
         if lane is None or self._is_for_another(call, lane):
-            call.sink = sink = UnarySink()
+            call.sink = sink = ReplySink()
             self.submit(call)
             return sink.wait()
         if not self._enter(call, lane):

@@ -4,39 +4,26 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Mapping
 from typing import Optional, Union
 
-from .calls import Reply
+from .calls import Metadata, Reply, UnarySink
 
 MAX_CHUNKS = 32
 MAX_BYTES = 1 << 20
 
-Chunk = tuple[bytes, bool, Optional[Mapping[str, str]]]
+Chunk = tuple[bytes, bool, Metadata]
 
 
-class UnarySink:
+class ReplySink(UnarySink):
     """For one reply."""
 
     def __init__(self) -> None:
         self._over = threading.Event()
         self._reply = Reply()
 
-    def put(
-        self,
-        data: bytes,
-        final: bool,
-        metadata: Optional[Mapping[str, str]],
-        wait: bool = True,
-    ) -> bool:
-        raise RuntimeError("a unary call has no stream")
-
     def finish(self, reply: Reply) -> None:
         self._reply = reply
         self._over.set()
-
-    def close(self) -> None:
-        """The reply still comes."""
 
     def wait(self) -> Reply:
         self._over.wait()
@@ -61,13 +48,7 @@ class StreamSink:
             self._wanted += count
             self._changed.notify_all()
 
-    def put(
-        self,
-        data: bytes,
-        final: bool,
-        metadata: Optional[Mapping[str, str]],
-        wait: bool = True,
-    ) -> bool:
+    def put(self, data: bytes, final: bool, metadata: Metadata, wait: bool = True) -> bool:
         with self._changed:
             while not self._closed and self.is_full(len(data)):
                 if not wait:

@@ -173,7 +173,7 @@ class _Tools:
 
 
 class ElixirCalls(_Tools, BaseAdapter):
-    pass
+    __thread_safe__ = True  # the suite runs it in threads as well
 
 
 class ThreadedElixirCalls(_Tools, ThreadSafeAdapter):

@@ -1,7 +1,7 @@
 """Many calls of all kinds at the same time, in the threads of one worker.
 
 Most is to be learned from it on an interpreter without a global lock, and one
-that is built with ThreadSanitizer: see guides/python.md.
+that is built with ThreadSanitizer: see guides/building.md.
 """
 
 from __future__ import annotations

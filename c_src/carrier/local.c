@@ -218,6 +218,7 @@ static void let_in(sp_local *local, guest *g, void *user) {
   }
   g->fd = -1; /* the peer's now */
   peer->takes_offers = (sp_hello_flags(&g->hello) & SP_HELLO_OFFERS) != 0;
+  peer->no_gil = (sp_hello_flags(&g->hello) & SP_HELLO_NO_GIL) != 0;
   bool welcomed = welcome(peer->socket, peer) == 0;
   sp_local_hand_over(peer);
   if (!welcomed || watch(local, peer->own_bell, &peer->bell_source) != 0 ||

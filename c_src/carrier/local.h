@@ -12,7 +12,8 @@
  * In the memory the ring to the worker comes first, then the one from it. Bit
  * 0 of the flags says that the worker takes SP_FRAME_OFFER, bit 1 that it
  * takes and attaches segments: their memory goes over the socket from then on
- * (core/sp_segment.h). */
+ * (core/sp_segment.h), bit 2 that its threads run Python without a global
+ * lock. */
 #ifndef SP_LOCAL_H
 #define SP_LOCAL_H
 
@@ -86,6 +87,9 @@ void sp_local_ring(sp_local_peer *peer);
  * is not checked: it may be wrong, for the worker's own calls. */
 uint64_t sp_local_mark(const sp_local_peer *peer);
 bool sp_local_reached(const sp_local_peer *peer, uint64_t mark);
+
+/* Whether its threads run Python without a global lock. */
+bool sp_local_no_gil(const sp_local_peer *peer);
 
 /* For calls that may be taken back; NULL when the worker knows of none. */
 sp_claims *sp_local_claims(sp_local_peer *peer);

@@ -40,6 +40,7 @@ struct sp_local_peer {
   void *user;
   int socket;
   bool takes_offers;
+  bool no_gil;
   int memory_fd;
   int own_bell;    /* to read */
   int worker_bell; /* to write */

@@ -277,6 +277,8 @@ bool sp_local_reached(const sp_local_peer *peer, uint64_t mark) {
   return sp_ring_reached(&peer->out, mark);
 }
 
+bool sp_local_no_gil(const sp_local_peer *peer) { return peer->no_gil; }
+
 sp_claims *sp_local_claims(sp_local_peer *peer) {
   if (!peer->takes_offers)
     return NULL;

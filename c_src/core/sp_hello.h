@@ -11,10 +11,11 @@
 #define SP_HELLO_BYTES (16 + SP_HELLO_TOKEN)
 #define SP_WELCOME_BYTES 24
 /* A worker's flags: calls may be sent to it ahead; it takes segments and may
- * attach some. It may set no other. */
+ * attach some; its threads run without a global lock. It may set no other. */
 #define SP_HELLO_OFFERS 1U
 #define SP_HELLO_SEGMENTS 2U
-#define SP_HELLO_FLAGS (SP_HELLO_OFFERS | SP_HELLO_SEGMENTS)
+#define SP_HELLO_NO_GIL 4U
+#define SP_HELLO_FLAGS (SP_HELLO_OFFERS | SP_HELLO_SEGMENTS | SP_HELLO_NO_GIL)
 
 /* What a worker says, which may come in pieces of any size. Zero it first. */
 typedef struct sp_hello {

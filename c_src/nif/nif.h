@@ -53,6 +53,7 @@
   X(nan)                                                                       \
   X(neg_infinity)                                                              \
   X(nil)                                                                       \
+  X(no_gil)                                                                    \
   X(noproc)                                                                    \
   X(not_found)                                                                 \
   X(ok)                                                                        \

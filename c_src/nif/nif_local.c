@@ -81,14 +81,17 @@ static void tell(nif_link *link, ErlNifEnv *env, ERL_NIF_TERM what) {
 
 static void on_ready(void *user, sp_local_peer *peer) {
   nif_link *link = user;
+  bool no_gil = sp_local_no_gil(peer); /* the owner may end it from then on */
   enif_mutex_lock(link->lock);
   link->peer = peer;
   bool gone = link->gone;
   enif_mutex_unlock(link->lock);
+  ErlNifEnv *env = gone ? NULL : enif_alloc_env();
   if (gone)
     sp_local_close(peer);
   else
-    tell(link, enif_alloc_env(), am_ready);
+    tell(link, env,
+         no_gil ? enif_make_tuple2(env, am_ready, am_no_gil) : am_ready);
 }
 
 /* Whether a pong is due. */

@@ -12,7 +12,7 @@ PyTypeObject *ext_call_type;
 
 /* ---- buffers ---------------------------------------------------------------
  */
-/* Taken and given back with the GIL held. */
+/* Taken and given back with the GIL. */
 
 static sp_buf borrow(ext_link *link) {
   sp_buf buf = link->spare;
@@ -69,7 +69,8 @@ static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   call->metadata = PyDict_New();
   call->thread = pthread_self();
   call->main = main;
-  call->stream = call->has_inputs = call->interrupted = call->was_cancelled = 0;
+  call->stream = call->has_inputs = call->was_cancelled = 0;
+  atomic_init(&call->interrupted, 0);
   call->chunks = 0;
   return call;
 }
@@ -110,21 +111,20 @@ failed:
   return NULL;
 }
 
-static void end_job(ext_call *call) {
-  sp_job *job = call->job;
-  if (job == NULL)
-    return;
-  call->was_cancelled = sp_job_is_cancelled(job);
+/* A link that is closed has freed it. */
+static void drop_job(ext_call *call) {
+  sp_link *link = call->link->connection;
+  if (call->job != NULL && link != NULL)
+    sp_job_end(link, call->job);
   call->job = NULL;
-  if (call->link->connection != NULL)
-    sp_job_end(call->link->connection, job);
-  give_back(call->link, &call->answer);
 }
 
 static void call_dealloc(PyObject *self) {
   ext_call *call = (ext_call *)self;
   PyTypeObject *type = Py_TYPE(self);
-  end_job(call);
+  EXT_ENTER(call->link);
+  drop_job(call);
+  EXT_LEAVE();
   sp_buf_free(&call->answer);
   Py_XDECREF(call->tool);
   Py_XDECREF(call->session_id);
@@ -137,9 +137,11 @@ static void call_dealloc(PyObject *self) {
 /* ---- cancellation
  * ------------------------------------------------------------ */
 
+/* Nobody waits for a call whose link is closed. */
 static bool is_cancelled(const ext_call *call) {
-  return call->job != NULL ? sp_job_is_cancelled(call->job)
-                           : call->was_cancelled != 0;
+  if (call->job == NULL)
+    return call->was_cancelled != 0;
+  return call->link->connection == NULL || sp_job_is_cancelled(call->job);
 }
 
 static PyObject *call_is_cancelled(PyObject *self, PyObject *unused) {
@@ -153,12 +155,8 @@ static PyObject *call_is_call(PyObject *self, PyObject *number) {
   unsigned long long wanted = PyLong_AsUnsignedLongLong(number);
   if (PyErr_Occurred())
     return NULL;
-  return PyBool_FromLong(call->job != NULL && sp_job_call(call->job) == wanted);
-}
-
-static PyObject *get_cancelled(PyObject *self, void *unused) {
-  (void)unused;
-  return PyBool_FromLong(is_cancelled((ext_call *)self));
+  return PyBool_FromLong(call->job != NULL && call->link->connection != NULL &&
+                         sp_job_call(call->job) == wanted);
 }
 
 static PyObject *call_check(PyObject *self, PyObject *unused) {
@@ -166,7 +164,7 @@ static PyObject *call_check(PyObject *self, PyObject *unused) {
   ext_call *call = (ext_call *)self;
   if (!is_cancelled(call))
     Py_RETURN_NONE;
-  call->interrupted = 1;
+  atomic_store_explicit(&call->interrupted, 1, memory_order_relaxed);
   PyErr_Format(ext.cancelled_error, "the call of %R was cancelled", call->tool);
   return NULL;
 }
@@ -181,14 +179,39 @@ bool ext_call_check(const ext_call *call) {
   return false;
 }
 
+/* The arguments lie in the job, which is not to go while they are decoded.
+ * With the real GIL it cannot: no other thread has the Call so early. */
+static bool hold_arguments(const ext_call *call, sp_link **link, sp_job **job) {
+  bool good;
+  EXT_ENTER(call->link);
+  good = ext_call_check(call);
+  *link = call->link->connection;
+  *job = call->job;
+#ifdef Py_GIL_DISABLED
+  if (good)
+    sp_job_keep(*link, *job);
+#endif
+  EXT_LEAVE();
+  return good;
+}
+
+static PyObject *decode_arguments(const ext_call *call) {
+  sp_link *link;
+  sp_job *job;
+  if (!hold_arguments(call, &link, &job))
+    return NULL;
+  PyObject *value = call->has_arguments
+                        ? ext_decode(call->arguments.data, call->arguments.len)
+                        : PyDict_New();
+#ifdef Py_GIL_DISABLED
+  sp_job_release(link, job);
+#endif
+  return value;
+}
+
 static PyObject *call_parameters(PyObject *self, PyObject *unused) {
   (void)unused;
-  const ext_call *call = (ext_call *)self;
-  if (!ext_call_check(call))
-    return NULL;
-  if (!call->has_arguments)
-    return PyDict_New();
-  PyObject *value = ext_decode(call->arguments.data, call->arguments.len);
+  PyObject *value = decode_arguments((ext_call *)self);
   if (value == NULL)
     return NULL;
   PyObject *key, *item;
@@ -244,37 +267,57 @@ static bool is_binary_result(PyObject *value) {
          Py_TYPE(value) == (PyTypeObject *)ext.binary_result;
 }
 
+/* A buffer to encode into; the encoder may run code, which must find none of
+ * ours. False and RuntimeError when the call is over. */
+static bool begin_to_encode(const ext_call *call, sp_buf *out) {
+  bool good;
+  EXT_ENTER(call->link);
+  good = ext_call_check(call);
+  if (good)
+    *out = borrow(call->link);
+  EXT_LEAVE();
+  return good;
+}
+
+static int put_result(sp_buf *out, PyObject *value) {
+  int err = sp_bridge_put_success(out);
+  if (err != SP_OK)
+    return ext_raise(err);
+  return is_binary_result(value)
+             ? put_binary(out, value)
+             : put_value(out, value, sp_bridge_begin_result);
+}
+
 /* result(value): encodes what the tool returned; `finish` sends it. */
 static PyObject *call_result(PyObject *self, PyObject *value) {
   ext_call *call = (ext_call *)self;
-  if (!ext_call_check(call))
+  sp_buf out;
+  if (!begin_to_encode(call, &out))
     return NULL;
-  /* The encoder may run code, which must find no buffer of ours. */
-  sp_buf out = borrow(call->link);
-  int err = sp_bridge_put_success(&out);
-  int result = -1;
-  if (err != SP_OK)
-    ext_raise(err);
-  else if (is_binary_result(value))
-    result = put_binary(&out, value);
-  else
-    result = put_value(&out, value, sp_bridge_begin_result);
-  if (result != 0) {
+  int result = put_result(&out, value);
+  EXT_ENTER(call->link);
+  if (result == 0 && !ext_call_check(call))
+    result = -1;
+  if (result == 0) {
+    sp_buf_free(&call->answer);
+    call->answer = out;
+  } else {
     give_back(call->link, &out);
-    return NULL;
   }
-  sp_buf_free(&call->answer);
-  call->answer = out;
-  Py_INCREF(ext.reply);
-  return ext.reply;
+  EXT_LEAVE();
+  if (result != 0)
+    return NULL;
+  PyObject *reply = ext.reply;
+  Py_INCREF(reply);
+  return reply;
 }
 
 /* ---- sending
  * ------------------------------------------------------------------- */
 
-enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
-                                  const uint8_t *bytes, size_t len) {
-  sp_link *link = call->link->connection;
+enum sp_link_result ext_call_send(sp_link *link, const sp_job *job,
+                                  uint8_t kind, const uint8_t *bytes,
+                                  size_t len) {
   enum sp_link_result sent = sp_job_send(link, job, kind, bytes, len, false);
   if (sent == SP_LINK_NOTHING) {
     Py_BEGIN_ALLOW_THREADS;
@@ -284,29 +327,39 @@ enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
   return sent;
 }
 
-static enum sp_link_result send_bytes(ext_call *call, sp_job *job, uint8_t kind,
-                                      const sp_buf *bytes) {
-  return ext_call_send(call, job, kind, bytes->data, bytes->len);
+/* Or an error, for a result that is too large. */
+static void send_answer(sp_link *link, const sp_job *job, sp_buf *out) {
+  static const char text[] = "{\"type\":\"EncodeError\",\"message\":\"the "
+                             "result is 2 GiB or more\"}";
+  if (ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len) !=
+      SP_LINK_NOMEM)
+    return;
+  sp_buf_reset(out);
+  int err = sp_bridge_put_error(
+      out, (sp_slice){(const uint8_t *)text, sizeof text - 1});
+  if (err == SP_OK)
+    ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len);
 }
 
+/* Sends |call->answer|: the call is over. The GIL may be given up meanwhile, so
+ * nothing of the answer is left where others find it. */
 static PyObject *answer(ext_call *call) {
-  int err = sp_bridge_put_time(&call->answer, sp_job_elapsed_ms(call->job));
+  sp_link *link = call->link->connection;
+  sp_job *job = call->job;
+  int err = sp_bridge_put_time(&call->answer, sp_job_elapsed_ms(job));
   if (err != SP_OK) {
     ext_raise(err);
     return NULL;
   }
-  enum sp_link_result sent =
-      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
-  if (sent == SP_LINK_NOMEM) {
-    static const char text[] = "{\"type\":\"EncodeError\",\"message\":\"the "
-                               "result is 2 GiB or more\"}";
-    sp_buf_reset(&call->answer);
-    err = sp_bridge_put_error(
-        &call->answer, (sp_slice){(const uint8_t *)text, sizeof text - 1});
-    if (err == SP_OK)
-      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
-  }
-  end_job(call);
+  sp_buf out = call->answer;
+  sp_buf_init(&call->answer, sp_mem_default(), 0);
+  call->was_cancelled = sp_job_is_cancelled(job);
+  call->job = NULL;
+  call->link->users++;
+  send_answer(link, job, &out);
+  sp_job_end(link, job);
+  call->link->users--;
+  give_back(call->link, &out);
   Py_RETURN_NONE;
 }
 
@@ -330,7 +383,8 @@ static PyObject *call_finish(PyObject *self, PyObject *unused) {
 static PyObject *call_fail(PyObject *self, PyObject *message) {
   ext_call *call = (ext_call *)self;
   sp_slice text;
-  if (!ext_call_check(call) || !ext_utf8(message, &text))
+  if (!ext_call_check(call) || !ext_utf8(message, &text) ||
+      !ext_call_check(call)) /* the GIL may have been given up */
     return NULL;
   sp_buf_reset(&call->answer);
   int err = sp_bridge_put_error(&call->answer, text);
@@ -372,52 +426,34 @@ static int put_chunk_value(sp_buf *out, PyObject *value) {
 }
 
 static int put_chunk_metadata(sp_buf *out, PyObject *metadata) {
-  PyObject *key, *value;
-  Py_ssize_t at = 0;
-  sp_slice k, v;
   if (metadata == Py_None)
     return 0;
-  if (!PyDict_Check(metadata)) {
-    PyErr_SetString(PyExc_TypeError, "the metadata of a chunk are no dict");
-    return -1;
-  }
-  while (PyDict_Next(metadata, &at, &key, &value)) {
-    if (!PyUnicode_Check(key) || !PyUnicode_Check(value)) {
-      PyErr_SetString(PyExc_TypeError, "the metadata of a chunk are not text");
-      return -1;
-    }
-    if (!ext_utf8(key, &k) || !ext_utf8(value, &v))
-      return -1;
-    int err = sp_bridge_put_chunk_metadata(out, k, v);
-    if (err != SP_OK)
-      return ext_raise(err);
-  }
-  return 0;
+  if (PyDict_Check(metadata))
+    return ext_put_texts(out, metadata, "the metadata of a chunk are not text",
+                         sp_bridge_put_chunk_metadata);
+  PyErr_SetString(PyExc_TypeError, "the metadata of a chunk are no dict");
+  return -1;
 }
 
 /* "<tool>-<n>" */
 static int put_chunk_id(ext_call *call, sp_buf *out) {
   char number[24];
   sp_slice tool;
+  if (!ext_utf8(call->tool, &tool))
+    return -1;
   sp_buf id = borrow(call->link);
   int len = PyOS_snprintf(number, sizeof number, "-%llu", ++call->chunks);
-  int err = SP_ERR_INVAL;
-  if (ext_utf8(call->tool, &tool)) {
-    err = sp_buf_add(&id, tool.data, tool.len);
-    if (err == SP_OK)
-      err = sp_buf_add(&id, number, (size_t)len);
-    if (err == SP_OK)
-      err = sp_bridge_put_chunk_id(out, (sp_slice){id.data, id.len});
-    if (err != SP_OK)
-      ext_raise(err);
-  }
+  int err = sp_buf_add(&id, tool.data, tool.len);
+  if (err == SP_OK)
+    err = sp_buf_add(&id, number, (size_t)len);
+  if (err == SP_OK)
+    err = sp_bridge_put_chunk_id(out, (sp_slice){id.data, id.len});
   give_back(call->link, &id);
-  return err == SP_OK ? 0 : -1;
+  return err == SP_OK ? 0 : ext_raise(err);
 }
 
-int ext_call_await(ext_call *call, sp_job *job, ext_wait *wait,
-                   enum sp_link_result *got) {
-  sp_link *link = call->link->connection;
+int ext_call_await(const ext_call *call, sp_link *link, sp_job *job,
+                   ext_wait *wait, enum sp_link_result *got) {
   bool main = call->main && pthread_equal(call->thread, pthread_self()) != 0;
   *got = wait(link, job, main, false);
   while (*got == SP_LINK_NOTHING || *got == SP_LINK_INTERRUPTED) {
@@ -439,7 +475,7 @@ static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
   sp_job_keep(link, job);
   /* Until a chunk may be sent. */
   if (wait)
-    result = ext_call_await(call, job, sp_job_credit, &got);
+    result = ext_call_await(call, link, job, sp_job_credit, &got);
   else
     got = sp_job_credit(link, job, false, false);
   if (result == 0 && got == SP_LINK_NOTHING)
@@ -448,8 +484,8 @@ static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
       !sp_job_is_cancelled(job)) {
     /* Numbered only now, so that threads that wait do not mix up the order. */
     result = put_chunk_id(call, out);
-    if (result == 0 &&
-        send_bytes(call, job, SP_FRAME_CHUNK, out) == SP_LINK_NOMEM)
+    if (result == 0 && ext_call_send(link, job, SP_FRAME_CHUNK, out->data,
+                                     out->len) == SP_LINK_NOMEM)
       result = ext_raise(SP_ERR_LIMIT);
   }
   sp_job_release(link, job);
@@ -463,20 +499,22 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   ext_call *call = (ext_call *)self;
   PyObject *value, *metadata;
   int final, wait = 1;
+  sp_buf out;
   if (!PyArg_ParseTuple(args, "OpO|p", &value, &final, &metadata, &wait) ||
-      !ext_call_check(call))
+      !begin_to_encode(call, &out))
     return NULL;
-  sp_buf out = borrow(call->link);
   int result = put_chunk_value(&out, value);
   if (result == 0)
     result = put_chunk_metadata(&out, metadata);
-  if (result == 0 && !ext_call_check(call))
-    result = -1;
   if (result == 0 && final && sp_bridge_put_final(&out) != SP_OK)
     result = ext_raise(SP_ERR_NOMEM);
+  EXT_ENTER(call->link);
+  if (result == 0 && !ext_call_check(call))
+    result = -1;
   if (result == 0)
     result = send_chunk(call, &out, wait != 0);
   give_back(call->link, &out);
+  EXT_LEAVE();
   return result < 0 ? NULL : PyBool_FromLong(result == 0);
 }
 
@@ -507,14 +545,25 @@ sp_job *ext_call_job(PyObject *object, bool *main) {
   return call->job;
 }
 
+EXT_METHOD(call_is_cancelled, ext_link_of)
+EXT_METHOD(call_is_call, ext_link_of)
+EXT_METHOD(call_check, ext_link_of)
+EXT_METHOD(call_finish, ext_link_of)
+EXT_METHOD(call_fail, ext_link_of)
+
+static PyObject *get_cancelled(PyObject *self, void *unused) {
+  (void)unused;
+  return call_is_cancelled_method(self, NULL);
+}
+
 static PyMethodDef methods[] = {
     {"parameters", call_parameters, METH_NOARGS, NULL},
-    {"is_cancelled", call_is_cancelled, METH_NOARGS, NULL},
-    {"is_call", call_is_call, METH_O, NULL},
-    {"check", call_check, METH_NOARGS, NULL},
+    {"is_cancelled", call_is_cancelled_method, METH_NOARGS, NULL},
+    {"is_call", call_is_call_method, METH_O, NULL},
+    {"check", call_check_method, METH_NOARGS, NULL},
     {"result", call_result, METH_O, NULL},
-    {"finish", call_finish, METH_NOARGS, NULL},
-    {"fail", call_fail, METH_O, NULL},
+    {"finish", call_finish_method, METH_NOARGS, NULL},
+    {"fail", call_fail_method, METH_O, NULL},
     {"put", call_put, METH_VARARGS, NULL},
     {"poll_input", ext_call_poll_input, METH_O, NULL},
     {"await_input", ext_call_await_input, METH_NOARGS, NULL},

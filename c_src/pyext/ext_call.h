@@ -6,6 +6,7 @@
 
 #include <pthread.h>
 
+/* All that changes is guarded by the GIL. */
 typedef struct ext_call {
   PyObject_HEAD ext_link *link;
   sp_job *job; /* NULL once it is answered */
@@ -20,23 +21,30 @@ typedef struct ext_call {
   bool main;
   char stream;
   char has_inputs;
-  char interrupted;
+  atomic_char interrupted; /* set by any thread */
   char was_cancelled;
   unsigned long long chunks;
 } ext_call;
 
+/* The following want the GIL. */
+
+static inline PyObject *ext_link_of(PyObject *call) {
+  return (PyObject *)((ext_call *)call)->link;
+}
 /* Whether it runs; false and RuntimeError when it is over. */
 bool ext_call_check(const ext_call *call);
-/* Sends a frame; the job is kept by the caller while the GIL is not. */
-enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
-                                  const uint8_t *bytes, size_t len);
+/* Sends a frame. The GIL may be given up: that link and job stay is the
+ * caller's to see to. */
+enum sp_link_result ext_call_send(sp_link *link, const sp_job *job,
+                                  uint8_t kind, const uint8_t *bytes,
+                                  size_t len);
 /* sp_job_credit or sp_job_await_input */
 typedef enum sp_link_result ext_wait(sp_link *link, sp_job *job, bool main,
                                      bool wait);
-/* Waits without the GIL; the job is kept by the caller. -1 and what a signal
+/* Gives the GIL up to wait; the job is kept by the caller. -1 and what a signal
  * handler raised. */
-int ext_call_await(ext_call *call, sp_job *job, ext_wait *wait,
-                   enum sp_link_result *got);
+int ext_call_await(const ext_call *call, sp_link *link, sp_job *job,
+                   ext_wait *wait, enum sp_link_result *got);
 
 /* ext_input.c: poll_input(none), await_input() */
 PyObject *ext_call_poll_input(PyObject *self, PyObject *none);

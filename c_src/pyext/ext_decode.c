@@ -25,55 +25,6 @@ static PyObject *refuse(const decoder *d, int err) {
   return NULL;
 }
 
-/* ---- text ------------------------------------------------------------------
- */
-
-/* Keys and names come again and again: the last ones are kept. */
-#define KEPT 256
-#define KEPT_BYTES 32
-/* Interned text lives for ever in newer interpreters. */
-#define MAX_INTERNED 1024
-
-static struct {
-  PyObject *text;
-  size_t len;
-  uint8_t bytes[KEPT_BYTES];
-} kept[KEPT];
-
-static size_t slot_of(const uint8_t *text, size_t len) {
-  uint32_t hash = 2166136261U;
-  for (size_t i = 0; i < len; i++)
-    hash = (hash ^ text[i]) * 16777619U;
-  return (hash ^ hash >> 15) % KEPT;
-}
-
-PyObject *ext_text(const uint8_t *text, size_t len) {
-  static unsigned interned;
-  if (len > KEPT_BYTES)
-    return PyUnicode_FromStringAndSize((const char *)text, (Py_ssize_t)len);
-  size_t slot = slot_of(text, len);
-  PyObject *found = kept[slot].text;
-  if (found != NULL && kept[slot].len == len &&
-      memcmp(kept[slot].bytes, text, len) == 0) {
-    Py_INCREF(found);
-    return found;
-  }
-  PyObject *made =
-      PyUnicode_FromStringAndSize((const char *)text, (Py_ssize_t)len);
-  if (made == NULL)
-    return NULL;
-  if (interned < MAX_INTERNED) { /* keyword arguments are found sooner */
-    PyUnicode_InternInPlace(&made);
-    interned++;
-  }
-  Py_INCREF(made);
-  Py_XDECREF(found);
-  kept[slot].text = made;
-  kept[slot].len = len;
-  memcpy(kept[slot].bytes, text, len);
-  return made;
-}
-
 /* ---- numbers ---------------------------------------------------------------
  */
 

@@ -142,6 +142,26 @@ static int encode_buffer(sp_buf *out, PyObject *value) {
 
 #define CHANGED "a value changed while it was being encoded"
 
+/* A new reference; NULL for that of a list whose size is no longer |size|. */
+static PyObject *item_of(PyObject *value, Py_ssize_t i, Py_ssize_t size) {
+  PyObject *item = NULL;
+  if (PyTuple_Check(value)) {
+    item = PyTuple_GetItem(value, i);
+    Py_XINCREF(item);
+    return item;
+  }
+#ifdef Py_GIL_DISABLED
+  /* It may become shorter just now. */
+  item = PyList_Size(value) == size ? PyList_GetItemRef(value, i) : NULL;
+  PyErr_Clear();
+#else
+  if (PyList_Size(value) == size)
+    item = PyList_GetItem(value, i);
+  Py_XINCREF(item);
+#endif
+  return item;
+}
+
 static int encode_sequence(sp_buf *out, PyObject *value, unsigned depth) {
   bool tuple = PyTuple_Check(value);
   Py_ssize_t size = tuple ? PyTuple_Size(value) : PyList_Size(value);
@@ -151,11 +171,9 @@ static int encode_sequence(sp_buf *out, PyObject *value, unsigned depth) {
   if (err != SP_OK)
     return ext_raise(err);
   for (Py_ssize_t i = 0; i < size; i++) {
-    if (!tuple && PyList_Size(value) != size)
+    PyObject *item = item_of(value, i, size);
+    if (item == NULL)
       return refuse(CHANGED);
-    PyObject *item =
-        tuple ? PyTuple_GetItem(value, i) : PyList_GetItem(value, i);
-    Py_INCREF(item);
     int result = encode(out, item, depth);
     Py_DECREF(item);
     if (result != 0)
@@ -164,7 +182,7 @@ static int encode_sequence(sp_buf *out, PyObject *value, unsigned depth) {
   return !tuple && PyList_Size(value) != size ? refuse(CHANGED) : 0;
 }
 
-static int encode_dict(sp_buf *out, PyObject *value, unsigned depth) {
+static int encode_pairs(sp_buf *out, PyObject *value, unsigned depth) {
   Py_ssize_t size = PyDict_Size(value), at = 0, count = 0;
   PyObject *key, *item;
   int err = sp_cbor_put_map(out, (uint64_t)size);
@@ -187,6 +205,14 @@ static int encode_dict(sp_buf *out, PyObject *value, unsigned depth) {
   return count == size ? 0 : refuse(CHANGED);
 }
 
+static int encode_dict(sp_buf *out, PyObject *value, unsigned depth) {
+  int result;
+  EXT_ENTER(value);
+  result = encode_pairs(out, value, depth);
+  EXT_LEAVE();
+  return result;
+}
+
 static int encode_set(sp_buf *out, PyObject *value, unsigned depth) {
   Py_ssize_t size = PySet_Size(value), count = 0;
   int err = sp_cbor_put_tag(out, SP_VALUE_TAG_SET);
@@ -206,6 +232,36 @@ static int encode_set(sp_buf *out, PyObject *value, unsigned depth) {
   if (result != 0 || PyErr_Occurred())
     return -1;
   return count == size ? 0 : refuse(CHANGED);
+}
+
+static int
+put_text_pair(sp_buf *out, PyObject *key, PyObject *value, const char *refusal,
+              int (*put)(sp_buf *out, sp_slice key, sp_slice value)) {
+  sp_slice k, v;
+  if (!PyUnicode_Check(key) || !PyUnicode_Check(value)) {
+    PyErr_SetString(PyExc_TypeError, refusal);
+    return -1;
+  }
+  if (!ext_utf8(key, &k) || !ext_utf8(value, &v))
+    return -1;
+  return checked(put(out, k, v));
+}
+
+int ext_put_texts(sp_buf *out, PyObject *dict, const char *refusal,
+                  int (*put)(sp_buf *out, sp_slice key, sp_slice value)) {
+  PyObject *key, *value;
+  Py_ssize_t at = 0;
+  int result = 0;
+  EXT_ENTER(dict);
+  while (result == 0 && PyDict_Next(dict, &at, &key, &value)) {
+    Py_INCREF(key);
+    Py_INCREF(value);
+    result = put_text_pair(out, key, value, refusal, put);
+    Py_DECREF(key);
+    Py_DECREF(value);
+  }
+  EXT_LEAVE();
+  return result;
 }
 
 /* ---- anything ---------------------------------------------------------------

@@ -15,60 +15,57 @@ static PyObject *value_of(const sp_buf *bytes) {
   return ext_decode(chunk.cbor.data, chunk.cbor.len);
 }
 
-static void ask_for(ext_call *call, sp_job *job, uint32_t n) {
+static void ask_for(sp_link *link, const sp_job *job, uint32_t n) {
   uint8_t bytes[4];
   for (size_t i = 0; i < 4; i++)
     bytes[i] = (uint8_t)(n >> (8 * i));
   /* Where the BEAM is gone, the wait for inputs says so. */
-  (void)ext_call_send(call, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes);
+  (void)ext_call_send(link, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes);
 }
 
-/* The job is kept by the caller. */
-static PyObject *poll(ext_call *call, sp_job *job, PyObject *none) {
-  sp_link *link = call->link->connection;
-  sp_buf bytes;
+/* What has come; false and RuntimeError when the call is over. */
+static bool take_input(ext_call *call, enum sp_input_result *got,
+                       sp_buf *bytes) {
   uint32_t ask;
-  PyObject *result = NULL;
-  (void)sp_job_await_input(link, job, false, false); /* reads what is there */
-  switch (sp_job_input(link, job, &bytes, &ask)) {
-  case SP_INPUT_THERE:
-    result = value_of(&bytes);
-    sp_buf_free(&bytes);
-    break;
-  case SP_INPUT_END:
-    PyErr_SetNone(PyExc_StopIteration);
-    break;
-  default: /* also for a call that is cancelled, which who waits finds out */
-    Py_INCREF(none);
-    result = none;
+  bool good;
+  EXT_ENTER(call->link);
+  good = ext_call_check(call);
+  if (good) {
+    sp_job *job = call->job;
+    sp_link *link = call->link->connection;
+    sp_job_keep(link, job);
+    (void)sp_job_await_input(link, job, false, false); /* reads what is there */
+    *got = sp_job_input(link, job, bytes, &ask);
+    if (ask > 0)
+      ask_for(link, job, ask);
+    sp_job_release(link, job);
   }
-  if (ask == 0)
-    return result;
-  /* Sending may give up the GIL, which is not to be done with an exception. */
-  PyObject *type, *value, *trace;
-  PyErr_Fetch(&type, &value, &trace);
-  ask_for(call, job, ask);
-  PyErr_Restore(type, value, trace);
-  return result;
+  EXT_LEAVE();
+  return good;
 }
 
 /* poll_input(none): the next input, or |none| when it has not come yet.
  * StopIteration after the last. */
 PyObject *ext_call_poll_input(PyObject *self, PyObject *none) {
-  ext_call *call = (ext_call *)self;
-  if (!ext_call_check(call))
+  enum sp_input_result got;
+  sp_buf bytes;
+  if (!take_input((ext_call *)self, &got, &bytes))
     return NULL;
-  sp_job *job = call->job;
-  sp_link *link = call->link->connection;
-  sp_job_keep(link, job);
-  PyObject *result = poll(call, job, none);
-  sp_job_release(link, job);
-  return result;
+  if (got == SP_INPUT_THERE) {
+    PyObject *result = value_of(&bytes);
+    sp_buf_free(&bytes);
+    return result;
+  }
+  if (got == SP_INPUT_END) {
+    PyErr_SetNone(PyExc_StopIteration);
+    return NULL;
+  }
+  /* Also for a call that is cancelled, which who waits finds out. */
+  Py_INCREF(none);
+  return none;
 }
 
-/* await_input(): returns when poll_input has something to say, or the call is
- * cancelled. From any thread. */
-PyObject *ext_call_await_input(PyObject *self, PyObject *unused) {
+static PyObject *await_input(PyObject *self, PyObject *unused) {
   (void)unused;
   ext_call *call = (ext_call *)self;
   if (!ext_call_check(call))
@@ -77,9 +74,17 @@ PyObject *ext_call_await_input(PyObject *self, PyObject *unused) {
   sp_job *job = call->job;
   sp_link *link = call->link->connection;
   sp_job_keep(link, job);
-  int result = ext_call_await(call, job, sp_job_await_input, &got);
+  int result = ext_call_await(call, link, job, sp_job_await_input, &got);
   sp_job_release(link, job);
   if (result != 0)
     return NULL;
   Py_RETURN_NONE;
+}
+
+EXT_METHOD(await_input, ext_link_of)
+
+/* await_input(): returns when poll_input has something to say, or the call is
+ * cancelled. From any thread. */
+PyObject *ext_call_await_input(PyObject *self, PyObject *unused) {
+  return await_input_method(self, unused);
 }

@@ -27,10 +27,25 @@ static void tell_cancelled(void *user, uint64_t number) {
   PyGILState_Release(state);
 }
 
-/* The same. It comes back when the thread that runs Python lets others in. */
+/* The same. It comes back when the thread that runs Python lets others in, and
+ * at once where all may run. */
 static void get_in(void *user) {
   (void)user;
   PyGILState_Release(PyGILState_Ensure());
+}
+
+/* Modules that were loaded before may have switched the lock on. */
+static bool runs_without_gil(void) {
+#ifdef Py_GIL_DISABLED
+  PyObject *ask = PySys_GetObject("_is_gil_enabled");
+  PyObject *enabled = ask != NULL ? PyObject_CallNoArgs(ask) : NULL;
+  bool without = enabled == Py_False;
+  Py_XDECREF(enabled);
+  PyErr_Clear();
+  return without;
+#else
+  return false;
+#endif
 }
 
 static int hex_digit(char c) {
@@ -54,13 +69,42 @@ static bool parse_token(const char *text, Py_ssize_t len, uint8_t *token) {
   return true;
 }
 
+/* With the GIL. -1 and an exception, or 0. */
+static int begin_to_open(ext_link *self, PyObject *on_cancel) {
+  if (self->connection != NULL || self->opening || ext.encode_error == NULL) {
+    PyErr_SetString(PyExc_RuntimeError, "open already, or not configured");
+    return -1;
+  }
+  self->opening = true;
+  PyObject *old = self->on_cancel;
+  Py_INCREF(on_cancel);
+  self->on_cancel = on_cancel;
+  Py_XDECREF(old);
+  return 0;
+}
+
+static int open_link(ext_link *self, const char *path, const uint8_t *token,
+                     const sp_link_config *config) {
+  sp_link *connection = NULL;
+  char why[SP_LINK_WHY];
+  int result;
+  Py_BEGIN_ALLOW_THREADS;
+  result = sp_link_open(path, token, config, &connection, why);
+  Py_END_ALLOW_THREADS;
+  self->opening = false;
+  if (result == 0)
+    self->connection = connection;
+  else
+    PyErr_SetString(PyExc_ConnectionError, why);
+  return result;
+}
+
 /* Link(path, token, threaded, signal, on_cancel) */
 static int link_init(PyObject *object, PyObject *args, PyObject *kwargs) {
   ext_link *self = (ext_link *)object;
   const char *path, *text;
   Py_ssize_t len;
   uint8_t token[SP_LINK_TOKEN];
-  char why[SP_LINK_WHY];
   int threaded, result;
   sp_link_config config = {
       .cancelled = tell_cancelled, .probe = get_in, .user = self};
@@ -72,23 +116,17 @@ static int link_init(PyObject *object, PyObject *args, PyObject *kwargs) {
   if (!PyArg_ParseTuple(args, "ss#piO", &path, &text, &len, &threaded,
                         &config.interrupt_signal, &on_cancel))
     return -1;
-  if (self->connection != NULL || ext.encode_error == NULL) {
-    PyErr_SetString(PyExc_RuntimeError, "open already, or not configured");
-    return -1;
-  }
   if (!parse_token(text, len, token)) {
     PyErr_SetString(PyExc_ValueError, "the token is not 64 hex digits");
     return -1;
   }
   config.threaded = threaded != 0;
-  Py_INCREF(on_cancel);
-  Py_XDECREF(self->on_cancel);
-  self->on_cancel = on_cancel;
-  Py_BEGIN_ALLOW_THREADS;
-  result = sp_link_open(path, token, &config, &self->connection, why);
-  Py_END_ALLOW_THREADS;
-  if (result != 0)
-    PyErr_SetString(PyExc_ConnectionError, why);
+  config.no_gil = runs_without_gil();
+  EXT_ENTER(object);
+  result = begin_to_open(self, on_cancel);
+  if (result == 0)
+    result = open_link(self, path, token, &config);
+  EXT_LEAVE();
   return result;
 }
 
@@ -109,9 +147,11 @@ static PyObject *link_close(PyObject *object, PyObject *unused) {
   sp_link *connection = self->connection;
   self->connection = NULL;
   if (connection != NULL) {
-    if (self->users > 0)
+    /* Threads of tools, which leave at once. A fork has not copied them. */
+    bool others = self->users > 0 && !sp_link_is_copy(connection);
+    if (others)
       sp_link_stop(connection, 0, LEAVE_MS);
-    while (self->users > 0) { /* threads of tools; they leave at once */
+    while (others && self->users > 0) {
       Py_BEGIN_ALLOW_THREADS;
       sched_yield();
       Py_END_ALLOW_THREADS;
@@ -144,29 +184,60 @@ static bool check_open(const ext_link *self) {
 /* ---- calls ------------------------------------------------------------------
  */
 
-/* take(main): the next Call, or None when there will be none. */
-static PyObject *link_take(PyObject *object, PyObject *is_main) {
-  ext_link *self = (ext_link *)object;
-  bool main = is_main == Py_True;
-  sp_job *job = NULL;
-  if (!check_open(self))
-    return NULL;
-  enum sp_link_result got = sp_link_take(self->connection, main, false, &job);
-  while (got == SP_LINK_NOTHING || got == SP_LINK_INTERRUPTED) {
-    if (got == SP_LINK_INTERRUPTED && PyErr_CheckSignals() != 0)
-      return NULL;
-    Py_BEGIN_ALLOW_THREADS;
-    got = sp_link_take(self->connection, main, true, &job);
-    Py_END_ALLOW_THREADS;
-  }
-  if (got != SP_LINK_DONE)
-    Py_RETURN_NONE;
+/* Waits for a job. With DONE the thread is one of the |users| of |*out|. With
+ * the GIL, which is given up. */
+static enum sp_link_result await_job(ext_link *self, bool main, sp_link **out,
+                                     sp_job **job) {
+  enum sp_link_result got;
+  do {
+    sp_link *connection = *out = self->connection;
+    if (connection == NULL)
+      return SP_LINK_CLOSED;
+    self->users++;
+    got = sp_link_take(connection, main, false, job);
+    if (got == SP_LINK_NOTHING) {
+      Py_BEGIN_ALLOW_THREADS;
+      got = sp_link_take(connection, main, true, job);
+      Py_END_ALLOW_THREADS;
+    }
+    if (got == SP_LINK_DONE)
+      return got;
+    self->users--;
+  } while (got == SP_LINK_NOTHING ||
+           (got == SP_LINK_INTERRUPTED && PyErr_CheckSignals() == 0));
+  return got;
+}
+
+static PyObject *new_call(ext_link *self, sp_link *connection, sp_job *job,
+                          bool main) {
   PyObject *call = ext_call_new(self, job, main);
   if (call != NULL || PyErr_ExceptionMatches(PyExc_MemoryError))
     return call;
   PyErr_Clear();
-  sp_link_abandon(self->connection, 1, BAD_REQUEST);
+  sp_link_abandon(connection, 1, BAD_REQUEST);
   Py_RETURN_NONE;
+}
+
+/* take(main): the next Call, or None when there will be none. */
+static PyObject *link_take(PyObject *object, PyObject *is_main) {
+  ext_link *self = (ext_link *)object;
+  bool main = is_main == Py_True;
+  sp_link *connection = NULL;
+  sp_job *job = NULL;
+  enum sp_link_result got = SP_LINK_INTERRUPTED; /* an exception is set */
+  EXT_ENTER(object);
+  if (check_open(self))
+    got = await_job(self, main, &connection, &job);
+  EXT_LEAVE();
+  if (got == SP_LINK_INTERRUPTED)
+    return NULL;
+  if (got != SP_LINK_DONE)
+    Py_RETURN_NONE;
+  PyObject *call = new_call(self, connection, job, main);
+  EXT_ENTER(object);
+  self->users--;
+  EXT_LEAVE();
+  return call;
 }
 
 /* stop(status, grace_ms) */
@@ -204,19 +275,30 @@ static PyObject *link_ended(PyObject *object, PyObject *unused) {
   return Py_BuildValue("iz", status, why);
 }
 
-static PyObject *get_signal_fd(PyObject *object, void *unused) {
+static PyObject *signal_fd(PyObject *object, PyObject *unused) {
   (void)unused;
   ext_link *self = (ext_link *)object;
   return check_open(self) ? PyLong_FromLong(sp_link_signal_fd(self->connection))
                           : NULL;
 }
 
+EXT_METHOD(link_stop, )
+EXT_METHOD(link_expect_pings, )
+EXT_METHOD(link_ended, )
+EXT_METHOD(link_close, )
+EXT_METHOD(signal_fd, )
+
+static PyObject *get_signal_fd(PyObject *object, void *unused) {
+  (void)unused;
+  return signal_fd_method(object, NULL);
+}
+
 static PyMethodDef methods[] = {
     {"take", link_take, METH_O, NULL},
-    {"stop", link_stop, METH_VARARGS, NULL},
-    {"expect_pings", link_expect_pings, METH_VARARGS, NULL},
-    {"ended", link_ended, METH_NOARGS, NULL},
-    {"close", link_close, METH_NOARGS, NULL},
+    {"stop", link_stop_method, METH_VARARGS, NULL},
+    {"expect_pings", link_expect_pings_method, METH_VARARGS, NULL},
+    {"ended", link_ended_method, METH_NOARGS, NULL},
+    {"close", link_close_method, METH_NOARGS, NULL},
     {"request", ext_link_request, METH_VARARGS, NULL},
     {"tool_request", ext_link_tool_request, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};

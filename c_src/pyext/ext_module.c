@@ -2,6 +2,7 @@
 #include "ext.h"
 
 ext_hooks ext;
+static PyTypeObject *link_type;
 
 /* configure(encode_error, decode_error, cancelled_error, simplify, zero_copy,
  * binary_result, reply, tagged, untag, freeze) */
@@ -14,16 +15,20 @@ static PyObject *configure(PyObject *module, PyObject *args) {
                         &given[3], &given[4], &given[5], &given[6], &given[7],
                         &given[8], &given[9]))
     return NULL;
-  PyObject **const slots[HOOKS] = {&ext.encode_error,    &ext.decode_error,
-                                   &ext.cancelled_error, &ext.simplify,
-                                   &ext.zero_copy,       &ext.binary_result,
-                                   &ext.reply,           &ext.tagged,
-                                   &ext.untag,           &ext.freeze};
-  for (size_t i = 0; i < HOOKS; i++) {
-    PyObject *old = *slots[i];
-    Py_INCREF(given[i]);
-    *slots[i] = given[i];
+  ext_hook *const hooks[HOOKS] = {&ext.encode_error,    &ext.decode_error,
+                                  &ext.cancelled_error, &ext.simplify,
+                                  &ext.zero_copy,       &ext.binary_result,
+                                  &ext.reply,           &ext.tagged,
+                                  &ext.untag,           &ext.freeze};
+  /* The first last: it tells that all are there. */
+  for (size_t i = HOOKS; i > 0; i--) {
+    Py_INCREF(given[i - 1]);
+    PyObject *old = atomic_exchange(hooks[i - 1], given[i - 1]);
+#ifdef Py_GIL_DISABLED
+    (void)old; /* kept for good: another thread may be using it */
+#else
     Py_XDECREF(old);
+#endif
   }
   Py_RETURN_NONE;
 }
@@ -67,42 +72,58 @@ static PyMethodDef functions[] = {
     {"zygote_serve", ext_zygote_serve, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 
-static struct PyModuleDef definition = {PyModuleDef_HEAD_INIT,
-                                        .m_name = "_snakepit_native",
-                                        .m_size = -1, .m_methods = functions};
-
-static PyObject *add_type(PyObject *module, PyType_Spec *spec,
-                          const char *name) {
-  PyObject *type = PyType_FromSpec(spec);
-  if (type == NULL)
-    return NULL;
-  Py_INCREF(type);
-  if (PyModule_AddObject(module, name, type) == 0)
-    return type;
-  Py_DECREF(type);
-  Py_DECREF(type);
-  return NULL;
+static PyTypeObject *make_type(PyType_Spec *spec) {
+  return (PyTypeObject *)PyType_FromSpec(spec);
 }
+
+/* The types are this process's, and so one interpreter's; kept for good. */
+static int make_types(void) {
+  static PyInterpreterState *owner;
+  PyInterpreterState *me = PyInterpreterState_Get();
+  if (owner != NULL && owner != me) {
+    PyErr_SetString(PyExc_ImportError,
+                    "_snakepit_native is loaded in another interpreter");
+    return -1;
+  }
+  owner = me;
+  if (ext_call_type == NULL)
+    ext_call_type = make_type(&ext_call_spec);
+  if (ext_request_type == NULL)
+    ext_request_type = make_type(&ext_request_spec);
+  if (link_type == NULL)
+    link_type = make_type(&ext_link_spec);
+  return ext_call_type && ext_request_type && link_type ? 0 : -1;
+}
+
+static int add_type(PyObject *module, PyTypeObject *type, const char *name) {
+  Py_INCREF((PyObject *)type);
+  if (PyModule_AddObject(module, name, (PyObject *)type) == 0)
+    return 0;
+  Py_DECREF((PyObject *)type);
+  return -1;
+}
+
+/* By one thread at a time: the import lock is held. */
+static int fill_module(PyObject *module) {
+  if (make_types() != 0 || add_type(module, ext_call_type, "Call") != 0 ||
+      add_type(module, link_type, "Link") != 0)
+    return -1;
+  return add_type(module, ext_request_type, "Request");
+}
+
+static PyModuleDef_Slot module_slots[] = {{Py_mod_exec, (void *)fill_module},
+#ifdef Py_GIL_DISABLED
+                                          {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+                                          {0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_snakepit_native", .m_methods = functions,
+    .m_slots = module_slots};
 
 PyMODINIT_FUNC PyInit__snakepit_native(void);
 
 __attribute__((visibility("default"))) PyMODINIT_FUNC
 PyInit__snakepit_native(void) {
-  PyObject *module = PyModule_Create(&definition);
-  if (module == NULL)
-    return NULL;
-  PyObject *call = add_type(module, &ext_call_spec, "Call");
-  PyObject *link =
-      call != NULL ? add_type(module, &ext_link_spec, "Link") : NULL;
-  PyObject *request =
-      link != NULL ? add_type(module, &ext_request_spec, "Request") : NULL;
-  Py_XDECREF(link);
-  if (request == NULL) {
-    Py_XDECREF(call);
-    Py_DECREF(module);
-    return NULL;
-  }
-  ext_call_type = (PyTypeObject *)call; /* kept for good */
-  ext_request_type = (PyTypeObject *)request;
-  return module;
+  return PyModuleDef_Init(&definition);
 }

@@ -8,11 +8,16 @@
 /* Room for a request of usual size. */
 #define FIRST_BYTES ((size_t)512)
 
+/* Guarded by the GIL. */
 typedef struct ext_request {
   PyObject_HEAD ext_link *link;
   sp_upcall *request; /* NULL once it is over */
   bool waiting;       /* some thread is, without the GIL */
 } ext_request;
+
+static PyObject *link_of(PyObject *request) {
+  return (PyObject *)((ext_request *)request)->link;
+}
 
 PyTypeObject *ext_request_type;
 
@@ -55,7 +60,9 @@ static void end_request(ext_request *self) {
 static void request_dealloc(PyObject *object) {
   ext_request *self = (ext_request *)object;
   PyTypeObject *type = Py_TYPE(object);
+  EXT_ENTER(self->link);
   end_request(self);
+  EXT_LEAVE();
   Py_DECREF((PyObject *)self->link);
   PyObject_Free(object);
   Py_DECREF((PyObject *)type);
@@ -84,9 +91,9 @@ static PyObject *request_cancel(PyObject *object, PyObject *unused) {
 /* ---- sending ---------------------------------------------------------------
  */
 
-/* Steals |self|; returns it, or NULL and an exception. */
-static PyObject *send_request(ext_request *self, uint8_t method,
-                              const uint8_t *bytes, size_t len) {
+/* With the GIL. -1 and an exception, or 0. */
+static int send_request(ext_request *self, uint8_t method, const uint8_t *bytes,
+                        size_t len) {
   sp_link *link = self->link->connection;
   sp_upcall *request = self->request;
   enum sp_link_result sent =
@@ -99,12 +106,25 @@ static PyObject *send_request(ext_request *self, uint8_t method,
     self->link->users--;
   }
   if (sent == SP_LINK_DONE)
-    return (PyObject *)self;
+    return 0;
   if (sent == SP_LINK_NOMEM)
-    ext_raise(SP_ERR_LIMIT);
-  else
-    PyErr_SetString(PyExc_ConnectionError, "the BEAM is gone");
-  Py_DECREF((PyObject *)self);
+    return ext_raise(SP_ERR_LIMIT);
+  PyErr_SetString(PyExc_ConnectionError, "the BEAM is gone");
+  return -1;
+}
+
+static PyObject *make_request(PyObject *link, uint8_t method,
+                              const uint8_t *bytes, size_t len) {
+  ext_request *self;
+  int result = -1;
+  EXT_ENTER(link);
+  self = new_request((ext_link *)link);
+  if (self != NULL)
+    result = send_request(self, method, bytes, len);
+  EXT_LEAVE();
+  if (result == 0)
+    return (PyObject *)self;
+  Py_XDECREF((PyObject *)self);
   return NULL;
 }
 
@@ -119,25 +139,8 @@ PyObject *ext_link_request(PyObject *object, PyObject *args) {
     PyErr_SetString(PyExc_ValueError, "there is no such method");
     return NULL;
   }
-  ext_request *self = new_request((ext_link *)object);
-  if (self == NULL)
-    return NULL;
-  return send_request(self, (uint8_t)method, (const uint8_t *)bytes,
+  return make_request(object, (uint8_t)method, (const uint8_t *)bytes,
                       (size_t)len);
-}
-
-static int put_metadata(sp_buf *out, PyObject *metadata) {
-  PyObject *key, *value;
-  Py_ssize_t at = 0;
-  sp_slice k, v;
-  while (PyDict_Next(metadata, &at, &key, &value)) {
-    if (!ext_utf8(key, &k) || !ext_utf8(value, &v))
-      return -1;
-    int err = sp_bridge_put_metadata(out, k, v);
-    if (err != SP_OK)
-      return ext_raise(err);
-  }
-  return 0;
 }
 
 /* The arguments as CBOR; encoding them may run code. */
@@ -164,7 +167,10 @@ static int put_tool_request(sp_buf *out, PyObject *tool, PyObject *session,
     err = sp_bridge_put_session(out, id);
   if (err == SP_OK && left_ms > 0)
     err = sp_buf_add(out, left, sp_bridge_time_left(left, left_ms));
-  return err == SP_OK ? put_metadata(out, metadata) : ext_raise(err);
+  if (err != SP_OK)
+    return ext_raise(err);
+  return ext_put_texts(out, metadata, "the metadata of a request are not text",
+                       sp_bridge_put_metadata);
 }
 
 /* tool_request(tool, session, metadata, arguments, left_ms): the metadata are
@@ -178,11 +184,8 @@ PyObject *ext_link_tool_request(PyObject *object, PyObject *args) {
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
   if (put_tool_request(&out, tool, session, metadata, left_ms) == 0 &&
-      put_arguments(&out, arguments) == 0) {
-    ext_request *self = new_request((ext_link *)object);
-    if (self != NULL)
-      result = send_request(self, EXECUTE_ELIXIR_TOOL, out.data, out.len);
-  }
+      put_arguments(&out, arguments) == 0)
+    result = make_request(object, EXECUTE_ELIXIR_TOOL, out.data, out.len);
   sp_buf_free(&out);
   return result;
 }
@@ -222,7 +225,8 @@ static PyObject *request_wait(PyObject *object, PyObject *args) {
   ext_request *self = (ext_request *)object;
   PyObject *call, *seconds;
   int64_t until = 0;
-  if (!PyArg_ParseTuple(args, "OO", &call, &seconds) || !is_running(self))
+  int got = -2;
+  if (!PyArg_ParseTuple(args, "OO", &call, &seconds))
     return NULL;
   if (seconds != Py_None) {
     double limit = PyFloat_AsDouble(seconds);
@@ -231,7 +235,11 @@ static PyObject *request_wait(PyObject *object, PyObject *args) {
     if (limit < 1e9)
       until = sp_link_now() + (limit > 0 ? (int64_t)(limit * 1e9) : 0);
   }
-  switch (await_reply(self, call, until)) {
+  EXT_ENTER(self->link);
+  if (is_running(self))
+    got = await_reply(self, call, until);
+  EXT_LEAVE();
+  switch (got) {
   case SP_LINK_DONE:
     Py_RETURN_TRUE;
   case SP_LINK_NOTHING:
@@ -256,7 +264,7 @@ static PyObject *request_notify(PyObject *object, PyObject *descriptor) {
 }
 
 /* True once wait would not wait. */
-static PyObject *get_done(PyObject *object, void *unused) {
+static PyObject *request_done(PyObject *object, PyObject *unused) {
   (void)unused;
   const ext_request *self = (ext_request *)object;
   sp_link *link = self->link->connection;
@@ -343,28 +351,50 @@ static PyObject *tool_result(sp_slice bytes) {
 static PyObject *request_tool_reply(PyObject *object, PyObject *unused) {
   (void)unused;
   ext_request *self = (ext_request *)object;
+  sp_link *link;
+  sp_upcall *request;
   sp_slice bytes;
-  int status = get_reply(self, &bytes);
+  int status;
+  /* Decoding may run code: the bytes are this frame's alone, and the link's
+   * until it is done. */
+  EXT_ENTER(self->link);
+  status = get_reply(self, &bytes);
+  link = self->link->connection;
+  request = self->request;
+  if (status >= 0) {
+    self->request = NULL;
+    self->link->users++;
+  }
+  EXT_LEAVE();
   if (status < 0)
     return NULL;
-  /* Decoding may run code: the bytes are this frame's alone. */
-  sp_upcall *request = self->request;
-  self->request = NULL;
   PyObject *result = status == 0
                          ? tool_result(bytes)
                          : four(status, PyBool_FromLong(0),
                                 ext_text(bytes.data, bytes.len), none());
-  if (self->link->connection != NULL)
-    sp_upcall_end(self->link->connection, request);
+  EXT_ENTER(self->link);
+  sp_upcall_end(link, request);
+  self->link->users--;
+  EXT_LEAVE();
   return result;
+}
+
+EXT_METHOD(request_notify, link_of)
+EXT_METHOD(request_reply, link_of)
+EXT_METHOD(request_cancel, link_of)
+EXT_METHOD(request_done, link_of)
+
+static PyObject *get_done(PyObject *object, void *unused) {
+  (void)unused;
+  return request_done_method(object, NULL);
 }
 
 static PyMethodDef methods[] = {
     {"wait", request_wait, METH_VARARGS, NULL},
-    {"notify", request_notify, METH_O, NULL},
-    {"reply", request_reply, METH_NOARGS, NULL},
+    {"notify", request_notify_method, METH_O, NULL},
+    {"reply", request_reply_method, METH_NOARGS, NULL},
     {"tool_reply", request_tool_reply, METH_NOARGS, NULL},
-    {"cancel", request_cancel, METH_NOARGS, NULL},
+    {"cancel", request_cancel_method, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 static PyGetSetDef getters[] = {{"done", get_done, NULL, NULL, NULL},

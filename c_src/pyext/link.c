@@ -68,7 +68,10 @@ static int connect_to(sp_link *link, const char *path) {
 
 static bool say_hello(sp_link *link, const uint8_t *token) {
   uint8_t hello[SP_HELLO_BYTES];
-  sp_hello_put(hello, token, link->config.threaded ? 0 : SP_HELLO_OFFERS);
+  unsigned flags = link->config.threaded ? 0 : SP_HELLO_OFFERS;
+  if (link->config.no_gil)
+    flags |= SP_HELLO_NO_GIL;
+  sp_hello_put(hello, token, flags);
   ssize_t sent = send(link->socket, hello, sizeof hello, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof hello;
 }
@@ -184,6 +187,8 @@ static void forget_in_child(void) {
   link->probe_since = 0;
   atomic_store(&link->gone, true);
 }
+
+bool sp_link_is_copy(const sp_link *link) { return link->socket < 0; }
 
 static sp_link *new_link(const sp_link_config *config) {
   sp_link *link = calloc(1, sizeof *link);
@@ -305,7 +310,7 @@ void sp_link_close(sp_link *link) {
   while (link->messenger || link->probe_since != 0)
     pthread_cond_wait(&link->messenger_gone, &link->lock);
   pthread_mutex_unlock(&link->lock);
-  if (link->socket >= 0) { /* else we are the child of a fork */
+  if (!sp_link_is_copy(link)) {
     sp_link_ring(link->kick);
     pthread_join(link->watcher, NULL);
   }

@@ -29,6 +29,8 @@ typedef struct sp_link_config {
    * may then be several at a time. Otherwise calls may come ahead of their
    * turn, and be taken back. */
   bool threaded;
+  /* Told to the BEAM: threads compute at the same time. */
+  bool no_gil;
   /* Sent to the thread that opened the link when a call that it took is
    * cancelled. */
   int interrupt_signal;
@@ -54,6 +56,8 @@ enum sp_link_result {
 int sp_link_open(const char *path, const uint8_t token[SP_LINK_TOKEN],
                  const sp_link_config *config, sp_link **out,
                  char why[SP_LINK_WHY]);
+/* Whether this process is the child of a fork, which may only close it. */
+bool sp_link_is_copy(const sp_link *link);
 /* Ends the watcher and the connection, and frees the link. No other thread may
  * be in a function of it, but between sp_job_keep and sp_job_release: that is
  * waited for. */

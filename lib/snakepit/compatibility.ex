@@ -7,6 +7,12 @@ defmodule Snakepit.Compatibility do
   safe there. The table is a hint, made from the libraries' own documentation;
   it does not look at what is installed.
 
+  Where it says that a library releases the GIL, its threads compute at the same
+  time in any Python. In a free-threaded one all threads do, unless a library has
+  switched the GIL on because it needs it: a worker's metadata tell
+  (`:free_threaded` in `Snakepit.Pool.Registry.get_worker_metadata/1`). What is not
+  safe in threads is less so there.
+
       iex> {:ok, _} = Snakepit.Compatibility.check("numpy", :thread)
       iex> {:error, text} = Snakepit.Compatibility.check(:pandas, :thread)
       iex> text

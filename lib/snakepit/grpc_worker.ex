@@ -303,8 +303,9 @@ defmodule Snakepit.GRPCWorker do
     end
   end
 
-  def handle_info({:snakepit_local, ref, :ready}, %State{local: %{ref: ref}} = state)
-      when state.phase == :waiting do
+  def handle_info({:snakepit_local, ref, said}, %State{local: %{ref: ref}} = state)
+      when said in [:ready, {:ready, :no_gil}] and state.phase == :waiting do
+    :ok = Workers.put_metadata(state.id, %{free_threaded: said != :ready})
     worker = %{id: state.id, pool: state.pool, os_pid: state.os_pid}
     {:ok, _pid} = WorkerRequests.start_link(state.local.link, worker)
     state = %{state | channel: state.local.link}

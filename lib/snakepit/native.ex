@@ -343,6 +343,8 @@ defmodule Snakepit.Native do
 
       {:snakepit_local, ref, :ready}            it has come: slot_add/7 takes the
                                                 link in place of a channel
+      {:snakepit_local, ref, {:ready, :no_gil}} the same, and its threads run
+                                                Python without a global lock
       {:snakepit_local, ref, {:pong, n, ms}}    it answered local_ping/2; for `ms`
                                                 its interpreter has let no other
                                                 thread in

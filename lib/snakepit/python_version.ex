@@ -65,7 +65,9 @@ defmodule Snakepit.PythonVersion do
 
   @doc """
   Whether a build of this version can run without the global interpreter lock
-  (3.13 and later). That does not say that the one that is installed does.
+  (3.13 and later). That does not say that the one that is installed does: what a
+  worker runs on its metadata tell, as `:free_threaded`
+  (`Snakepit.Pool.Registry.get_worker_metadata/1`).
   """
   @spec supports_free_threading?(version) :: boolean
   def supports_free_threading?({major, minor, _patch}), do: {major, minor} >= {3, 13}

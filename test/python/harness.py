@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-import grpc
-
 from snakepit_bridge import _values
 
 HERE = Path(__file__).resolve().parent
@@ -87,6 +85,7 @@ class Worker:
         return int(self.ready_file.read_text())
 
     def connect(self) -> Worker:
+        import grpc  # not there for every interpreter: shared memory does without
         import snakepit_bridge_pb2
         import snakepit_bridge_pb2_grpc
 

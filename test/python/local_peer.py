@@ -65,8 +65,10 @@ def ring_bell(descriptor: int) -> None:
 
 def build_extension(directory: Path) -> str:
     """The folder that holds the extension: that of the build, or one made here."""
+    from snakepit_bridge import _native_file
+
     given = os.environ.get("SNAKEPIT_PROTO_PATH", "")
-    if (Path(given) / "_snakepit_native.abi3.so").exists():
+    if (Path(given) / _native_file.file_name()).exists():
         return given
     command = ["make", "-s", "-C", str(ROOT / "c_src"), "extension", f"MIX_APP_PATH={directory}"]
     subprocess.run([*command, f"PYTHON={sys.executable}"], check=True)
@@ -171,7 +173,9 @@ class Listener:
             assert part, "the worker left during the handshake"
             hello += part
         assert hello[:12] + hello[16:] == MAGIC[:12] + self.token
-        self.takes_offers = struct.unpack_from("<I", hello, 12)[0] == 1
+        (flags,) = struct.unpack_from("<I", hello, 12)
+        assert flags & ~7 == 0
+        self.takes_offers, self.no_gil = flags & 1 != 0, flags & 4 != 0
         return Connection(connection, self.capacity)
 
     def close(self) -> None:

@@ -7,17 +7,20 @@ import enum
 import gc
 import importlib
 import math
+import os
 import random
+import subprocess
 import sys
+import sysconfig
 from collections import OrderedDict, defaultdict, deque, namedtuple
 from pathlib import Path
 from typing import Any
 
 import cbor
 import pytest
-from local_peer import native_module
+from local_peer import build_extension, native_module
 
-from snakepit_bridge import ZeroCopyRef, _native
+from snakepit_bridge import ZeroCopyRef, _native, _native_file
 from snakepit_bridge.errors import DecodeError, EncodeError
 from snakepit_bridge.worker import local_values
 
@@ -345,10 +348,62 @@ def test_nothing_is_found_where_there_is_nothing(
     monkeypatch.setattr(sys, "path", [])
     importlib.invalidate_caches()
     assert _native.load() is None
-    (tmp_path / "_snakepit_native.abi3.so").write_bytes(b"not a library")
+    (tmp_path / _native_file.file_name()).write_bytes(b"not a library")
     assert _native.load() is None
 
 
-def test_free_threaded_interpreters_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "abiflags", "t")
+GIL = [".cpython-313-x86_64-linux-gnu.so", ".abi3.so", ".so"]
+FREE = [".cpython-313t-x86_64-linux-gnu.so", ".abi3.so", ".so"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "suffixes", "name"),
+    [
+        ("", GIL, "_snakepit_native.abi3.so"),
+        ("d", GIL, "_snakepit_native.abi3.so"),
+        ("t", FREE, "_snakepit_native.cpython-313t-x86_64-linux-gnu.so"),
+        ("td", FREE, "_snakepit_native.cpython-313t-x86_64-linux-gnu.so"),
+    ],
+)
+def test_free_threaded_interpreters_have_a_file_of_their_own(
+    flags: str, suffixes: list[str], name: str
+) -> None:
+    assert _native_file.file_name(flags, suffixes) == name
+
+
+def test_the_build_is_told_the_file_and_the_headers() -> None:
+    script = _native_file.__file__
+    said = subprocess.run(
+        [sys.executable, "-I", script], capture_output=True, text=True, check=True
+    ).stdout
+    include = sysconfig.get_paths()["include"]
+    assert said == f"{_native_file.file_name()} {include}\n"
+
+
+@pytest.mark.parametrize("found", ["build", "installed"])
+def test_a_free_threaded_interpreter_is_given_no_other_build(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str
+) -> None:
+    """Which it would load, and crash."""
+    monkeypatch.setattr(_native, "file_name", lambda: f"_snakepit_native{FREE[0]}")
+    monkeypatch.delitem(sys.modules, "_snakepit_native", raising=False)
+    built = Path(build_extension(tmp_path)) / _native_file.file_name()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "_snakepit_native.abi3.so").write_bytes(built.read_bytes())
+    monkeypatch.setenv(
+        "SNAKEPIT_PROTO_PATH", str(tmp_path / ("here" if found == "build" else "nowhere"))
+    )
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "here")] if found == "installed" else [])
+    importlib.invalidate_caches()
     assert _native.load() is None
+
+
+def test_an_installed_one_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delitem(sys.modules, "_snakepit_native", raising=False)
+    path = build_extension(tmp_path)
+    monkeypatch.setenv("SNAKEPIT_PROTO_PATH", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(sys, "path", [path])
+    importlib.invalidate_caches()
+    module = _native.load()
+    assert module is not None
+    assert module.__file__ == os.path.join(path, _native_file.file_name())

@@ -57,7 +57,8 @@ defmodule Snakepit.GRPCWorker.Local do
   def refused(program) do
     "transport: :local is asked for, but #{program} cannot load the native part of " <>
       "snakepit_bridge (_snakepit_native): it is built with the package when the headers of " <>
-      "Python are there (Debian: python3-dev). With transport: :auto gRPC is used instead"
+      "Python are there (Debian: python3-dev), and once more for each free-threaded Python " <>
+      "(SNAKEPIT_PYTHON=#{program} mix compile). With transport: :auto gRPC is used instead"
   end
 
   @doc "Why a worker cannot join workers that take the other encoding."

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from importlib.machinery import ExtensionFileLoader
-from importlib.util import module_from_spec, spec_from_loader
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from typing import Any, Optional
 
+from ._native_file import NAME, file_name
 from ._proto import PATH_VARIABLE
-
-_NAME = "_snakepit_native"
-_FILE = f"{_NAME}.abi3.so"
 
 
 def load() -> Optional[Any]:
@@ -20,23 +17,30 @@ def load() -> Optional[Any]:
 
     That of the build that started the worker comes before an installed one.
     """
-    if "t" in getattr(sys, "abiflags", ""):
-        return None  # the stable ABI knows no interpreter without a global lock
-    if _NAME in sys.modules:
-        return sys.modules[_NAME]
-    path = os.path.join(os.environ.get(PATH_VARIABLE, ""), _FILE)
+    if NAME in sys.modules:
+        return sys.modules[NAME]
+    path = os.path.join(os.environ.get(PATH_VARIABLE, ""), file_name())
     try:
-        return _load_file(path) if os.path.isfile(path) else import_module(_NAME)
+        return _load_file(path if os.path.isfile(path) else _installed())
     except ImportError:
         return None
 
 
+def _installed() -> str:
+    spec = find_spec(NAME)
+    origin = None if spec is None else spec.origin
+    # A free-threaded interpreter would take one of the stable ABI, and crash.
+    if origin is None or os.path.basename(origin) != file_name():
+        raise ImportError(f"no {file_name()}")
+    return origin
+
+
 def _load_file(path: str) -> Any:
-    loader = ExtensionFileLoader(_NAME, path)
-    spec = spec_from_loader(_NAME, loader, origin=path)
+    loader = ExtensionFileLoader(NAME, path)
+    spec = spec_from_file_location(NAME, path, loader=loader)
     if spec is None:
         raise ImportError(f"cannot load {path}")
     module = module_from_spec(spec)
     loader.exec_module(module)
-    sys.modules[_NAME] = module
+    sys.modules[NAME] = module
     return module

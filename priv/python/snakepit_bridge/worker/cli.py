@@ -71,7 +71,7 @@ def _load_grpc() -> Any:
         import grpc  # noqa: F401
     except ImportError as error:
         raise BridgeError(
-            f"cannot import grpcio: {type(error).__name__}: {error} - "
+            f"cannot import grpcio: {type(error).__name__}: {error} - {_remedy()}"
             f"{sys.executable} -m pip install 'grpcio>=1.60,<2' 'protobuf>=4.25,<8', "
             "or name another interpreter in config :snakepit, :python_executable"
         ) from error
@@ -86,6 +86,16 @@ def _load_for_all(options: argparse.Namespace) -> Any:
     adapter = _load_adapter(options)
     prepare(adapter)
     return adapter
+
+
+def _remedy() -> str:
+    """Where grpcio can hardly be had there is shared memory, which does without."""
+    if "t" not in getattr(sys, "abiflags", ""):
+        return ""
+    return (
+        "build the native part for this free-threaded interpreter, "
+        f"SNAKEPIT_PYTHON={sys.executable} mix compile, or "
+    )
 
 
 def _load_adapter(options: argparse.Namespace) -> Any:

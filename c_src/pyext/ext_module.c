@@ -1,5 +1,6 @@
 /* The module _snakepit_native: what snakepit_bridge._native finds. */
 #include "ext.h"
+#include "ext_dlpack.h"
 
 ext_hooks ext;
 
@@ -97,7 +98,8 @@ PyInit__snakepit_native(void) {
   PyObject *request =
       link != NULL ? add_type(module, &ext_request_spec, "Request") : NULL;
   Py_XDECREF(link);
-  if (request == NULL) {
+  if (request == NULL || ext_dlpack_init(module) != 0) {
+    Py_XDECREF(request);
     Py_XDECREF(call);
     Py_DECREF(module);
     return NULL;

@@ -50,9 +50,5 @@ if program "$PKG_CONFIG"; then
 else
   need pkg-config pkg-config "brew install pkg-config"
 fi
-if program "${CC%% *}"; then
-  header dlpack/dlpack.h ||
-    note "the DLPack header" libdlpack-dev "dlpack.h from github.com/dmlc/dlpack"
-fi
 
 exit $missing

@@ -61,7 +61,6 @@ run_packages() {
   header pb_decode.h || want libnanopb-dev nanopb "protobuf in C"
   header uv.h || want libuv1-dev libuv "event loop of the spawner"
   header hwloc.h || want libhwloc-dev hwloc "processor topology"
-  header dlpack/dlpack.h || want libdlpack-dev - "tensor headers"
   program python3 || program python || want python3 python "Python"
   # The system's Python needs these; one that somebody installed has them.
   case $(command -v python3) in
@@ -76,6 +75,7 @@ run_packages() {
 
 test_packages() {
   header cmocka.h || want libcmocka-dev cmocka "C tests"
+  header dlpack/dlpack.h || want libdlpack-dev - "tensor headers, to compare ours with"
   program node || want nodejs node "workers in JavaScript"
   program clang || want clang llvm "second compiler, fuzzing"
   file /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-* \

@@ -1,5 +1,6 @@
 /* The module _snakepit_native: what snakepit_bridge._native finds. */
 #include "ext.h"
+#include "ext_dlpack.h"
 
 ext_hooks ext;
 static PyTypeObject *link_type;
@@ -106,7 +107,8 @@ static int add_type(PyObject *module, PyTypeObject *type, const char *name) {
 /* By one thread at a time: the import lock is held. */
 static int fill_module(PyObject *module) {
   if (make_types() != 0 || add_type(module, ext_call_type, "Call") != 0 ||
-      add_type(module, link_type, "Link") != 0)
+      add_type(module, link_type, "Link") != 0 ||
+      ext_dlpack_init(module) != 0)
     return -1;
   return add_type(module, ext_request_type, "Request");
 }

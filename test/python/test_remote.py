@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from snakepit_bridge import remote
+from snakepit_bridge import ZeroCopyRef, remote
 from snakepit_bridge.errors import EncodeError, ToolCancelled
 
 
@@ -98,6 +98,10 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
+class Shared(bytes):
+    """As those that lie in shared memory are."""
+
+
 Pair = collections.namedtuple("Pair", "a b")
 
 
@@ -110,6 +114,8 @@ Pair = collections.namedtuple("Pair", "a b")
         1.5,
         "text",
         b"bytes",
+        Shared(b"bytes"),
+        ZeroCopyRef({"kind": "dlpack"}),
         [1, [2, {"a": (3, {4})}]],
         datetime.date(2024, 2, 29),
         decimal.Decimal("1.5"),

@@ -16,7 +16,7 @@ from typing import Any, Callable, Optional
 
 from . import _graceful, _tags
 from .errors import DecodeError, EncodeError
-from .zero_copy import ZERO_COPY_KEY, ZeroCopyRef
+from .zero_copy import ZERO_COPY_KEY, ZeroCopyRef, automatic
 
 MARKER = "__snakepit_type__"
 PAYLOAD = "d"
@@ -116,8 +116,8 @@ def to_wire(value: Any, depth: int = 0) -> Any:
         tag = _tags.tagged(value)
         if tag is not None and tag.number in _tags.MARKER_OF:
             return _marked(_tags.MARKER_OF[tag.number], tag.payload)
-        own = isinstance(value, ZeroCopyRef)
-        value = value.to_payload() if own else _graceful.convert(value)
+        ref = value if isinstance(value, ZeroCopyRef) else automatic.handle(value)
+        value = _graceful.convert(value) if ref is None else ref.to_payload()
 
 
 def float_text(value: float) -> str:
@@ -189,7 +189,7 @@ def _from_marker(obj: dict[str, Any]) -> Any:
     kind = obj.get(MARKER)
     if kind is None:
         if obj.get(ZERO_COPY_KEY):
-            return ZeroCopyRef.from_payload(obj)
+            return automatic.received(obj)
         return obj
     payload = obj.get(PAYLOAD)
     if kind == "bytes" and isinstance(payload, str):

@@ -23,6 +23,7 @@ from typing import Any, Callable, Optional, Protocol
 
 from .errors import EncodeError, ToolCancelled
 from .logging_config import get_logger
+from .zero_copy import ZeroCopyRef
 
 PREFIX = "snakepit.python."
 KEY_VARIABLE = "SNAKEPIT_PYTHON_KEY"
@@ -382,8 +383,8 @@ def is_data(value: Any) -> bool:
 
 
 def _is_scalar(value: Any) -> bool:
-    """Texts and numbers of derived classes, decimals, and numpy's numbers."""
-    if isinstance(value, (str, int, float)):
+    """Texts, bytes and numbers of derived classes, handles, decimals, and numpy's numbers."""
+    if isinstance(value, (str, int, float, bytes, ZeroCopyRef)):
         return True
     decimal = sys.modules.get("decimal")
     if decimal is not None and type(value) is decimal.Decimal:

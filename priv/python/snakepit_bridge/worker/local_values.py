@@ -9,7 +9,7 @@ from typing import Any
 from .. import _graceful, _tags
 from ..errors import DecodeError, EncodeError, ToolCancelled
 from ..serialization import BinaryResult
-from ..zero_copy import ZERO_COPY_KEY, ZeroCopyRef
+from ..zero_copy import ZERO_COPY_KEY, ZeroCopyRef, automatic
 from .calls import Reply
 
 _SEQUENCES = (list, range, deque)
@@ -45,9 +45,10 @@ def simplify(value: Any) -> Any:
     tag = _tags.tagged(value)
     if tag is not None:
         return tag
-    return value.to_payload() if isinstance(value, ZeroCopyRef) else _graceful.convert(value)
+    ref = value if isinstance(value, ZeroCopyRef) else automatic.handle(value)
+    return _graceful.convert(value) if ref is None else ref.to_payload()
 
 
 def handle(payload: dict[str, Any]) -> Any:
     """A map that came with the key of handles."""
-    return ZeroCopyRef.from_payload(payload) if payload.get(ZERO_COPY_KEY) else payload
+    return automatic.received(payload) if payload.get(ZERO_COPY_KEY) else payload

@@ -12,10 +12,10 @@
 
 /* What one descriptor needs; there is room for more than one, which is none
  * of what may come. */
-typedef union control {
+typedef union descriptors {
   struct cmsghdr align;
   uint8_t bytes[CMSG_SPACE(4 * sizeof(int))];
-} control;
+} descriptors;
 
 bool sp_local_takes_segments(const sp_local_peer *peer) {
   return peer->takes_segments;
@@ -23,7 +23,7 @@ bool sp_local_takes_segments(const sp_local_peer *peer) {
 
 int sp_local_give(sp_local_peer *peer, const sp_segment_entry *entry, int fd) {
   uint8_t text[SP_SEGMENT_ENTRY];
-  control control = {.bytes = {0}};
+  descriptors control = {.bytes = {0}};
   struct iovec iov = {.iov_base = text, .iov_len = sizeof text};
   struct msghdr message = {.msg_iov = &iov,
                            .msg_iovlen = 1,
@@ -72,7 +72,7 @@ static size_t descriptors_of(struct msghdr *message, int *fd) {
  * for nothing: what a frame needs is there before it. */
 static int receive(sp_local_peer *peer, sp_local_came *out) {
   uint8_t text[SP_SEGMENT_ENTRY];
-  control control;
+  descriptors control;
   struct iovec iov = {.iov_base = text, .iov_len = sizeof text};
   struct msghdr message = {.msg_iov = &iov,
                            .msg_iovlen = 1,

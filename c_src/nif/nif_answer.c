@@ -28,13 +28,13 @@ static ERL_NIF_TERM move(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
 }
 
 /* A message: bytes, or {bytes, binaries}, with those that came beside it. */
-typedef struct message {
+typedef struct received {
   ErlNifBinary bytes;
   const nif_bins *bins; /* NULL for none, else |room| */
   nif_bins room;
-} message;
+} received;
 
-static bool get_message(ErlNifEnv *env, ERL_NIF_TERM term, message *m) {
+static bool get_message(ErlNifEnv *env, ERL_NIF_TERM term, received *m) {
   const ERL_NIF_TERM *pair;
   int arity;
   m->bins = NULL;
@@ -113,7 +113,7 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes, size_t len,
 }
 
 NIF(nif_decode_response) {
-  message m;
+  received m;
   if (!get_message(env, argv[0], &m))
     return enif_make_badarg(env);
   if (m.bytes.size <= NIF_INLINE_BYTES || !is_normal()) {
@@ -190,7 +190,7 @@ static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
 }
 
 NIF(nif_decode_chunk) {
-  message m;
+  received m;
   sp_bridge_chunk chunk;
   ERL_NIF_TERM map;
   if (!get_message(env, argv[0], &m))
@@ -215,7 +215,7 @@ NIF(nif_decode_chunk) {
 /* ---- values by themselves ---------------------------------------------- */
 
 typedef int encode_fn(nif_encoder *e, ERL_NIF_TERM term);
-typedef int decode_fn(ErlNifEnv *env, const message *m, ERL_NIF_TERM *out,
+typedef int decode_fn(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
                       size_t *pos);
 
 static ERL_NIF_TERM encode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
@@ -238,7 +238,7 @@ static ERL_NIF_TERM encode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
 
 static ERL_NIF_TERM decode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
                            decode_fn *fn, const char *name, NIF((*again))) {
-  message m;
+  received m;
   ERL_NIF_TERM term;
   size_t pos = 0;
   if (!get_message(env, argv[0], &m))
@@ -252,12 +252,12 @@ static ERL_NIF_TERM decode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
                       : decode_error(env, err, pos);
 }
 
-static int decode_json(ErlNifEnv *env, const message *m, ERL_NIF_TERM *out,
+static int decode_json(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
                        size_t *pos) {
   return nif_decode_json(env, m->bytes.data, m->bytes.size, out, pos);
 }
 
-static int decode_cbor(ErlNifEnv *env, const message *m, ERL_NIF_TERM *out,
+static int decode_cbor(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
                        size_t *pos) {
   return nif_decode_cbor_with(env, m->bytes.data, m->bytes.size, m->bins, out,
                               pos);

@@ -3,7 +3,8 @@
  * A segment's descriptor is sent to a worker once, by whoever has the link's
  * |handing|: so nobody sends a frame before the descriptors that it needs. Each
  * frame that attaches a segment is a use, which holds a reference; the worker
- * releases it, or its end does. One without references is in nobody's message
+ * releases it, or the end of its connection does, after which it is not used
+ * again. One without references is in nobody's message
  * and used by no worker, so it can be forgotten. */
 #include "nif_attach.h"
 
@@ -100,6 +101,8 @@ void nif_link_shut(nif_link *link) {
     while (known[i] != NULL) {
       nif_known *one = known[i];
       known[i] = one->next;
+      if (one->uses > 0)
+        atomic_store(&one->seg->worn, true);
       drop_uses(one->seg, one->uses);
       enif_free(one);
     }

@@ -208,6 +208,7 @@ static nif_segment *allocate(nif_segments *home, enum nif_segment_kind kind,
     return NULL;
   memset(seg, 0, sizeof *seg);
   atomic_init(&seg->refs, 1);
+  atomic_init(&seg->worn, false);
   seg->kind = kind;
   seg->id = atomic_fetch_add(&nif_segment_node.last_id, 1) + 1;
   seg->fd = -1;
@@ -391,7 +392,7 @@ void nif_segment_keep(nif_segment *seg) {
 void nif_segment_release(nif_segment *seg) {
   if (atomic_fetch_sub_explicit(&seg->refs, 1, memory_order_acq_rel) != 1)
     return;
-  if (seg->kind == NIF_SEGMENT_LENT)
+  if (seg->kind == NIF_SEGMENT_LENT && !atomic_load(&seg->worn))
     nif_segments_put(seg);
   else
     nif_segment_destroy(seg);

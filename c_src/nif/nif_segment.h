@@ -30,6 +30,9 @@ typedef struct nif_segments nif_segments;
 typedef struct nif_segment {
   atomic_long refs;
   enum nif_segment_kind kind;
+  /* A worker's connection ended while it had it: it may look at it still, so it
+   * is not written again. */
+  atomic_bool worn;
   uint64_t id;
   uint8_t *map;
   size_t bytes;       /* of the mapping */

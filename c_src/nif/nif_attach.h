@@ -13,11 +13,12 @@ typedef struct nif_encoder nif_encoder;
 /* The segments of a message that is being encoded; each is counted. */
 typedef struct nif_blobs {
   nif_segments *home;
-  size_t from;    /* how large a blob is that goes by segment */
-  uint64_t work;  /* bytes that were copied or looked through */
-  unsigned count; /* of |items| */
-  unsigned shelf; /* the one of them with room for more, from 1; 0: none */
-  unsigned slot;  /* its next piece */
+  size_t from;      /* how large a blob is that goes by segment */
+  uint64_t work;    /* bytes that were copied or looked through */
+  unsigned inlined; /* blobs for which there was no segment */
+  unsigned count;   /* of |items| */
+  unsigned shelf;   /* the one of them with room for more, from 1; 0: none */
+  unsigned slot;    /* its next piece */
   struct {
     nif_segment *seg;
     uint64_t end; /* of what is used of it */

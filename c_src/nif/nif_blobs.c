@@ -19,6 +19,7 @@ void nif_blobs_init(nif_blobs *blobs, nif_segments *home) {
   blobs->home = home;
   blobs->from = nif_segments_from(home);
   blobs->work = 0;
+  blobs->inlined = 0;
   blobs->count = 0;
   blobs->shelf = 0;
 }
@@ -141,7 +142,7 @@ int nif_blobs_put(nif_encoder *e, const uint8_t *data, size_t len,
   if (err == SP_OK)
     return put_reference(e->out, text, index, offset, len);
   if (err == SP_ERR_NOTFOUND)
-    nif_segment_count_inline(blobs->home);
+    blobs->inlined++;
   return err;
 }
 
@@ -149,6 +150,8 @@ int nif_blobs_put(nif_encoder *e, const uint8_t *data, size_t len,
 
 int nif_attached_new(nif_blobs *blobs, nif_attached **out) {
   *out = NULL;
+  if (blobs->inlined > 0)
+    nif_segment_count_inline(blobs->home, blobs->inlined);
   if (blobs->count == 0)
     return SP_OK;
   nif_attached *a = enif_alloc(sizeof *a);

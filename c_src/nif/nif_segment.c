@@ -187,10 +187,9 @@ static void discharge(nif_segments *home, size_t bytes) {
     nif_segments_discharge(home, bytes);
 }
 
-void nif_segment_count_inline(nif_segments *home) {
-  atomic_fetch_add(&nif_segment_node.inlined, 1);
-  if (home != NULL)
-    nif_segments_count(home, 0, 1);
+void nif_segment_count_inline(nif_segments *home, unsigned n) {
+  atomic_fetch_add(&nif_segment_node.inlined, n);
+  nif_segments_count(home, 0, n);
 }
 
 void nif_segment_count_lent(const nif_segment *seg, long n) {

@@ -72,8 +72,8 @@ bool nif_segment_has(const uint8_t *data, size_t len, uint64_t *id,
                      size_t *offset);
 /* The first |bytes| as a binary, which keeps it. */
 ERL_NIF_TERM nif_segment_binary(ErlNifEnv *env, nif_segment *seg, size_t bytes);
-/* A blob that went inline because there was no segment for it. */
-void nif_segment_count_inline(nif_segments *home);
+/* So many blobs went inline because there was no segment for them. */
+void nif_segment_count_inline(nif_segments *home, unsigned n);
 /* So many uses more (or less) by peers. */
 void nif_segment_count_lent(const nif_segment *seg, long n);
 /* Nobody has it any more: it is unmapped, by a thread that may wait. */

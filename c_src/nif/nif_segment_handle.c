@@ -87,8 +87,8 @@ static bool begin_writing(handle *h) {
 /* Copying so much into fresh memory takes a normal scheduler too long. */
 #define QUICK ((size_t)256 * 1024)
 
-/* Piece by piece, so that nothing is made of it as a whole. False when it goes
- * beyond |room|; SP_ERR_INVAL when it is no iodata. */
+/* SP_ERR_LIMIT when it goes beyond |room|, SP_ERR_INVAL when it is no iodata.
+ */
 static int add_bytes(ErlNifEnv *env, ERL_NIF_TERM term, uint8_t *to,
                      size_t room, size_t *done) {
   ErlNifBinary bin;

@@ -219,6 +219,7 @@ static void let_in(sp_local *local, guest *g, void *user) {
   g->fd = -1; /* the peer's now */
   peer->takes_offers = (sp_hello_flags(&g->hello) & SP_HELLO_OFFERS) != 0;
   peer->no_gil = (sp_hello_flags(&g->hello) & SP_HELLO_NO_GIL) != 0;
+  peer->takes_segments = (sp_hello_flags(&g->hello) & SP_HELLO_SEGMENTS) != 0;
   bool welcomed = welcome(peer->socket, peer) == 0;
   sp_local_hand_over(peer);
   if (!welcomed || watch(local, peer->own_bell, &peer->bell_source) != 0 ||
@@ -227,8 +228,11 @@ static void let_in(sp_local *local, guest *g, void *user) {
     sp_local_release(peer);
     return;
   }
-  /* The socket was watched as the guest's. */
-  struct epoll_event event = {.events = EPOLLIN,
+  /* The socket was watched as the guest's. What comes there from one that
+   * attaches segments is for who reads its frames: only the end is waited for.
+   */
+  struct epoll_event event = {.events =
+                                  peer->takes_segments ? EPOLLRDHUP : EPOLLIN,
                               .data.ptr = &peer->socket_source};
   epoll_ctl(local->epoll, EPOLL_CTL_MOD, peer->socket, &event);
   sp_local_keep(peer); /* the handler's, in addition to the thread's */
@@ -340,10 +344,10 @@ static void end_peer(sp_local *local, sp_local_peer *peer) {
 
 static void on_socket(sp_local *local, sp_local_peer *peer) {
   uint8_t byte[64];
-  ssize_t n = read(peer->socket, byte, sizeof byte);
+  ssize_t n = peer->takes_segments ? 0 : read(peer->socket, byte, sizeof byte);
   if (n < 0 && (errno == EAGAIN || errno == EINTR))
     return;
-  /* After the handshake nothing is said on the socket: it is over. */
+  /* After the handshake nothing else is said on the socket: it is over. */
   end_peer(local, peer);
 }
 
@@ -554,19 +558,28 @@ bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]) {
 void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count,
                    void (*release)(void *arg), void *arg) {
+  sp_local_send_with(peer, kind, call, 0, parts, count, release, arg);
+}
+
+void sp_local_send_with(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                        uint8_t attached, const sp_frame_part *parts,
+                        size_t count, void (*release)(void *arg), void *arg) {
   (void)peer;
   (void)kind;
   (void)call;
+  (void)attached;
   (void)parts;
   (void)count;
   release(arg);
 }
 
 bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
-                  const sp_frame_part *parts, size_t count, bool *bell) {
+                  uint8_t attached, const sp_frame_part *parts, size_t count,
+                  bool *bell) {
   (void)peer;
   (void)kind;
   (void)call;
+  (void)attached;
   (void)parts;
   (void)count;
   (void)bell;
@@ -606,6 +619,7 @@ void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
   (void)until;
 }
 
+void sp_local_break(sp_local_peer *peer) { (void)peer; }
 void sp_local_close(sp_local_peer *peer) { (void)peer; }
 void sp_local_keep(sp_local_peer *peer) { (void)peer; }
 void sp_local_release(sp_local_peer *peer) { (void)peer; }

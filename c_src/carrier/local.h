@@ -23,6 +23,7 @@
 
 #include "../core/sp_claim.h"
 #include "../core/sp_frame.h"
+#include "../core/sp_segment.h"
 
 #define SP_LOCAL_TOKEN 32
 
@@ -71,16 +72,21 @@ bool sp_local_unexpect(sp_local *local, const uint8_t token[SP_LOCAL_TOKEN]);
 /* Sends a frame from any thread, never waits. |release| is called exactly
  * once, when the parts' bytes are not needed any more (at once, later on any
  * thread, or when the peer is closed). At most SP_LOCAL_PARTS parts. */
-#define SP_LOCAL_PARTS 4
+#define SP_LOCAL_PARTS 5
 void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count,
                    void (*release)(void *arg), void *arg);
+/* The same with |attached| segments, whose entries the parts begin with. */
+void sp_local_send_with(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                        uint8_t attached, const sp_frame_part *parts,
+                        size_t count, void (*release)(void *arg), void *arg);
 
 /* Sends a small frame if that can be done at once and whole; true when it is
  * out. *bell is set (never cleared) when sp_local_ring is to follow: so the
  * frame can be sent with a lock held, and the bell rung without. */
 bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
-                  const sp_frame_part *parts, size_t count, bool *bell);
+                  uint8_t attached, const sp_frame_part *parts, size_t count,
+                  bool *bell);
 void sp_local_ring(sp_local_peer *peer);
 
 /* How far frames were put, and whether the worker has read so far. What it says
@@ -103,6 +109,20 @@ void sp_local_glance(sp_local_peer *peer);
  * nanoseconds) has passed. For a caller who expects an answer at once. */
 void sp_local_poll(sp_local_peer *peer, bool (*stop)(void *arg), void *arg,
                    int64_t until);
+
+/* Whether the worker takes segments and attaches some. */
+bool sp_local_takes_segments(const sp_local_peer *peer);
+/* Sends a segment's descriptor, from any thread; one that is sent twice is the
+ * caller's fault. Never waits: 0 or a negative errno, -EAGAIN when too many are
+ * on their way. */
+int sp_local_give(sp_local_peer *peer, const sp_segment_entry *entry, int fd);
+/* Within |frame| only: the descriptor that the worker has sent for |id|, the
+ * caller's from now on, and how many bytes it says that it has. SP_ERR_SYNTAX
+ * when there is none or what the worker sent is nothing such; SP_ERR_LIMIT when
+ * this process had no descriptor left for it; SP_ERR_NOMEM. */
+int sp_local_take(sp_local_peer *peer, uint64_t id, uint64_t *bytes, int *fd);
+/* Within |frame| only: it is what no worker may send. */
+void sp_local_break(sp_local_peer *peer);
 
 /* Ends the connection, from any thread; |closed| follows. */
 void sp_local_close(sp_local_peer *peer);

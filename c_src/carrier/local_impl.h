@@ -31,6 +31,15 @@ typedef struct sp_local_out {
   struct sp_local_out *next;
 } sp_local_out;
 
+/* A descriptor whose frame has not been read. */
+typedef struct sp_local_came {
+  sp_segment_entry entry;
+  int fd; /* -1: there was none left for it */
+} sp_local_came;
+/* More of them than frames that are under way can need are none of an honest
+ * worker's. */
+#define SP_LOCAL_CAME 256
+
 struct sp_local_peer {
   enum sp_local_source socket_source;
   enum sp_local_source bell_source;
@@ -41,6 +50,7 @@ struct sp_local_peer {
   int socket;
   bool takes_offers;
   bool no_gil;
+  bool takes_segments;
   int memory_fd;
   int own_bell;    /* to read */
   int worker_bell; /* to write */
@@ -53,7 +63,9 @@ struct sp_local_peer {
   atomic_int reading;
   sp_ring in;
   sp_frame_reader reader;
-  bool broken;         /* the reader's own */
+  bool broken;         /* the reader's own, ... */
+  sp_local_came *came; /* ... as are these; NULL before the first */
+  size_t came_count;
   atomic_uint handled; /* frames, by all readers */
   /* The thread looks again soon by itself: readers need not ask the worker to
    * ring. */
@@ -80,6 +92,8 @@ int64_t sp_local_now(void);
 sp_local_peer *sp_local_peer_new(sp_local *local,
                                  const sp_local_handler *handler, int socket,
                                  void *user);
+/* Closes the descriptors that no frame has asked for. */
+void sp_local_drop_came(sp_local_peer *peer);
 /* The worker has its ends of the bells. */
 void sp_local_hand_over(sp_local_peer *peer);
 /* Looks again at a peer that is hot; false when it has cooled down, and the

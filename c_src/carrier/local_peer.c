@@ -76,6 +76,7 @@ static void free_peer(sp_local_peer *peer) {
   if (peer->socket >= 0)
     close(peer->socket);
   sp_frame_reader_free(&peer->reader);
+  sp_local_drop_came(peer);
   pthread_mutex_destroy(&peer->lock);
   free(peer);
 }
@@ -218,12 +219,19 @@ static int queue(sp_local_peer *peer, const sp_frame_writer *writer,
 void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
                    const sp_frame_part *parts, size_t count,
                    void (*release)(void *arg), void *arg) {
+  sp_local_send_with(peer, kind, call, 0, parts, count, release, arg);
+}
+
+void sp_local_send_with(sp_local_peer *peer, uint8_t kind, uint64_t call,
+                        uint8_t attached, const sp_frame_part *parts,
+                        size_t count, void (*release)(void *arg), void *arg) {
   sp_frame_writer writer;
   sp_local_out *done = NULL;
   bool bell = false, kept = false;
-  int err = count > SP_LOCAL_PARTS
-                ? SP_ERR_INVAL
-                : sp_frame_begin(&writer, kind, call, parts, count);
+  int err =
+      count > SP_LOCAL_PARTS
+          ? SP_ERR_INVAL
+          : sp_frame_begin_with(&writer, kind, call, attached, parts, count);
   pthread_mutex_lock(&peer->lock);
   if (err == SP_OK && !peer->closed) {
     int wrote = 0;
@@ -249,11 +257,12 @@ void sp_local_send(sp_local_peer *peer, uint8_t kind, uint64_t call,
 }
 
 bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
-                  const sp_frame_part *parts, size_t count, bool *bell) {
+                  uint8_t attached, const sp_frame_part *parts, size_t count,
+                  bool *bell) {
   sp_frame_writer writer;
   size_t room = 0;
   int wrote = 0;
-  if (sp_frame_begin(&writer, kind, call, parts, count) != SP_OK)
+  if (sp_frame_begin_with(&writer, kind, call, attached, parts, count) != SP_OK)
     return false;
   pthread_mutex_lock(&peer->lock);
   if (!peer->closed && peer->first == NULL) {
@@ -308,6 +317,8 @@ static int read_some(sp_local_peer *peer, int max) {
       break;
     peer->handler->frame(peer->user, &frame);
     count++;
+    if (peer->broken)
+      return SP_ERR_SYNTAX;
   }
   if (count > 0)
     atomic_fetch_add_explicit(&peer->handled, (unsigned)count,
@@ -317,6 +328,11 @@ static int read_some(sp_local_peer *peer, int max) {
   peer->broken = true;
   sp_local_close(peer);
   return got;
+}
+
+void sp_local_break(sp_local_peer *peer) {
+  peer->broken = true;
+  sp_local_close(peer);
 }
 
 /* False when another thread is reading; it will look once more. */

@@ -20,6 +20,7 @@
   X(authorization)                                                             \
   X(backlog)                                                                   \
   X(binary)                                                                    \
+  X(bytes)                                                                     \
   X(ca)                                                                        \
   X(cancelled)                                                                 \
   X(capacity)                                                                  \
@@ -29,6 +30,7 @@
   X(completed)                                                                 \
   X(deadlines)                                                                 \
   X(decode)                                                                    \
+  X(descriptors)                                                               \
   X(done)                                                                      \
   X(draining)                                                                  \
   X(encode)                                                                    \
@@ -39,14 +41,23 @@
   X(full)                                                                      \
   X(grpc)                                                                      \
   X(hint)                                                                      \
+  X(idle)                                                                      \
+  X(idle_bytes)                                                                \
   X(idle_ms)                                                                   \
   X(infinity)                                                                  \
+  X(inline)                                                                    \
   X(inputs)                                                                    \
   X(key)                                                                       \
+  X(lent)                                                                      \
+  X(limit)                                                                     \
   X(listen)                                                                    \
   X(load)                                                                      \
   X(local)                                                                     \
   X(max_connections)                                                           \
+  X(mapped)                                                                    \
+  X(max_bytes)                                                                 \
+  X(max_descriptors)                                                           \
+  X(max_idle_bytes)                                                            \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(name)                                                                      \
@@ -54,6 +65,7 @@
   X(neg_infinity)                                                              \
   X(nil)                                                                       \
   X(no_gil)                                                                    \
+  X(none)                                                                      \
   X(noproc)                                                                    \
   X(not_found)                                                                 \
   X(ok)                                                                        \
@@ -65,14 +77,18 @@
   X(queue_timeout)                                                             \
   X(queue_timeouts)                                                            \
   X(queued)                                                                    \
+  X(range)                                                                     \
   X(ready)                                                                     \
   X(refused)                                                                   \
   X(requests)                                                                  \
   X(running)                                                                   \
   X(saturated)                                                                 \
+  X(sealed)                                                                    \
+  X(segments)                                                                  \
   X(served)                                                                    \
   X(session_worker_unavailable)                                                \
   X(sessions)                                                                  \
+  X(shared)                                                                    \
   X(short)                                                                     \
   X(slots)                                                                     \
   X(slots_available)                                                           \
@@ -99,12 +115,14 @@
   X(suspect)                                                                   \
   X(system_limit)                                                              \
   X(tainted)                                                                   \
+  X(threshold)                                                                 \
   X(timeout)                                                                   \
   X(tls)                                                                       \
   X(tool_error)                                                                \
   X(transports_mixed)                                                          \
   X(true)                                                                      \
   X(unary)                                                                     \
+  X(unavailable)                                                               \
   X(verify)                                                                    \
   X(wait)                                                                      \
   X(want)                                                                      \
@@ -146,6 +164,8 @@ int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
 int nif_guard_load(ErlNifEnv *env);
+int nif_segment_load(ErlNifEnv *env);
+int nif_segment_handle_load(ErlNifEnv *env);
 
 /* Every NIF has this shape. */
 #define NIF(name)                                                              \
@@ -205,6 +225,14 @@ NIF(nif_guard_new);
 NIF(nif_guard_disarm);
 NIF(nif_server_peer);
 NIF(nif_server_read);
+NIF(nif_pool_segments);
+NIF(nif_pool_set_segments);
+NIF(nif_segment_alloc);
+NIF(nif_segment_write);
+NIF(nif_segment_to_binary);
+NIF(nif_segment_info);
+NIF(nif_segments_set_limit);
+NIF(nif_binary_segment);
 NIF(nif_os_signal);
 NIF(nif_os_signal_group);
 

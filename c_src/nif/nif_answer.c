@@ -27,12 +27,39 @@ static ERL_NIF_TERM move(ErlNifEnv *env, const char *name, NIF((*fn)), int argc,
                            argv);
 }
 
+/* A message: bytes, or {bytes, binaries}, with those that came beside it. */
+typedef struct received {
+  ErlNifBinary bytes;
+  const nif_bins *bins; /* NULL for none, else |room| */
+  nif_bins room;
+} received;
+
+static bool get_message(ErlNifEnv *env, ERL_NIF_TERM term, received *m) {
+  const ERL_NIF_TERM *pair;
+  int arity;
+  m->bins = NULL;
+  if (enif_inspect_binary(env, term, &m->bytes))
+    return true;
+  if (!enif_get_tuple(env, term, &arity, &pair) || arity != 2 ||
+      !enif_inspect_binary(env, pair[0], &m->bytes))
+    return false;
+  ERL_NIF_TERM head, list = pair[1];
+  m->bins = &m->room;
+  m->room.count = 0;
+  while (enif_get_list_cell(env, list, &head, &list)) {
+    if (m->room.count == SP_SEGMENTS_MAX || !enif_is_binary(env, head))
+      return false;
+    m->room.terms[m->room.count++] = head;
+  }
+  return enif_is_empty_list(env, list);
+}
+
 /* The result's value as a term; SP_OK or where JSON broke. */
 static int result_term(ErlNifEnv *env, const sp_bridge_response *r,
-                       ERL_NIF_TERM *out, size_t *pos) {
+                       const nif_bins *bins, ERL_NIF_TERM *out, size_t *pos) {
   sp_slice text;
   if (r->has_cbor)
-    return nif_decode_cbor(env, r->cbor.data, r->cbor.len, out, pos);
+    return nif_decode_cbor_with(env, r->cbor.data, r->cbor.len, bins, out, pos);
   if (!r->has_result) {
     *out = am_nil;
     return SP_OK;
@@ -58,8 +85,8 @@ static ERL_NIF_TERM tool_error(ErlNifEnv *env, sp_slice message) {
   return enif_make_tuple2(env, am_tool_error, term);
 }
 
-ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
-                               size_t len) {
+ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes, size_t len,
+                               const nif_bins *bins) {
   sp_bridge_response r;
   ERL_NIF_TERM term;
   size_t pos = 0;
@@ -68,7 +95,7 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
     return decode_error(env, err, 0);
   if (!r.success)
     return tool_error(env, r.error_message);
-  err = result_term(env, &r, &term, &pos);
+  err = result_term(env, &r, bins, &term, &pos);
   if (err == SP_ERR_LIMIT && is_normal())
     return 0;
   if (r.binary_result.len > 0)
@@ -86,11 +113,12 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
 }
 
 NIF(nif_decode_response) {
-  ErlNifBinary bytes;
-  if (!enif_inspect_binary(env, argv[0], &bytes))
+  received m;
+  if (!get_message(env, argv[0], &m))
     return enif_make_badarg(env);
-  if (bytes.size <= NIF_INLINE_BYTES || !is_normal()) {
-    ERL_NIF_TERM term = nif_decode_answer(env, bytes.data, bytes.size);
+  if (m.bytes.size <= NIF_INLINE_BYTES || !is_normal()) {
+    ERL_NIF_TERM term =
+        nif_decode_answer(env, m.bytes.data, m.bytes.size, m.bins);
     if (term != 0)
       return term;
   }
@@ -135,7 +163,7 @@ static bool is_struct(ErlNifEnv *env, ERL_NIF_TERM map) {
 
 /* The payload map of interop 1.9. */
 static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
-                     ERL_NIF_TERM *map) {
+                     const nif_bins *bins, ERL_NIF_TERM *map) {
   ERL_NIF_TERM value;
   size_t pos;
   sp_slice data = chunk->data;
@@ -143,8 +171,8 @@ static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
   if (!chunk->has_cbor && data.len == 0)
     return SP_OK;
   int err = chunk->has_cbor
-                ? nif_decode_cbor(env, chunk->cbor.data, chunk->cbor.len,
-                                  &value, &pos)
+                ? nif_decode_cbor_with(env, chunk->cbor.data, chunk->cbor.len,
+                                       bins, &value, &pos)
                 : nif_decode_json(env, data.data, data.len, &value, &pos);
   if (err == SP_OK) {
     if (enif_is_map(env, value) && !is_struct(env, value))
@@ -162,18 +190,18 @@ static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
 }
 
 NIF(nif_decode_chunk) {
-  ErlNifBinary bytes;
+  received m;
   sp_bridge_chunk chunk;
   ERL_NIF_TERM map;
-  if (!enif_inspect_binary(env, argv[0], &bytes))
+  if (!get_message(env, argv[0], &m))
     return enif_make_badarg(env);
-  if (bytes.size > NIF_INLINE_BYTES && is_normal())
+  if (m.bytes.size > NIF_INLINE_BYTES && is_normal())
     return move(env, "decode_chunk", nif_decode_chunk, argc, argv);
   pairs metadata = {.env = env, .map = enif_make_new_map(env)};
-  int err =
-      sp_bridge_get_chunk(bytes.data, bytes.size, &chunk, add_pair, &metadata);
+  int err = sp_bridge_get_chunk(m.bytes.data, m.bytes.size, &chunk, add_pair,
+                                &metadata);
   if (err == SP_OK)
-    err = chunk_map(env, &chunk, &map);
+    err = chunk_map(env, &chunk, m.bins, &map);
   if (err == SP_ERR_LIMIT && is_normal())
     return move(env, "decode_chunk", nif_decode_chunk, argc, argv);
   if (err != SP_OK)
@@ -187,8 +215,8 @@ NIF(nif_decode_chunk) {
 /* ---- values by themselves ---------------------------------------------- */
 
 typedef int encode_fn(nif_encoder *e, ERL_NIF_TERM term);
-typedef int decode_fn(ErlNifEnv *env, const uint8_t *bytes, size_t len,
-                      ERL_NIF_TERM *out, size_t *pos);
+typedef int decode_fn(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
+                      size_t *pos);
 
 static ERL_NIF_TERM encode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
                            encode_fn *fn, const char *name, NIF((*again))) {
@@ -210,18 +238,29 @@ static ERL_NIF_TERM encode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
 
 static ERL_NIF_TERM decode(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
                            decode_fn *fn, const char *name, NIF((*again))) {
-  ErlNifBinary bytes;
+  received m;
   ERL_NIF_TERM term;
   size_t pos = 0;
-  if (!enif_inspect_binary(env, argv[0], &bytes))
+  if (!get_message(env, argv[0], &m))
     return enif_make_badarg(env);
-  if (bytes.size > NIF_INLINE_BYTES && is_normal())
+  if (m.bytes.size > NIF_INLINE_BYTES && is_normal())
     return move(env, name, again, argc, argv);
-  int err = fn(env, bytes.data, bytes.size, &term, &pos);
+  int err = fn(env, &m, &term, &pos);
   if (err == SP_ERR_LIMIT && is_normal())
     return move(env, name, again, argc, argv);
   return err == SP_OK ? enif_make_tuple2(env, am_ok, term)
                       : decode_error(env, err, pos);
+}
+
+static int decode_json(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
+                       size_t *pos) {
+  return nif_decode_json(env, m->bytes.data, m->bytes.size, out, pos);
+}
+
+static int decode_cbor(ErlNifEnv *env, const received *m, ERL_NIF_TERM *out,
+                       size_t *pos) {
+  return nif_decode_cbor_with(env, m->bytes.data, m->bytes.size, m->bins, out,
+                              pos);
 }
 
 NIF(nif_json_encode) {
@@ -230,8 +269,7 @@ NIF(nif_json_encode) {
 }
 
 NIF(nif_json_decode) {
-  return decode(env, argc, argv, nif_decode_json, "json_decode",
-                nif_json_decode);
+  return decode(env, argc, argv, decode_json, "json_decode", nif_json_decode);
 }
 
 NIF(nif_cbor_encode) {
@@ -239,6 +277,5 @@ NIF(nif_cbor_encode) {
 }
 
 NIF(nif_cbor_decode) {
-  return decode(env, argc, argv, nif_decode_cbor, "cbor_decode",
-                nif_cbor_decode);
+  return decode(env, argc, argv, decode_cbor, "cbor_decode", nif_cbor_decode);
 }

@@ -10,6 +10,7 @@ void nif_build_init(nif_builder *b, ErlNifEnv *env) {
   sp_buf_init(&b->frames, &nif_mem, 0);
   sp_buf_init(&b->bytes, &nif_mem, 0);
   b->work = 0;
+  b->bins = NULL;
 }
 
 void nif_build_free(nif_builder *b) {

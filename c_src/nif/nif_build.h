@@ -13,10 +13,11 @@ typedef struct nif_frame {
 
 typedef struct nif_builder {
   ErlNifEnv *env;
-  sp_buf terms;  /* of ERL_NIF_TERM */
-  sp_buf frames; /* of nif_frame */
-  sp_buf bytes;  /* scratch */
-  uint64_t work; /* see nif_may_convert */
+  sp_buf terms;                /* of ERL_NIF_TERM */
+  sp_buf frames;               /* of nif_frame */
+  sp_buf bytes;                /* scratch */
+  uint64_t work;               /* see nif_may_convert */
+  const struct nif_bins *bins; /* the decoder's own; NULL for none */
 } nif_builder;
 
 void nif_build_init(nif_builder *b, ErlNifEnv *env);

@@ -42,6 +42,8 @@ static void call_dtor(ErlNifEnv *env, void *obj) {
   if (call->session.size > 0)
     enif_release_binary(&call->session);
   grpc_slice_unref(call->body);
+  if (call->attached != NULL)
+    nif_attached_free(call->attached);
   grpc_slice_unref(call->correlation);
   if (call->env != NULL)
     enif_free_env(call->env);
@@ -191,11 +193,13 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes) {
 }
 
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
-                          const uint8_t *bytes, size_t len) {
+                          const uint8_t *bytes, size_t len,
+                          const nif_incoming *in) {
   if (!call->stream || !begin_chunk(call))
     return;
   ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, caller_env, env, am_chunk, nif_make_bytes(env, bytes, len));
+  send_chunk(call, caller_env, env, am_chunk,
+             nif_incoming_message(env, bytes, len, in));
 }
 
 void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n) {
@@ -369,9 +373,20 @@ void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
   }
   if (nif_call_tells(call))
     tell_started(call, env);
+  const char *why = NULL;
   if (is_local(call)) {
-    nif_local_start_call(call);
-    nif_call_started(call);
+    why = nif_local_start_call(call);
+    if (why == NULL) {
+      nif_call_started(call);
+      return;
+    }
+  } else if (call->attached != NULL) { /* it joined after that was encoded */
+    why = "the worker takes no large values beside its messages";
+  }
+  if (why != NULL) {
+    nif_call_answer(call, env, GRPC_STATUS_RESOURCE_EXHAUSTED, why,
+                    strlen(why));
+    nif_pool_complete(call, env);
     return;
   }
   if (nif_rpc_start(call) == SP_OK)

@@ -9,10 +9,14 @@
 #include "../carrier/grpc_client.h"
 #include "../core/sp_bridge.h"
 #include "../core/sp_dispatch.h"
+#include "nif_attach.h"
 
 typedef struct nif_slot nif_slot;
 
 enum nif_encoding { NIF_UNDECIDED, NIF_JSON, NIF_CBOR };
+/* Whether large binaries go by segment: while every worker so far takes them.
+ */
+enum nif_sharing { NIF_SHARES_UNDECIDED, NIF_SHARES, NIF_SHARES_NOT };
 
 typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
@@ -35,6 +39,8 @@ typedef struct nif_pool {
   /* How arguments are encoded, which is before a worker is chosen: as the
    * first worker takes them, for good. */
   atomic_int encoding;
+  atomic_int shares;      /* an nif_sharing */
+  nif_segments *segments; /* fixed, counted */
 } nif_pool;
 
 struct nif_slot {
@@ -122,6 +128,7 @@ typedef struct nif_call {
   bool offered;               /* it can be taken back */
   int64_t stopped_at;         /* when it was cancelled; 0: not */
   grpc_slice body;
+  nif_attached *attached; /* NULL, or the segments that belong to it */
   grpc_slice correlation;
   int64_t deadline;
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
@@ -174,7 +181,7 @@ ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env);
 void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes);
 /* The same for one in plain memory. */
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *env, const uint8_t *bytes,
-                          size_t len);
+                          size_t len, const nif_incoming *in);
 /* Tells the caller that |n| more inputs may be sent, unless the call has
  * ended. */
 void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n);

@@ -24,6 +24,53 @@ static int push_bigint(nif_builder *b, const sp_cbor_token *t) {
   return term == 0 ? SP_ERR_LIMIT : nif_build_push(b, term);
 }
 
+/* The three numbers of a reference. */
+static bool get_reference(ErlNifEnv *env, ERL_NIF_TERM list, ErlNifUInt64 *to) {
+  ERL_NIF_TERM head;
+  for (int i = 0; i < 3; i++)
+    if (!enif_get_list_cell(env, list, &head, &list) ||
+        !enif_get_uint64(env, head, &to[i]))
+      return false;
+  return enif_is_empty_list(env, list);
+}
+
+/* Looking through text, and making lists of arrays, takes time that the length
+ * of the message does not show. */
+static bool is_long(nif_builder *b, size_t len) {
+  b->work += len;
+  return b->work > NIF_INLINE_BYTES &&
+         enif_thread_type() == ERL_NIF_THR_NORMAL_SCHEDULER;
+}
+
+/* Bytes that came beside the message. */
+static int shared(nif_builder *b, bool text, ERL_NIF_TERM item,
+                  ERL_NIF_TERM *out) {
+  ErlNifUInt64 at[3];
+  ErlNifBinary bin;
+  if (b->bins == NULL || !get_reference(b->env, item, at) ||
+      at[0] >= b->bins->count ||
+      !enif_inspect_binary(b->env, b->bins->terms[at[0]], &bin) ||
+      sp_segment_range(bin.size, at[1], at[2]) != SP_OK)
+    return SP_ERR_SYNTAX;
+  if (text && is_long(b, (size_t)at[2]))
+    return SP_ERR_LIMIT;
+  if (text && sp_cbor_check_text(bin.data + at[1], (size_t)at[2],
+                                 &(size_t){0}) != SP_OK)
+    return SP_ERR_UTF8;
+  *out = enif_make_sub_binary(b->env, b->bins->terms[at[0]], (size_t)at[1],
+                              (size_t)at[2]);
+  return SP_OK;
+}
+
+static int array(nif_builder *b, uint64_t number, ERL_NIF_TERM item,
+                 ERL_NIF_TERM *out) {
+  ErlNifBinary bin;
+  if (b->bins != NULL && enif_inspect_binary(b->env, item, &bin) &&
+      is_long(b, bin.size))
+    return SP_ERR_LIMIT;
+  return nif_build_array(b, number, item, out);
+}
+
 /* What |number| makes of |item|; itself where the tag has no meaning here. */
 static int meaning(nif_builder *b, uint64_t number, ERL_NIF_TERM item,
                    ERL_NIF_TERM *out) {
@@ -48,11 +95,13 @@ static int meaning(nif_builder *b, uint64_t number, ERL_NIF_TERM item,
   case SP_VALUE_TAG_DECIMAL:
   case SP_VALUE_TAG_DECIMAL_EXTRA:
     return nif_build_decimal(b, item, out);
+  case SP_VALUE_TAG_SHARED_BYTES:
+  case SP_VALUE_TAG_SHARED_TEXT:
+    return shared(b, number == SP_VALUE_TAG_SHARED_TEXT, item, out);
   default:
     *out = item;
-    return sp_array_type_of(number, &type)
-               ? nif_build_array(b, number, item, out)
-               : SP_OK;
+    return sp_array_type_of(number, &type) ? array(b, number, item, out)
+                                           : SP_OK;
   }
 }
 
@@ -132,11 +181,17 @@ static int step(nif_builder *b, const sp_cbor_token *t) {
 
 int nif_decode_cbor(ErlNifEnv *env, const uint8_t *cbor, size_t len,
                     ERL_NIF_TERM *out, size_t *pos) {
+  return nif_decode_cbor_with(env, cbor, len, NULL, out, pos);
+}
+
+int nif_decode_cbor_with(ErlNifEnv *env, const uint8_t *cbor, size_t len,
+                         const nif_bins *bins, ERL_NIF_TERM *out, size_t *pos) {
   nif_builder b;
   sp_cbor_reader reader;
   sp_cbor_token token;
   int err;
   nif_build_init(&b, env);
+  b.bins = bins;
   sp_cbor_reader_init(&reader, &nif_mem, cbor, len, SP_VALUE_CBOR_DEPTH);
   do {
     err = sp_cbor_next(&reader, &token);

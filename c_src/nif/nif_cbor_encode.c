@@ -6,6 +6,7 @@
 #include "../core/sp_cbor.h"
 #include "../core/sp_error.h"
 #include "../core/sp_value.h"
+#include "nif_attach.h"
 #include "nif_struct.h"
 
 #define TRY(call)                                                              \
@@ -17,8 +18,25 @@
 
 static int put_term(nif_encoder *e, ERL_NIF_TERM term, uint32_t depth);
 
+/* SP_ERR_NOTFOUND when it is to go inline. */
+static int put_blob(nif_encoder *e, const ErlNifBinary *bin, bool may_be_text) {
+  if (e->blobs == NULL || bin->size < e->blobs->from)
+    return SP_ERR_NOTFOUND;
+  return nif_blobs_put(e, bin->data, bin->size, may_be_text);
+}
+
+static int put_bytes(nif_encoder *e, const ErlNifBinary *bin) {
+  int err = put_blob(e, bin, false);
+  return err == SP_ERR_NOTFOUND
+             ? sp_cbor_put_bytes(e->out, bin->data, bin->size)
+             : err;
+}
+
 static int put_binary(nif_encoder *e, const ErlNifBinary *bin) {
-  int err = sp_cbor_put_text(e->out, bin->data, bin->size);
+  int err = put_blob(e, bin, true);
+  if (err != SP_ERR_NOTFOUND)
+    return err;
+  err = sp_cbor_put_text(e->out, bin->data, bin->size);
   if (err == SP_ERR_UTF8)
     return sp_cbor_put_bytes(e->out, bin->data, bin->size);
   return err;
@@ -89,7 +107,7 @@ static int put_tuple(nif_encoder *e, ERL_NIF_TERM tuple, uint32_t depth) {
   enif_get_tuple(e->env, tuple, &arity, &items);
   if (arity == 2 && enif_is_identical(items[0], am_binary) &&
       enif_inspect_binary(e->env, items[1], &bin))
-    return sp_cbor_put_bytes(e->out, bin.data, bin.size);
+    return put_bytes(e, &bin);
   TRY(sp_cbor_put_tag(e->out, SP_VALUE_TAG_TUPLE));
   TRY(sp_cbor_put_array(e->out, (uint64_t)arity));
   for (int i = 0; i < arity; i++) {
@@ -294,7 +312,7 @@ static int put_binaries(nif_encoder *e, ERL_NIF_TERM list) {
         !enif_inspect_binary(e->env, pair[1], &value))
       return SP_ERR_INVAL;
     TRY(sp_cbor_put_text(e->out, key.data, key.size));
-    TRY(sp_cbor_put_bytes(e->out, value.data, value.size));
+    TRY(put_bytes(e, &value));
   }
   return SP_OK;
 }

@@ -50,7 +50,7 @@ static void handle_output(nif_call *call, const uint8_t *bytes, size_t len) {
   if (sp_bridge_get_output(bytes, len, &kind, &message, &credit) != SP_OK)
     kind = SP_BRIDGE_NOTHING;
   if (kind == SP_BRIDGE_CHUNK && call->stream) {
-    nif_call_local_chunk(call, NULL, message.data, message.len);
+    nif_call_local_chunk(call, NULL, message.data, message.len, NULL);
     return; /* it counts as taken when the caller says so */
   }
   if (kind == SP_BRIDGE_RESPONSE && call->answer == NULL) {
@@ -100,17 +100,32 @@ static int encode(nif_encoder *e, const nif_call *call, ERL_NIF_TERM value) {
   return err == SP_OK ? sp_bridge_end_cbor(e->out, mark) : err;
 }
 
-/* Takes |chunk| over. SP_ERR_FULL when the worker does not read, SP_ERR_GONE
- * when the call is over, SP_ERR_NOMEM. */
-static int pass(nif_call *call, sp_buf *chunk) {
+/* The input cannot be handed over: the call ends on both sides. */
+static void fail(nif_call *call, ErlNifEnv *env, const char *why) {
+  nif_call_answer(call, env, GRPC_STATUS_RESOURCE_EXHAUSTED, why, strlen(why));
+  nif_call_stop(call);
+}
+
+/* Takes |chunk| and |attached| over. SP_ERR_FULL when the worker does not read,
+ * SP_ERR_GONE when the call is over, SP_ERR_NOMEM. */
+static int pass(ErlNifEnv *env, nif_call *call, sp_buf *chunk,
+                nif_attached *attached) {
   if (is_local(call)) {
     if (atomic_load(&call->unsent) > UNSENT_MAX) {
       /* It asks for more without having read what was sent. */
       sp_local_close(call->slot->link->peer);
+      if (attached != NULL)
+        nif_attached_free(attached);
       return SP_ERR_FULL;
     }
-    nif_local_input(call, chunk);
-    return SP_OK;
+    const char *why = nif_local_input(call, chunk, attached);
+    if (why != NULL)
+      fail(call, env, why);
+    return why == NULL ? SP_OK : SP_ERR_GONE;
+  }
+  if (attached != NULL) { /* only where all workers are local */
+    nif_attached_free(attached);
+    return SP_ERR_GONE;
   }
   uint8_t head[SP_BRIDGE_INPUT_HEAD];
   int len = sp_bridge_chunk_head(head, chunk->len);
@@ -129,10 +144,13 @@ static bool take_wanted(nif_call *call) {
   return false;
 }
 
-static ERL_NIF_TERM send_input(ErlNifEnv *env, nif_call *call, sp_buf *chunk) {
+static ERL_NIF_TERM send_input(ErlNifEnv *env, nif_call *call, sp_buf *chunk,
+                               nif_blobs *blobs) {
+  nif_attached *attached = NULL;
   if (!take_wanted(call))
     return nif_make_error(env, am_full);
-  switch (pass(call, chunk)) {
+  int err = nif_attached_new(blobs, &attached);
+  switch (err == SP_OK ? pass(env, call, chunk, attached) : err) {
   case SP_OK:
     return am_ok;
   case SP_ERR_GONE:
@@ -161,16 +179,22 @@ static ERL_NIF_TERM input(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   if (atomic_load(&call->wanted) <= 0)
     return nif_make_error(env, am_full);
   nif_encoder e = {.env = env, .out = &chunk};
+  nif_blobs blobs;
+  nif_blobs_init(&blobs, call->pool->segments);
+  if (is_local(call) && atomic_load(&call->slot->link->shares) &&
+      atomic_load(&call->pool->shares) == NIF_SHARES)
+    e.blobs = &blobs;
   sp_buf_init(&chunk, &nif_mem, limit);
   int err = encode(&e, call, argv[1]);
   if (err == SP_OK)
-    result = send_input(env, call, &chunk);
+    result = send_input(env, call, &chunk, &blobs);
   else if (err == SP_ERR_LIMIT && limit < MAX_INPUT)
     result = enif_schedule_nif(env, "call_input", ERL_NIF_DIRTY_JOB_CPU_BOUND,
                                input_dirty, argc, argv);
   else
     result = nif_make_error(env, nif_encode_error(&e, err));
   sp_buf_free(&chunk);
+  nif_blobs_free(&blobs);
   return result;
 }
 
@@ -192,7 +216,7 @@ NIF(nif_call_input_end) {
   sp_buf_init(&chunk, &nif_mem, 0);
   int err = sp_bridge_put_final(&chunk);
   if (err == SP_OK)
-    err = pass(call, &chunk);
+    err = pass(env, call, &chunk, NULL);
   sp_buf_free(&chunk);
   if (!is_local(call))
     sp_grpc_call_sent_all(call->grpc);

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "../core/sp_error.h"
 #include "nif_local_call.h"
 
 ErlNifResourceType *nif_link_type;
@@ -87,6 +88,8 @@ static void on_ready(void *user, sp_local_peer *peer) {
   bool gone = link->gone;
   enif_mutex_unlock(link->lock);
   ErlNifEnv *env = gone ? NULL : enif_alloc_env();
+  if (sp_local_takes_segments(peer))
+    nif_link_open(link);
   if (gone)
     sp_local_close(peer);
   else
@@ -115,7 +118,9 @@ static uint64_t stuck_ms(const sp_frame *frame) {
   return ms;
 }
 
-static void on_frame(void *user, const sp_frame *frame) {
+/* |in| is what came with it; NULL for nothing. */
+static void handle_frame(void *user, const sp_frame *frame,
+                         const nif_incoming *in) {
   if (frame->kind == SP_FRAME_PONG) {
     if (!take_ping(user))
       return; /* the owner's mailbox is not the worker's to fill */
@@ -126,9 +131,30 @@ static void on_frame(void *user, const sp_frame *frame) {
     return;
   }
   if (frame->kind == SP_FRAME_REQUEST || frame->kind == SP_FRAME_REQUEST_CANCEL)
-    nif_request_frame(user, frame);
-  else
-    nif_local_frame(user, frame);
+    nif_request_frame(user, frame, in);
+  else if (frame->kind == SP_FRAME_RELEASE) {
+    if (!nif_link_released(user, frame))
+      sp_local_break(((nif_link *)user)->peer);
+  } else
+    nif_local_frame(user, frame, in);
+}
+
+static void on_frame(void *user, const sp_frame *frame) {
+  nif_link *link = user;
+  nif_incoming in;
+  if (frame->attached == 0) {
+    handle_frame(user, frame, NULL);
+    return;
+  }
+  bool may = frame->kind == SP_FRAME_ANSWER || frame->kind == SP_FRAME_CHUNK ||
+             frame->kind == SP_FRAME_REQUEST;
+  if (!may || !atomic_load(&link->shares) ||
+      nif_incoming_take(link, frame, &in) != SP_OK) {
+    sp_local_break(link->peer);
+    return;
+  }
+  handle_frame(user, frame, &in);
+  nif_incoming_free(&in);
 }
 
 static void on_closed(void *user, const char *why) {
@@ -148,6 +174,7 @@ static void on_closed(void *user, const char *why) {
     }
   }
   release_calls(calls); /* they are answered when their slots are removed */
+  nif_link_shut(link);
   nif_request_end_all(link);
   ErlNifEnv *env = enif_alloc_env();
   tell(link, env, enif_make_tuple2(env, am_closed, nif_make_text(env, why)));
@@ -272,6 +299,8 @@ static void link_dtor(ErlNifEnv *env, void *obj) {
     sp_local_release(link->peer);
   if (link->ref_env != NULL)
     enif_free_env(link->ref_env);
+  if (link->handing != NULL)
+    enif_mutex_destroy(link->handing);
   if (link->lock != NULL)
     enif_mutex_destroy(link->lock);
 }
@@ -319,8 +348,10 @@ NIF(nif_local_start) {
 /* Fills a link that is zeroed; false when something is short. */
 static bool fill_link(ErlNifEnv *env, nif_link *link, ERL_NIF_TERM ref) {
   link->lock = enif_mutex_create("snakepit_link");
+  link->handing = enif_mutex_create("snakepit_link_handing");
+  atomic_init(&link->shares, false);
   link->ref_env = enif_alloc_env();
-  if (link->lock == NULL || link->ref_env == NULL ||
+  if (link->lock == NULL || link->handing == NULL || link->ref_env == NULL ||
       enif_self(env, &link->owner) == NULL ||
       enif_monitor_process(env, link, &link->owner, &link->monitor) != 0)
     return false;

@@ -36,6 +36,12 @@ typedef struct nif_link {
   bool gone;
   struct nif_requests requests;
   atomic_int quick; /* whether it pays to wait after a reply; see nif_slot */
+  /* Segments; see nif_attach.c. */
+  atomic_bool shares;   /* the worker takes them */
+  nif_known **known;    /* guarded by the lock; NULL when it takes none */
+  ErlNifMutex *handing; /* one at a time sends descriptors, without waiting */
+  struct nif_link *share_prev;
+  struct nif_link *share_next;
 } nif_link;
 
 extern ErlNifResourceType *nif_link_type;
@@ -83,16 +89,22 @@ size_t nif_local_take_bells(nif_pool *pool, nif_slot **slots, size_t max);
 
 void nif_local_ring(nif_slot **slots, size_t count);
 
-/* Hands the call to its worker. */
-void nif_local_start_call(nif_call *call);
+/* Hands the call to its worker. NULL, or why that cannot be. */
+const char *nif_local_start_call(nif_call *call);
 /* Tells its worker that nobody waits any more. */
 void nif_local_cancel_call(nif_call *call);
 /* A slot's timer: its worker is suspect when a cancelled call has not ended
  * within the grace time. */
 void nif_local_grace(sp_reactor_timer *timer, int64_t now);
 void nif_local_credit(nif_call *call, uint32_t more);
-/* Sends an input: a ToolChunk, which is taken over. */
-void nif_local_input(nif_call *call, sp_buf *chunk);
+/* Sends an input: a ToolChunk, which is taken over, as |attached| is, which may
+ * be NULL. NULL, or why that cannot be. */
+const char *nif_local_input(nif_call *call, sp_buf *chunk,
+                            nif_attached *attached);
+/* How many segments belong to the call. */
+static inline uint8_t nif_local_attached(const nif_call *call) {
+  return call->attached == NULL ? 0 : (uint8_t)call->attached->count;
+}
 /* The parts of a call's frame; their number. */
 size_t nif_local_parts(nif_call *call, const nif_slot *slot,
                        sp_frame_part *parts);
@@ -108,7 +120,8 @@ void nif_local_linger(nif_link *link, ErlNifEnv *env);
 void nif_local_leave(void);
 
 /* nif_request.c: REQUEST and REQUEST_CANCEL; the end of the link. */
-void nif_request_frame(nif_link *link, const sp_frame *frame);
+void nif_request_frame(nif_link *link, const sp_frame *frame,
+                       const nif_incoming *in);
 void nif_request_end_all(nif_link *link);
 
 #endif

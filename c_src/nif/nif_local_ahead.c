@@ -33,11 +33,14 @@ static sp_frame_part time_left(nif_call *call) {
 
 size_t nif_local_parts(nif_call *call, const nif_slot *slot,
                        sp_frame_part *parts) {
-  parts[0] = part_of(&call->body);
-  parts[1] = part_of(&slot->metadata);
-  parts[2] = time_left(call);
-  parts[3] = part_of(&slot->session);
-  return call->session.size == 0 ? 4 : 3;
+  size_t n = 0;
+  if (call->attached != NULL)
+    parts[n++] = nif_attached_part(call->attached);
+  parts[n++] = part_of(&call->body);
+  parts[n++] = part_of(&slot->metadata);
+  parts[n++] = time_left(call);
+  parts[n++] = part_of(&slot->session);
+  return call->session.size == 0 ? n : n - 1;
 }
 
 /* Copies a frame that is small into the ring; false when that cannot be. */
@@ -45,8 +48,12 @@ static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
   sp_frame_part parts[SP_LOCAL_PARTS];
   bool bell = false;
   size_t count = nif_local_parts(call, slot, parts);
-  bool done =
-      sp_local_put(slot->link->peer, kind, call->wire, parts, count, &bell);
+  if (call->attached != NULL && !nif_link_use(slot->link, call->attached))
+    return false;
+  bool done = sp_local_put(slot->link->peer, kind, call->wire,
+                           nif_local_attached(call), parts, count, &bell);
+  if (!done && call->attached != NULL)
+    nif_link_unuse(slot->link, call->attached);
   if (bell && !slot->to_ring) {
     slot->to_ring = true;
     enif_keep_resource(slot);
@@ -75,12 +82,18 @@ size_t nif_local_take_bells(nif_pool *pool, nif_slot **slots, size_t max) {
   return n;
 }
 
+/* Whether nothing of it is to be sent by a system call. */
+static bool is_small(const nif_call *call, nif_link *link) {
+  return GRPC_SLICE_LENGTH(call->body) <= POST_BYTES &&
+         (call->attached == NULL || nif_link_knows(link, call->attached));
+}
+
 bool nif_local_post(nif_call *call) {
   nif_slot *slot = call->slot;
   if (slot->link == NULL)
     return false;
   /* A message about its start is sent first, without the lock. */
-  if (!nif_call_tells(call) && GRPC_SLICE_LENGTH(call->body) <= POST_BYTES) {
+  if (!nif_call_tells(call) && is_small(call, slot->link)) {
     if (!nif_link_enter(slot->link, call, false))
       return true; /* its slot is about to be removed, which answers it */
     if (put(call, slot, SP_FRAME_CALL)) {
@@ -98,8 +111,7 @@ bool nif_local_offer(void *user, void *tied) {
   nif_call *call = user;
   nif_slot *slot = tied;
   if (call->stream || call->inputs || (call->watched && !call->served) ||
-      GRPC_SLICE_LENGTH(call->body) > POST_BYTES ||
-      atomic_load(&slot->unsent) > 0)
+      !is_small(call, slot->link) || atomic_load(&slot->unsent) > 0)
     return false; /* it would overtake one that is being sent */
   call->slot = slot;
   if (call->served)

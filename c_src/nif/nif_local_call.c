@@ -1,6 +1,7 @@
 /* Calls over the local carrier. */
 #include "nif_local_call.h"
 
+#include <string.h>
 #include <unistd.h>
 
 #include "../core/sp_bridge.h"
@@ -32,16 +33,22 @@ ErlNifEnv *nif_local_env(void) { return await_env; }
 
 static void release_call(void *call) { enif_release_resource(call); }
 
-void nif_local_start_call(nif_call *call) {
+const char *nif_local_start_call(nif_call *call) {
   nif_slot *slot = call->slot;
+  nif_link *link = slot->link;
+  nif_attached *a = call->attached;
   sp_frame_part parts[SP_LOCAL_PARTS];
   size_t count = nif_local_parts(call, slot, parts);
-  if (nif_link_enter(slot->link, call, false)) {
+  const char *why = a == NULL ? NULL : nif_link_introduce(link, a);
+  if (why == NULL && nif_link_enter(link, call, false) &&
+      (a == NULL || nif_link_use(link, a))) {
     enif_keep_resource(call); /* its slices, until they are written */
-    sp_local_send(slot->link->peer, SP_FRAME_CALL, call->wire, parts, count,
-                  release_call, call);
+    sp_local_send_with(link->peer, SP_FRAME_CALL, call->wire,
+                       nif_local_attached(call), parts, count, release_call,
+                       call);
   } /* else its slot is about to be removed, which answers it */
   atomic_fetch_sub(&slot->unsent, 1);
+  return why;
 }
 
 /* A timer that is set keeps the slot; whether it was only the reactor knows. */
@@ -93,6 +100,7 @@ void nif_local_credit(nif_call *call, uint32_t more) {
 typedef struct input {
   nif_call *call; /* kept */
   sp_buf chunk;
+  nif_attached *attached;
 } input;
 
 static void release_input(void *arg) {
@@ -100,23 +108,45 @@ static void release_input(void *arg) {
   atomic_fetch_sub(&in->call->unsent, 1);
   enif_release_resource(in->call);
   sp_buf_free(&in->chunk);
+  if (in->attached != NULL)
+    nif_attached_free(in->attached);
   enif_free(in);
 }
 
-void nif_local_input(nif_call *call, sp_buf *chunk) {
-  input *in = enif_alloc(sizeof *in);
+/* NULL when the worker has the segments, or has gone. */
+static const char *lend(nif_link *link, const nif_attached *a, bool *gone) {
+  const char *why = nif_link_introduce(link, a);
+  *gone = why == NULL && !nif_link_use(link, a);
+  return why;
+}
+
+const char *nif_local_input(nif_call *call, sp_buf *chunk,
+                            nif_attached *attached) {
+  nif_link *link = call->slot->link;
+  bool gone = false;
+  const char *why = attached == NULL ? NULL : lend(link, attached, &gone);
+  input *in = why == NULL && !gone ? enif_alloc(sizeof *in) : NULL;
   if (in == NULL) {
     sp_buf_free(chunk);
-    sp_local_close(call->slot->link->peer); /* or it would never know */
-    return;
+    if (attached != NULL)
+      nif_attached_free(attached);
+    if (why == NULL && !gone)
+      sp_local_close(link->peer); /* or it would never know */
+    return why;
   }
   enif_keep_resource(call);
-  *in = (input){call, *chunk};
+  *in = (input){call, *chunk, attached};
   sp_buf_init(chunk, &nif_mem, 0);
   atomic_fetch_add(&call->unsent, 1);
-  sp_frame_part part = {in->chunk.data, in->chunk.len};
-  sp_local_send(call->slot->link->peer, SP_FRAME_INPUT, call->wire, &part, 1,
-                release_input, in);
+  sp_frame_part parts[2];
+  size_t count = 0;
+  if (attached != NULL)
+    parts[count++] = nif_attached_part(attached);
+  parts[count++] = (sp_frame_part){in->chunk.data, in->chunk.len};
+  sp_local_send_with(link->peer, SP_FRAME_INPUT, call->wire,
+                     attached == NULL ? 0 : (uint8_t)attached->count, parts,
+                     count, release_input, in);
+  return NULL;
 }
 
 /* ---- from the worker --------------------------------------------------- */
@@ -135,7 +165,36 @@ ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len) {
                        nif_make_bytes(env, text.data, text.len)));
 }
 
-static void on_answer(nif_call *call, const sp_frame *frame) {
+static ERL_NIF_TERM decode(const uint8_t *bytes, size_t len,
+                           const nif_incoming *in) {
+  nif_bins bins;
+  if (in == NULL)
+    return nif_decode_answer(await_env, bytes, len, NULL);
+  bins.count = nif_incoming_terms(await_env, in, bins.terms);
+  return nif_decode_answer(await_env, bytes, len, &bins);
+}
+
+static void on_chunk(nif_call *call, const sp_frame *frame,
+                     const nif_incoming *in) {
+  if (in == NULL || in->refused == NULL) {
+    nif_call_local_chunk(call, await_env, frame->payload, frame->len, in);
+    return;
+  }
+  nif_call_answer(call, await_env, GRPC_STATUS_RESOURCE_EXHAUSTED, in->refused,
+                  strlen(in->refused));
+  nif_call_stop(call);
+}
+
+/* What came with the answer is not to be had: the call ends with that. */
+static ERL_NIF_TERM refused(ErlNifEnv *env, const char *why) {
+  return nif_make_error(
+      env, enif_make_tuple3(env, am_grpc,
+                            enif_make_int(env, GRPC_STATUS_RESOURCE_EXHAUSTED),
+                            nif_make_text(env, why)));
+}
+
+static void on_answer(nif_call *call, const sp_frame *frame,
+                      const nif_incoming *in) {
   const uint8_t *bytes = frame->payload;
   size_t len = frame->len;
   call->took = frame->took;
@@ -146,14 +205,17 @@ static void on_answer(nif_call *call, const sp_frame *frame) {
   nif_pool_complete(call, await_env);
   if (!nif_call_claim(call))
     return;
-  if (call == await_call && len <= NIF_INLINE_BYTES)
-    call->decoded = nif_decode_answer(await_env, bytes, len);
+  bool whole = in == NULL || in->refused == NULL;
+  if (whole && call == await_call && len <= NIF_INLINE_BYTES)
+    call->decoded = decode(bytes, len, in);
   ERL_NIF_TERM payload = am_ok;
-  if (call->stream)
+  if (!whole)
+    payload = refused(call->env, in->refused);
+  else if (call->stream)
     payload = nif_stream_end(call->env, bytes, len);
   else if (call->decoded == 0)
     payload = enif_make_tuple2(call->env, am_ok,
-                               nif_make_bytes(call->env, bytes, len));
+                               nif_incoming_message(call->env, bytes, len, in));
   nif_call_finish(call, await_env, payload);
 }
 
@@ -166,7 +228,8 @@ static bool on_input_credit(nif_call *call, const sp_frame *frame) {
                              (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24);
 }
 
-void nif_local_frame(nif_link *link, const sp_frame *frame) {
+void nif_local_frame(nif_link *link, const sp_frame *frame,
+                     const nif_incoming *in) {
   bool last = frame->kind == SP_FRAME_ANSWER;
   if (!last && frame->kind != SP_FRAME_CHUNK &&
       frame->kind != SP_FRAME_INPUT_CREDIT)
@@ -175,12 +238,12 @@ void nif_local_frame(nif_link *link, const sp_frame *frame) {
   if (call == NULL)
     return; /* never asked, or answered: dropped */
   if (last) {
-    on_answer(call, frame);
+    on_answer(call, frame, in);
   } else if (frame->kind == SP_FRAME_INPUT_CREDIT) {
     if (!on_input_credit(call, frame))
       sp_local_close(link->peer);
   } else if (!call->stream || atomic_fetch_sub(&call->due, 1) > 0) {
-    nif_call_local_chunk(call, await_env, frame->payload, frame->len);
+    on_chunk(call, frame, in);
   } else { /* more than it was allowed: the caller's memory is not its own */
     sp_local_close(link->peer);
   }

@@ -5,7 +5,8 @@
 #include "nif_local.h"
 
 /* Handles what the worker sent; nothing in it is trusted. */
-void nif_local_frame(nif_link *link, const sp_frame *frame);
+void nif_local_frame(nif_link *link, const sp_frame *frame,
+                     const nif_incoming *in);
 
 /* The environment to send messages from: NULL on the carrier's thread, that of
  * the NIF where a scheduler handles frames. */

@@ -116,7 +116,8 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
-      nif_guard_load(env) != 0 || nif_struct_load(env, info) != 0)
+      nif_guard_load(env) != 0 || nif_segment_load(env) != 0 ||
+      nif_segment_handle_load(env) != 0 || nif_struct_load(env, info) != 0)
     return -1;
   return 0;
 }
@@ -177,6 +178,14 @@ static ErlNifFunc functions[] = {
     {"guard_disarm", 1, nif_guard_disarm, 0},
     {"server_peer", 1, nif_server_peer, 0},
     {"server_read", 1, nif_server_read, 0},
+    {"pool_segments", 1, nif_pool_segments, 0},
+    {"pool_set_segments", 2, nif_pool_set_segments, 0},
+    {"segment_alloc", 2, nif_segment_alloc, 0},
+    {"segment_write", 3, nif_segment_write, 0},
+    {"segment_binary", 1, nif_segment_to_binary, 0},
+    {"segment_info", 0, nif_segment_info, 0},
+    {"segments_set_limit", 2, nif_segments_set_limit, 0},
+    {"binary_segment", 1, nif_binary_segment, 0},
     {"os_signal", 3, nif_os_signal, ERL_NIF_DIRTY_JOB_IO_BOUND},
     {"os_signal_group", 2, nif_os_signal_group, ERL_NIF_DIRTY_JOB_IO_BOUND},
 };

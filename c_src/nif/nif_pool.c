@@ -60,6 +60,8 @@ static size_t collect(nif_pool *pool, job *jobs) {
       enif_keep_resource(call->slot);
       nif_call_begins(call);
       jobs[n].posted = nif_local_post(call);
+      if (!jobs[n].posted && call->attached != NULL)
+        nif_attached_keep(call->attached); /* until it is sent */
       jobs[n].full = nif_slot_is_full(call->slot);
     }
     n++;
@@ -111,8 +113,11 @@ static void run(job *j, ErlNifEnv *env) {
   nif_call *call = j->event.user;
   switch (j->event.kind) {
   case SP_DISPATCH_START:
-    if (j->slot != NULL)
+    if (j->slot != NULL) {
       nif_call_start(call, env, j->posted);
+      if (!j->posted && call->attached != NULL)
+        nif_attached_drop(call->attached);
+    }
     if (j->full)
       nif_slot_tell_full(j->slot, env);
     break;
@@ -126,7 +131,9 @@ static void run(job *j, ErlNifEnv *env) {
     if (j->slot != NULL)
       tell_assigned(call, j->slot, env);
     break;
-  case SP_DISPATCH_RELEASE:
+  case SP_DISPATCH_RELEASE: /* it is started on no worker any more */
+    if (call->attached != NULL)
+      nif_attached_drop(call->attached);
     break;
   }
   enif_release_resource(call);
@@ -251,6 +258,8 @@ static void pool_dtor(ErlNifEnv *env, void *obj) {
   nif_pool *pool = obj;
   (void)env;
   sp_dispatch_del(pool->dispatch);
+  if (pool->segments != NULL)
+    nif_segments_close(pool->segments);
   if (pool->name_env != NULL)
     enif_free_env(pool->name_env);
   if (pool->lock != NULL)
@@ -299,9 +308,11 @@ NIF(nif_pool_new) {
   pool->tag = nif_random();
   atomic_init(&pool->grace_ns, DEFAULT_GRACE_NS);
   atomic_init(&pool->encoding, NIF_UNDECIDED);
+  atomic_init(&pool->shares, NIF_SHARES_UNDECIDED);
+  pool->segments = nif_segments_new();
   pool->lock = enif_mutex_create("snakepit_pool");
   pool->name_env = enif_alloc_env();
-  if (pool->lock == NULL || pool->name_env == NULL ||
+  if (pool->lock == NULL || pool->name_env == NULL || pool->segments == NULL ||
       sp_dispatch_new(&nif_mem, &config, &pool->dispatch) != SP_OK ||
       enif_self(env, &pool->owner) == NULL ||
       enif_monitor_process(env, pool, &pool->owner, &pool->monitor) != 0) {

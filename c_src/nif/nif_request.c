@@ -183,19 +183,19 @@ static enum verdict enter(nif_request *request, ErlNifPid *server) {
 
 /* {:snakepit_request, request, method, bytes}; false when nobody is there. */
 static bool hand_over(nif_request *request, ErlNifPid *server,
-                      const sp_frame *frame) {
+                      const sp_frame *frame, const nif_incoming *in) {
   ErlNifEnv *env = enif_alloc_env();
   ERL_NIF_TERM message = enif_make_tuple4(
       env, am_snakepit_request, enif_make_resource(env, request),
       enif_make_uint(env, frame->payload[0]),
-      nif_make_bytes(env, frame->payload + 1, frame->len - 1));
+      nif_incoming_message(env, frame->payload + 1, frame->len - 1, in));
   bool sent = enif_send(nif_local_env(), server, env, message) != 0;
   enif_free_env(env);
   nif_local_leave();
   return sent;
 }
 
-static void no_server(nif_request *request) {
+static void take_back(nif_request *request, uint8_t status, const char *text) {
   nif_link *link = request->link;
   enif_mutex_lock(link->lock);
   bool mine = request->listed;
@@ -204,11 +204,12 @@ static void no_server(nif_request *request) {
   enif_mutex_unlock(link->lock);
   if (!mine)
     return;
-  refuse(request, GRPC_STATUS_UNAVAILABLE, "nobody serves the worker");
+  refuse(request, status, text);
   enif_release_resource(request); /* the list's */
 }
 
-static void on_request(nif_link *link, const sp_frame *frame) {
+static void on_request(nif_link *link, const sp_frame *frame,
+                       const nif_incoming *in) {
   ErlNifPid server;
   nif_request *request = frame->len > 0 ? new_request(link, frame->call) : NULL;
   if (request == NULL) { /* no method, or no memory */
@@ -217,8 +218,10 @@ static void on_request(nif_link *link, const sp_frame *frame) {
   }
   switch (enter(request, &server)) {
   case LISTED:
-    if (!hand_over(request, &server, frame))
-      no_server(request);
+    if (in != NULL && in->refused != NULL)
+      take_back(request, GRPC_STATUS_RESOURCE_EXHAUSTED, in->refused);
+    else if (!hand_over(request, &server, frame, in))
+      take_back(request, GRPC_STATUS_UNAVAILABLE, "nobody serves the worker");
     break;
   case CLOSED:
     break;
@@ -251,9 +254,10 @@ static void on_cancel(nif_link *link, uint64_t number) {
   enif_release_resource(request); /* the list's */
 }
 
-void nif_request_frame(nif_link *link, const sp_frame *frame) {
+void nif_request_frame(nif_link *link, const sp_frame *frame,
+                       const nif_incoming *in) {
   if (frame->kind == SP_FRAME_REQUEST)
-    on_request(link, frame);
+    on_request(link, frame, in);
   else
     on_cancel(link, frame->call);
 }

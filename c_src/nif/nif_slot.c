@@ -208,6 +208,18 @@ static bool set_carrier(nif_slot *slot, nif_channel *channel, nif_link *link) {
          (before == NIF_CBOR ? cbor : json);
 }
 
+/* Large binaries go beside the messages as long as all workers take them: the
+ * first that does not puts an end to that for the pool. */
+static void set_sharing(nif_slot *slot) {
+  atomic_int *shares = &slot->pool->shares;
+  int before = NIF_SHARES_UNDECIDED;
+  bool takes = slot->link != NULL && atomic_load(&slot->link->shares);
+  if (!takes)
+    atomic_store(shares, NIF_SHARES_NOT);
+  else
+    (void)atomic_compare_exchange_strong(shares, &before, NIF_SHARES);
+}
+
 int nif_slots_load(ErlNifEnv *env) {
   ErlNifResourceTypeInit slot = {.dtor = slot_dtor, .down = slot_down};
   nif_slot_type = enif_open_resource_type_x(env, "snakepit_slot", &slot,
@@ -279,6 +291,7 @@ NIF(nif_slot_add) {
   if (!set_carrier(slot, channel, link)) {
     result = enif_raise_exception(env, am_transports_mixed);
   } else {
+    set_sharing(slot);
     int err = fill_slot(env, slot, argv);
     if (err == SP_OK)
       result = add_slot(env, slot, capacity);

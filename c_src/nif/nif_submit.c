@@ -365,7 +365,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
 }
 
 /* Fills in what the call keeps of the submission. */
-static int keep(const submission *s, nif_call *call, sp_buf *body) {
+static int keep(const submission *s, nif_call *call, sp_buf *body,
+                nif_blobs *blobs) {
   if (s->session.size > 0) {
     if (!enif_alloc_binary(s->session.size, &call->session))
       return SP_ERR_NOMEM;
@@ -373,7 +374,7 @@ static int keep(const submission *s, nif_call *call, sp_buf *body) {
   }
   call->body = nif_take_slice(body);
   call->deadline = s->deadline;
-  return SP_OK;
+  return nif_attached_new(blobs, &call->attached);
 }
 
 static NIF(submit_dirty);
@@ -393,10 +394,14 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   call->watched = s.watched;
   call->served = s.served && !s.stream && !s.inputs;
   nif_encoder e = {.env = env, .out = &body};
+  nif_blobs blobs;
+  nif_blobs_init(&blobs, s.pool->segments);
+  if (atomic_load(&s.pool->shares) == NIF_SHARES)
+    e.blobs = &blobs;
   sp_buf_init(&body, &nif_mem, limit);
   int err = encode(&e, &s, call);
   if (err == SP_OK)
-    err = keep(&s, call, &body);
+    err = keep(&s, call, &body, &blobs);
   if (err == SP_OK)
     result = dispatch(env, &s, call, now);
   else if (err == SP_ERR_LIMIT && limit < MAX_REQUEST)
@@ -407,6 +412,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   else
     result = nif_make_error(env, nif_encode_error(&e, err));
   sp_buf_free(&body);
+  nif_blobs_free(&blobs);
   enif_release_resource(call);
   return result;
 }

@@ -2,6 +2,7 @@
 #ifndef SNAKEPIT_NIF_VALUE_H
 #define SNAKEPIT_NIF_VALUE_H
 
+#include "../core/sp_segment.h"
 #include "nif.h"
 
 typedef struct nif_encoder {
@@ -10,7 +11,14 @@ typedef struct nif_encoder {
   const char *what;  /* set with SP_ERR_INVAL: what could not be encoded */
   ERL_NIF_TERM path; /* and the keys and indices that lead to it */
   uint64_t work;     /* see nif_may_convert */
+  struct nif_blobs *blobs; /* where large binaries go; NULL: inline */
 } nif_encoder;
+
+/* What a message refers to: the binaries that came with it. */
+typedef struct nif_bins {
+  unsigned count;
+  ERL_NIF_TERM terms[SP_SEGMENTS_MAX];
+} nif_bins;
 
 /* |what| for structs, which Elixir may turn into plain data and try again. */
 extern const char NIF_A_STRUCT[];
@@ -39,8 +47,8 @@ ERL_NIF_TERM nif_encode_error(nif_encoder *e, int err);
 
 /* What decode_response/1 says of an ExecuteToolResponse; 0 when that takes too
  * long for the normal scheduler that calls. */
-ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes,
-                               size_t len);
+ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes, size_t len,
+                               const nif_bins *bins);
 
 /* An integer that fits no machine word. */
 typedef struct nif_bigint {
@@ -63,5 +71,8 @@ int nif_decode_json(ErlNifEnv *env, const uint8_t *json, size_t len,
 /* The same of the one item in |cbor|. */
 int nif_decode_cbor(ErlNifEnv *env, const uint8_t *cbor, size_t len,
                     ERL_NIF_TERM *out, size_t *pos);
+/* The same where |bins|, which may be NULL, may be referred to. */
+int nif_decode_cbor_with(ErlNifEnv *env, const uint8_t *cbor, size_t len,
+                         const nif_bins *bins, ERL_NIF_TERM *out, size_t *pos);
 
 #endif

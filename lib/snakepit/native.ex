@@ -208,7 +208,7 @@ defmodule Snakepit.Native do
           {:ok, call :: handle}
           | {:done,
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
-          | {:ended, {:ok, binary} | {:error, reason}}
+          | {:ended, {:ok, message} | {:error, reason}}
           | {:started, worker, result :: tuple}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
@@ -248,13 +248,16 @@ defmodule Snakepit.Native do
   @spec call_input_end(handle) :: :ok | {:error, :full}
   def call_input_end(_call), do: err!()
 
+  @typedoc "The bytes of a message, with the binaries that came beside it if there are any."
+  @type message :: binary | {binary, [binary]}
+
   @doc """
   What an ExecuteToolResponse says: `{:ok, term}`, `{:binary, bytes, meta}`
   (binary_result; `meta` is the decoded result or nil),
   `{:tool_error, term}` (error_message: a map when it is JSON, else text), or
   `{:error, {:decode, text}}`.
   """
-  @spec decode_response(binary) ::
+  @spec decode_response(message) ::
           {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}
   def decode_response(_bytes), do: err!()
 
@@ -262,7 +265,7 @@ defmodule Snakepit.Native do
   What a ToolChunk says, as the map that stream callbacks get (interop 1.9):
   `"is_final"`, `"_metadata"` when there is any, and the data.
   """
-  @spec decode_chunk(binary) :: {:ok, map} | {:error, reason}
+  @spec decode_chunk(message) :: {:ok, map} | {:error, reason}
   def decode_chunk(_bytes), do: err!()
 
   @doc "JSON as it goes over the wire, for tools and tests."
@@ -276,7 +279,7 @@ defmodule Snakepit.Native do
   @spec cbor_encode(term) :: {:ok, binary} | {:error, reason}
   def cbor_encode(_term), do: err!()
 
-  @spec cbor_decode(binary) :: {:ok, term} | {:error, reason}
+  @spec cbor_decode(message) :: {:ok, term} | {:error, reason}
   def cbor_decode(_bytes), do: err!()
 
   @doc "Whether decimals become `%Decimal{}`, which needs that library, or their text."
@@ -370,6 +373,7 @@ defmodule Snakepit.Native do
       {:snakepit_request_cancelled, request}        the worker does not wait any
                                                     more; request_reply/3 (which
                                                     is refused) lets it go
+                                                    `bytes` may be {bytes, binaries}
       :snakepit_requests_closed                     the connection is over
   """
   @spec local_serve(link :: handle, server :: pid, max :: pos_integer) :: :ok
@@ -495,6 +499,60 @@ defmodule Snakepit.Native do
   @doc "From now on its end is told to nobody."
   @spec guard_disarm(guard :: handle) :: :ok
   def guard_disarm(_guard), do: err!()
+
+  # ---- segments -------------------------------------------------------------
+  # Memory that goes to local workers and back beside the messages.
+
+  @doc "What a pool has of it: counts, bytes, limits; `:inline` went the other way."
+  @spec pool_segments(handle) :: %{atom => non_neg_integer | :infinity | boolean}
+  def pool_segments(_pool), do: err!()
+
+  @doc """
+  Binaries of `:threshold` bytes or more go by segment, of which a pool has at most
+  `:max_bytes`, and keeps `:idle_bytes` for later. Keys that are not there stay as
+  they are.
+  """
+  @spec pool_set_segments(
+          handle,
+          %{
+            optional(:threshold) => pos_integer | :infinity,
+            optional(:max_bytes) => non_neg_integer | :infinity,
+            optional(:idle_bytes) => non_neg_integer
+          }
+        ) :: :ok
+  def pool_set_segments(_pool, _settings), do: err!()
+
+  @doc "Memory of `size` zero bytes, which counts as the pool's where one is named."
+  @spec segment_alloc(pool :: handle | nil, size :: pos_integer) ::
+          {:ok, segment :: handle} | {:error, {:limit, String.t()} | :unavailable}
+  def segment_alloc(_pool, _size), do: err!()
+
+  @doc "`:sealed` once it is a binary, `:range` for what does not fit."
+  @spec segment_write(segment :: handle, offset :: non_neg_integer, iodata) ::
+          :ok | {:error, :range | :sealed}
+  def segment_write(_segment, _offset, _data), do: err!()
+
+  @doc """
+  All of it, without a copy; nobody can write there any more. Raises ArgumentError
+  while another process does.
+  """
+  @spec segment_binary(segment :: handle) :: binary
+  def segment_binary(_segment), do: err!()
+
+  @doc """
+  What all of them are: `:lent` are uses by workers, `:mapped` bytes that workers
+  gave, `:inline` binaries for which there was none.
+  """
+  @spec segment_info() :: %{atom => non_neg_integer}
+  def segment_info, do: err!()
+
+  @doc "Of the whole VM. Descriptors beyond that are not kept or not made."
+  @spec segments_set_limit(bytes :: non_neg_integer, descriptors :: non_neg_integer) :: :ok
+  def segments_set_limit(_bytes, _descriptors), do: err!()
+
+  @doc "In which segment a binary lies, and where."
+  @spec binary_segment(binary) :: {:ok, id :: pos_integer, offset :: non_neg_integer} | :none
+  def binary_segment(_binary), do: err!()
 
   # ---- OS processes -------------------------------------------------------
 

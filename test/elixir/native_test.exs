@@ -128,7 +128,7 @@ defmodule Snakepit.NativeTest do
 
   test "what is no handle is refused, and does no harm", %{pool: pool, slot: slot} do
     for {name, arity} <- Native.__info__(:functions),
-        name not in [:load, :ebin, :json_encode, :cbor_encode],
+        name not in [:load, :ebin, :json_encode, :cbor_encode, :segment_info],
         junk <- [nil, make_ref(), self(), -1, "text", %{}, [1 | 2], pool, slot] do
       args = List.duplicate(junk, arity)
 
@@ -157,10 +157,10 @@ defmodule Snakepit.NativeTest do
   defp allowed?(name, junk, _pool, _slot) when is_binary(junk),
     do:
       name in [:decode_response, :decode_chunk, :json_decode, :cbor_decode] or
-        name in [:channel_open, :local_start]
+        name in [:channel_open, :local_start, :binary_segment]
 
   defp allowed?(name, junk, pool, slot) do
-    (junk == pool and name in [:pool_close, :pool_stats, :pool_watch]) or
+    (junk == pool and name in [:pool_close, :pool_stats, :pool_watch, :pool_segments]) or
       (junk == slot and name in [:slot_load, :slot_stats, :slot_remove])
   end
 

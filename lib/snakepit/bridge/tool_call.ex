@@ -81,8 +81,8 @@ defmodule Snakepit.Bridge.ToolCall do
 
   @doc "The parameters, those of `binaries` before others of the same name."
   @spec parameters(map, map) :: {:ok, map} | {:error, term}
-  def parameters(%{arguments_cbor: cbor}, binaries) when cbor != "" do
-    case Native.cbor_decode(cbor) do
+  def parameters(%{arguments_cbor: cbor} = request, binaries) when cbor != "" do
+    case Native.cbor_decode({cbor, Map.get(request, :beside, [])}) do
       {:ok, %{} = arguments} ->
         {:ok, arguments |> Map.delete("correlation_id") |> Map.merge(binaries)}
 

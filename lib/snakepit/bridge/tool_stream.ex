@@ -15,7 +15,7 @@ defmodule Snakepit.Bridge.ToolStream do
     started = System.monotonic_time(:millisecond)
     state = :counters.new(2, [])
     describe = fn -> describe(tool, started) end
-    pass = fn bytes -> pass(Native.message_decode(:ToolChunk, bytes), call, state, describe) end
+    pass = fn message -> message |> read() |> pass(call, state, describe) end
 
     opts = [binary_parameters: request.binary_parameters] ++ timeout(request, context)
 
@@ -36,12 +36,19 @@ defmodule Snakepit.Bridge.ToolStream do
 
   # ---- chunks -------------------------------------------------------------
 
+  defp read({bytes, beside}) do
+    with {:ok, chunk} <- Native.message_decode(:ToolChunk, bytes),
+         do: {:ok, chunk, beside}
+  end
+
+  defp read(bytes), do: read({bytes, []})
+
   # Counted: 1 the chunks, 2 those that were final.
-  defp pass({:ok, chunk}, call, state, describe) do
+  defp pass({:ok, chunk, beside}, call, state, describe) do
     :ok = :counters.add(state, 1, 1)
     if chunk.is_final, do: :ok = :counters.add(state, 2, 1)
 
-    with {:ok, chunk} <- plain(chunk) do
+    with {:ok, chunk} <- plain(chunk, beside) do
       chunk =
         if chunk.is_final,
           do: Map.update!(chunk, :metadata, &Map.merge(describe.(), &1)),
@@ -60,10 +67,10 @@ defmodule Snakepit.Bridge.ToolStream do
   defp forwarded({:error, reason}), do: {:halt, {:stopped, reason}}
 
   # As a worker that has no CBOR says it: bytes and texts as they are.
-  defp plain(%{data_cbor: ""} = chunk), do: {:ok, chunk}
+  defp plain(%{data_cbor: ""} = chunk, _beside), do: {:ok, chunk}
 
-  defp plain(%{data_cbor: cbor} = chunk) do
-    case Native.cbor_decode(cbor) do
+  defp plain(%{data_cbor: cbor} = chunk, beside) do
+    case Native.cbor_decode({cbor, beside}) do
       {:ok, nil} -> {:ok, %{chunk | data: "", data_cbor: ""}}
       {:ok, value} when is_binary(value) -> {:ok, %{chunk | data: value, data_cbor: ""}}
       {:ok, value} -> json(value, chunk)

@@ -111,7 +111,7 @@ defmodule Snakepit.GRPC.BridgeServer do
   def handle(method, _bytes, _context), do: unimplemented(method)
 
   defp handle(handler, request, reply, bytes, context) do
-    with {:ok, request} <- Native.message_decode(request, bytes),
+    with {:ok, request} <- decode(request, bytes),
          %{} = answer <- apply(__MODULE__, handler, [request, context]) do
       encode(reply, answer)
     else
@@ -120,6 +120,14 @@ defmodule Snakepit.GRPC.BridgeServer do
       {:error, _status, _text} = failure -> failure
     end
   end
+
+  # What a local worker sent beside the message belongs to the arguments in it.
+  defp decode(name, {bytes, beside}) do
+    with {:ok, request} <- Native.message_decode(name, bytes),
+         do: {:ok, Map.put(request, :beside, beside)}
+  end
+
+  defp decode(name, bytes), do: Native.message_decode(name, bytes)
 
   defp encode(reply, answer) do
     with {:error, {:encode, path, text}} <- Native.message_encode(reply, answer),

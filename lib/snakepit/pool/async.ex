@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Async do
   # See Snakepit.async/3 and Snakepit.stream/3.
 
   alias Snakepit.{Async, Error, Native}
-  alias Snakepit.Pool.{Call, CallError, CallEvents, Request, Retry, Targets}
+  alias Snakepit.Pool.{Call, CallError, CallEvents, Request, Retry, Targets, Window}
 
   @last_words_ms 1_000
 
@@ -163,7 +163,7 @@ defmodule Snakepit.Pool.Async do
     :ok = CallEvents.chunk(stream.request, stream.ref, bytes)
 
     case Native.decode_chunk(bytes) do
-      {:ok, chunk} -> {[chunk], Call.credited(stream, byte_size(bytes))}
+      {:ok, chunk} -> {[chunk], Call.credited(stream, Window.size(bytes))}
       {:error, reason} -> {:halt, failed(stream, reason)}
     end
   end

@@ -315,7 +315,7 @@ defmodule Snakepit.Pool.Call do
 
     case read_chunk(bytes, stream.request) do
       {:ok, chunk} ->
-        delivered(deliver(stream, chunk), byte_size(bytes), ref, stream)
+        delivered(deliver(stream, chunk), Window.size(bytes), ref, stream)
 
       {:error, reason} ->
         stop(stream)

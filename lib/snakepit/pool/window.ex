@@ -33,6 +33,12 @@ defmodule Snakepit.Pool.Window do
     %__MODULE__{taken: 0, size: next}
   end
 
+  @doc false
+  # Of a chunk's message, with what came beside it.
+  @spec size(Native.message()) :: non_neg_integer
+  def size({bytes, more}), do: byte_size(bytes) + Enum.sum(Enum.map(more, &byte_size/1))
+  def size(bytes), do: byte_size(bytes)
+
   defp next(size, _taken, bytes) when bytes <= @small, do: min(2 * size, @most)
   defp next(size, taken, _bytes), do: max(size - taken, @first)
 end

@@ -35,6 +35,7 @@ struct fake_node {
     struct {
       unsigned char *bytes; /* BINARY, and the name of an ATOM */
       size_t size;
+      void *owner; /* the resource that has the bytes; NULL: its own */
     };
   };
 };
@@ -72,7 +73,9 @@ void fake_clear(ErlNifEnv *env) {
   while (env->nodes != NULL) {
     fake_node *node = env->nodes;
     env->nodes = node->next;
-    if (node->kind == BINARY)
+    if (node->kind == BINARY && node->owner != NULL)
+      enif_release_resource(node->owner);
+    else if (node->kind == BINARY)
       free(node->bytes);
     else if (node->kind == TUPLE || node->kind == CELL || node->kind == MAP)
       free(node->items);
@@ -158,6 +161,16 @@ unsigned char *enif_make_new_binary(ErlNifEnv *env, size_t size,
   node->size = size;
   *term = term_of(node);
   return node->bytes;
+}
+
+ERL_NIF_TERM enif_make_resource_binary(ErlNifEnv *env, void *obj,
+                                       const void *data, size_t size) {
+  fake_node *node = add(env, BINARY);
+  node->bytes = (unsigned char *)(uintptr_t)data;
+  node->size = size;
+  node->owner = obj;
+  enif_keep_resource(obj);
+  return term_of(node);
 }
 
 ERL_NIF_TERM fake_binary(ErlNifEnv *env, const void *bytes, size_t len) {
@@ -291,6 +304,9 @@ ERL_NIF_TERM enif_make_copy(ErlNifEnv *env, ERL_NIF_TERM term) {
   case ATOM:
     return term;
   case BINARY:
+    if (from->owner != NULL)
+      return enif_make_resource_binary(env, from->owner, from->bytes,
+                                       from->size);
     return fake_binary(env, from->bytes, from->size);
   case TUPLE:
   case CELL:
@@ -516,7 +532,10 @@ ErlNifTermType enif_term_type(ErlNifEnv *env, ERL_NIF_TERM term) {
 /* What only values need that are not used here. */
 ERL_NIF_TERM enif_make_sub_binary(ErlNifEnv *env, ERL_NIF_TERM binary,
                                   size_t pos, size_t size) {
-  return fake_binary(env, node_of(binary)->bytes + pos, size);
+  fake_node *from = node_of(binary);
+  if (from->owner != NULL)
+    return enif_make_resource_binary(env, from->owner, from->bytes + pos, size);
+  return fake_binary(env, from->bytes + pos, size);
 }
 
 int enif_make_reverse_list(ErlNifEnv *env, ERL_NIF_TERM term,

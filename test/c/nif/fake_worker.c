@@ -12,6 +12,7 @@
 #include "carrier/local.h"
 #include "core/sp_error.h"
 #include "core/sp_hello.h"
+#include "fake_segments.h"
 
 #define CALLS 64
 
@@ -37,7 +38,8 @@ typedef struct worker {
   sp_frame_reader reader;
   running calls[CALLS];
   bool takes_offers;
-  uint64_t offers[CALLS]; /* in turn; 0 for none */
+  fake_segments *segments; /* NULL: takes none */
+  uint64_t offers[CALLS];  /* in turn; 0 for none */
   size_t next_offer;
   size_t last_offer;
 } worker;
@@ -96,7 +98,10 @@ static bool shake_hands(worker *w, const char *path, const uint8_t *token) {
   struct sockaddr_un address = {.sun_family = AF_UNIX};
   uint8_t hello[SP_HELLO_BYTES];
   w->takes_offers = any(w, 4) > 0;
-  sp_hello_put(hello, token, w->takes_offers ? SP_HELLO_OFFERS : 0);
+  bool takes_segments = any(w, 40) > 0;
+  sp_hello_put(hello, token,
+               (w->takes_offers ? SP_HELLO_OFFERS : 0) |
+                   (takes_segments ? SP_HELLO_SEGMENTS : 0));
   strncpy(address.sun_path, path, sizeof address.sun_path - 1);
   w->socket = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
   if (w->socket < 0 ||
@@ -111,6 +116,8 @@ static bool shake_hands(worker *w, const char *path, const uint8_t *token) {
   if (send(w->socket, hello, cut, MSG_NOSIGNAL) < 0 ||
       send(w->socket, hello + cut, len - cut, MSG_NOSIGNAL) < 0)
     return false;
+  if (takes_segments)
+    w->segments = fake_segments_new(w->socket, &w->random, w->honest);
   return len == sizeof hello && hear(w);
 }
 
@@ -123,20 +130,43 @@ static void ring_bell(int fd) {
 }
 
 /* False when the BEAM does not read any more. */
-static bool say(worker *w, uint8_t kind, uint64_t call, const void *bytes,
-                size_t len) {
-  sp_frame_part part = {bytes, len};
+static bool say_with(worker *w, uint8_t kind, uint64_t call, uint8_t attached,
+                     const sp_frame_part *parts, size_t count) {
   sp_frame_writer writer;
-  int wrote = sp_frame_begin(&writer, kind, call, &part, 1);
+  int wrote = sp_frame_begin_with(&writer, kind, call, attached, parts, count);
   for (int turn = 0; wrote == 0 && turn < 1000; turn++) {
     bool bell = false;
-    wrote = sp_frame_write(&writer, &w->out, &part, 1, &bell);
+    wrote = sp_frame_write(&writer, &w->out, parts, count, &bell);
     if (bell)
       ring_bell(w->fds[2]);
     if (wrote == 0)
       usleep(100);
   }
   return wrote == 1;
+}
+
+static bool say(worker *w, uint8_t kind, uint64_t call, const void *bytes,
+                size_t len) {
+  sp_frame_part part = {bytes, len};
+  return say_with(w, kind, call, 0, &part, 1);
+}
+
+/* An answer or a chunk, with segments perhaps: the value is what lies in the
+ * first of them. */
+static bool say_value(worker *w, uint8_t kind, uint64_t call) {
+  static const uint8_t yes[] = {8, 1};
+  static const uint8_t shared[] = {0xa2, 0x06, 7,    0xd9, 0x9c,
+                                   0x43, 0x83, 0x00, 0x00, 0x01};
+  uint8_t entries[FAKE_ENTRIES * SP_SEGMENT_ENTRY];
+  unsigned n = w->segments != NULL && any(w, 4) == 0
+                   ? fake_segments_attach(w->segments, entries)
+                   : 0;
+  sp_frame_part parts[3] = {{entries, n * (size_t)SP_SEGMENT_ENTRY},
+                            {yes, kind == SP_FRAME_ANSWER ? sizeof yes : 0},
+                            {shared, n > 0 ? sizeof shared : 0}};
+  if (n == 0 && kind == SP_FRAME_CHUNK)
+    parts[1].len = sizeof yes;
+  return say_with(w, kind, call, (uint8_t)n, parts, 3);
 }
 
 static void begin(worker *w, uint64_t call) {
@@ -166,7 +196,14 @@ static running *find(worker *w, uint64_t call) {
 
 static bool hear_frame(worker *w, const sp_frame *frame) {
   running *r = find(w, frame->call);
+  if (frame->attached > 0 &&
+      (w->segments == NULL || !fake_segments_take(w->segments, frame)))
+    return false;
   switch (frame->kind) {
+  case SP_FRAME_FORGET:
+    if (w->segments != NULL)
+      fake_segments_forget(w->segments, frame);
+    return true;
   case SP_FRAME_CALL:
     begin(w, frame->call);
     return true;
@@ -202,10 +239,10 @@ static bool go_on(worker *w, running *r) {
       return true;
     r->credit--;
     r->chunks--;
-    return say(w, SP_FRAME_CHUNK, r->call, yes, sizeof yes);
+    return say_value(w, SP_FRAME_CHUNK, r->call);
   }
   r->used = false;
-  bool good = say(w, SP_FRAME_ANSWER, r->call, yes, sizeof yes);
+  bool good = say_value(w, SP_FRAME_ANSWER, r->call);
   if (!w->honest && any(w, 4) == 0) /* twice, or what was not asked */
     good = say(w, any(w, 2) == 0 ? SP_FRAME_ANSWER : SP_FRAME_CHUNK,
                r->call + any(w, 2), yes, sizeof yes);
@@ -238,6 +275,13 @@ static void scribble(worker *w) {
   ring_bell(w->fds[2]);
 }
 
+static bool let_go(worker *w) {
+  uint8_t ids[8 * FAKE_RELEASES];
+  size_t len =
+      w->segments == NULL ? 0 : fake_segments_release(w->segments, ids);
+  return len == 0 || say(w, SP_FRAME_RELEASE, 0, ids, len);
+}
+
 static bool look(worker *w) {
   sp_frame frame;
   for (;;) {
@@ -254,9 +298,11 @@ static bool look(worker *w) {
 
 static void work(worker *w) {
   uint32_t life = 200 + any(w, 2000);
+  /* What else is there is for who reads the frames. */
+  short over = w->segments != NULL ? POLLRDHUP : POLLIN;
   for (uint32_t turn = 0; turn < life; turn++) {
     struct pollfd fds[2] = {{.fd = w->fds[1], .events = POLLIN},
-                            {.fd = w->socket, .events = POLLIN}};
+                            {.fd = w->socket, .events = over}};
     uint64_t count;
     bool asleep = sp_ring_wait_data(&w->in);
     if (poll(fds, 2, asleep ? 1 : 0) > 0) {
@@ -272,6 +318,8 @@ static void work(worker *w) {
     for (size_t i = 0; i < CALLS; i++)
       if (w->calls[i].used && !go_on(w, &w->calls[i]))
         return;
+    if (!let_go(w))
+      return;
     if (!w->honest && any(w, 200) == 0)
       scribble(w);
   }
@@ -293,6 +341,8 @@ void fake_worker_run(const char *path, const uint8_t *token, uint32_t seed,
   for (int i = 0; i < 3; i++)
     if (w->fds[i] >= 0)
       close(w->fds[i]);
+  if (w->segments != NULL)
+    fake_segments_free(w->segments);
   if (w->memory != NULL)
     munmap(w->memory, 2 * SP_RING_BYTES(w->capacity));
   sp_frame_reader_free(&w->reader);

@@ -16,6 +16,7 @@
 #include "carrier/local.h"
 #include "fake_enif.h"
 #include "fake_grpc.h"
+#include "fake_segments.h"
 #include "fake_worker.h"
 #include "stress_guard.h"
 #include "stress_server.h"
@@ -146,17 +147,29 @@ typedef struct caller {
   ErlNifEnv *env;
 } caller;
 
+/* Below and above what goes by segment, and above what a normal scheduler
+ * copies. */
+static ERL_NIF_TERM blob(ErlNifEnv *env, uint32_t *random) {
+  static const size_t sizes[] = {30000, LARGE, 2 * LARGE, 20 * LARGE};
+  size_t size =
+      sizes[fake_random(random, 40) == 0 ? 3 : fake_random(random, 3)];
+  ERL_NIF_TERM term;
+  unsigned char *to = enif_make_new_binary(env, size, &term);
+  memset(to, fake_segments_byte(fake_random(random, 1000)), size);
+  return term;
+}
+
 static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
   static const char *const modes[] = {"hint", "strict_queue",
                                       "strict_fail_fast"};
   static const char *const names[] = {"a", "b", "c"};
-  static char large[LARGE];
   ErlNifEnv *env = c->env;
   uint32_t *random = c->random;
   ERL_NIF_TERM args = enif_make_new_map(env);
-  if (fake_random(random, 8) == 0)
-    enif_make_map_put(env, args, atom("x"), fake_binary(env, large, LARGE),
-                      &args);
+  for (uint32_t n = fake_random(random, 8) == 0 ? fake_random(random, 20) : 0;
+       n > 0; n--)
+    enif_make_map_put(env, args, fake_text(env, names[n % 3]),
+                      blob(env, random), &args);
   ERL_NIF_TERM session = fake_random(random, 3) > 0
                              ? atom("nil")
                              : fake_text(env, names[fake_random(random, 3)]);
@@ -479,6 +492,20 @@ static int open_files(void) {
   return n;
 }
 
+/* How many there are, or uses of them by workers. */
+static long segments(const char *what) {
+  fake_process *self = fake_spawn();
+  ErlNifEnv *env = fake_env(self);
+  ERL_NIF_TERM count;
+  long n = -1;
+  ERL_NIF_TERM info = fake_call(env, "segment_info", 0, NULL);
+  if (!enif_get_map_value(env, info, atom(what), &count) ||
+      !enif_get_long(env, count, &n))
+    fail("nothing is known of segments");
+  enif_free_env(env);
+  return n;
+}
+
 static void start_carrier(void) {
   fake_process *self = fake_spawn();
   ErlNifEnv *env = fake_env(self);
@@ -515,10 +542,13 @@ int main(int argc, char **argv) {
   atomic_store(&stopping, true);
   while (n > 0)
     pthread_join(threads[--n], NULL);
-  for (int ms = 0; fake_live_resources(false) > 0 || open_files() > files;
+  for (int ms = 0; fake_live_resources(false) > 0 || open_files() > files ||
+                   segments("segments") > 0 || segments("lent") > 0;
        ms++) {
     if (ms > HANG_MS) {
       fake_live_resources(true);
+      fprintf(stderr, "%ld segments, %ld uses\n", segments("segments"),
+              segments("lent"));
       fprintf(stderr, "%d files more than before\n", open_files() - files);
       fail("something is left");
     }
@@ -527,10 +557,11 @@ int main(int argc, char **argv) {
   fake_grpc_stop();
   printf(
       "%lu calls, %lu of them sent ahead, %lu cancelled, %lu callers killed; "
-      "%lu calls served\n",
+      "%lu calls served; %lu segments lent, %lu given\n",
       atomic_load(&calls), atomic_load(&fake_worker_offers),
       atomic_load(&cancelled), atomic_load(&killed),
-      atomic_load(&stress_served));
+      atomic_load(&stress_served), atomic_load(&fake_segments_lent),
+      atomic_load(&fake_segments_given));
   fake_free_processes();
   return 0;
 }

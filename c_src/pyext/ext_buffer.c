@@ -142,8 +142,6 @@ static PyMethodDef functions[] = {
     {"segment_stats", segment_stats, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
-int ext_buffer_init(PyObject *module);
-
 int ext_buffer_init(PyObject *module) {
   PyObject *type = PyType_FromSpec(&spec);
   if (type == NULL)

@@ -233,8 +233,6 @@ int ext_gifts_finish(ext_gifts *gifts) {
 /* ---- the module ------------------------------------------------------------
  */
 
-int ext_buffer_init(PyObject *module);
-
 int ext_shared_init(PyObject *module) {
   return add_shared_type(module) == 0 ? ext_buffer_init(module) : -1;
 }

@@ -35,7 +35,9 @@ int ext_gifts_add(ext_gifts *gifts, sp_buf *out, const uint8_t *bytes,
 /* After the last. -1 and an exception. */
 int ext_gifts_finish(ext_gifts *gifts);
 
-/* Whether it is a Buffer, whose bytes are then at |*bytes|. */
+/* Buffer and the functions: part of ext_shared_init. */
+int ext_buffer_init(PyObject *module);
+/* Whether it is a Buffer. */
 bool ext_is_buffer(PyObject *object);
 
 #endif

@@ -63,14 +63,18 @@ extern ext_hooks ext;
 
 /* ---- values ------------------------------------------------------------- */
 
-/* Appends |value| as one CBOR item. -1 and an exception. */
-int ext_encode(sp_buf *out, PyObject *value);
+struct ext_gifts; /* ext_shared.h */
+
+/* Appends |value| as one CBOR item; large bytes may go to |gifts|, if not NULL.
+ * -1 and an exception. */
+int ext_encode(sp_buf *out, PyObject *value, struct ext_gifts *gifts);
 /* Hands the pairs of a dict of text to |put|, one after the other. -1 and an
  * exception; TypeError with |refusal| for what is not text. */
 int ext_put_texts(sp_buf *out, PyObject *dict, const char *refusal,
                   int (*put)(sp_buf *out, sp_slice key, sp_slice value));
-/* A new reference, or NULL and an exception. */
-PyObject *ext_decode(const uint8_t *bytes, size_t len);
+/* A new reference, or NULL and an exception. |attached| may be NULL. */
+PyObject *ext_decode(const uint8_t *bytes, size_t len,
+                     const sp_attached *attached);
 /* Text that was checked by nobody; repeated short ones are the same object.
  * NULL and an exception. */
 PyObject *ext_text(const uint8_t *text, size_t len);
@@ -87,6 +91,7 @@ typedef struct ext_link {
   PyObject_HEAD sp_link *connection;
   PyObject *on_cancel; /* does not change while it is open */
   sp_buf spare;        /* for the next answer or chunk */
+  size_t threshold;    /* bytes from which on segments are used; 0: never */
   unsigned users;      /* threads that are in the connection without the GIL */
   bool opening;
 } ext_link;

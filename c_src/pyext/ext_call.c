@@ -65,6 +65,7 @@ static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   call->link = link;
   call->job = job;
   sp_buf_init(&call->answer, sp_mem_default(), 0);
+  call->gifts = (ext_gifts){link->threshold, NULL};
   call->tool = call->session_id = NULL;
   call->metadata = PyDict_New();
   call->thread = pthread_self();
@@ -126,6 +127,7 @@ static void call_dealloc(PyObject *self) {
   drop_job(call);
   EXT_LEAVE();
   sp_buf_free(&call->answer);
+  ext_gifts_free(&call->gifts);
   Py_XDECREF(call->tool);
   Py_XDECREF(call->session_id);
   Py_XDECREF(call->metadata);
@@ -201,7 +203,8 @@ static PyObject *decode_arguments(const ext_call *call) {
   if (!hold_arguments(call, &link, &job))
     return NULL;
   PyObject *value = call->has_arguments
-                        ? ext_decode(call->arguments.data, call->arguments.len)
+                        ? ext_decode(call->arguments.data, call->arguments.len,
+                                     sp_job_attached(job))
                         : PyDict_New();
 #ifdef Py_GIL_DISABLED
   sp_job_release(link, job);
@@ -228,18 +231,19 @@ static PyObject *call_parameters(PyObject *self, PyObject *unused) {
 }
 
 /* -1 and an exception, or 0. */
-static int put_value(sp_buf *out, PyObject *value,
+static int put_value(sp_buf *out, PyObject *value, ext_gifts *gifts,
                      int (*begin)(sp_buf *out, size_t *mark)) {
   size_t mark;
   int err = begin(out, &mark);
-  if (err == SP_OK && ext_encode(out, value) != 0)
+  if (err == SP_OK &&
+      (ext_encode(out, value, gifts) != 0 || ext_gifts_finish(gifts) != 0))
     return -1;
   if (err == SP_OK)
     err = sp_bridge_end_cbor(out, mark);
   return err == SP_OK ? 0 : ext_raise(err);
 }
 
-static int put_binary(sp_buf *out, PyObject *value) {
+static int put_binary(sp_buf *out, PyObject *value, ext_gifts *gifts) {
   PyObject *data = PyObject_GetAttrString(value, "data");
   PyObject *metadata = PyObject_GetAttrString(value, "metadata");
   char *bytes;
@@ -253,7 +257,7 @@ static int put_binary(sp_buf *out, PyObject *value) {
   if (err != SP_OK)
     ext_raise(err);
   else if (metadata != Py_None)
-    result = put_value(out, metadata, sp_bridge_begin_result);
+    result = put_value(out, metadata, gifts, sp_bridge_begin_result);
   else
     result = 0;
 done:
@@ -279,13 +283,13 @@ static bool begin_to_encode(const ext_call *call, sp_buf *out) {
   return good;
 }
 
-static int put_result(sp_buf *out, PyObject *value) {
+static int put_result(sp_buf *out, PyObject *value, ext_gifts *gifts) {
   int err = sp_bridge_put_success(out);
   if (err != SP_OK)
     return ext_raise(err);
   return is_binary_result(value)
-             ? put_binary(out, value)
-             : put_value(out, value, sp_bridge_begin_result);
+             ? put_binary(out, value, gifts)
+             : put_value(out, value, gifts, sp_bridge_begin_result);
 }
 
 /* result(value): encodes what the tool returned; `finish` sends it. */
@@ -294,15 +298,19 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
   sp_buf out;
   if (!begin_to_encode(call, &out))
     return NULL;
-  int result = put_result(&out, value);
+  ext_gifts gifts = {call->link->threshold, NULL};
+  int result = put_result(&out, value, &gifts);
   EXT_ENTER(call->link);
   if (result == 0 && !ext_call_check(call))
     result = -1;
   if (result == 0) {
     sp_buf_free(&call->answer);
+    ext_gifts_free(&call->gifts);
     call->answer = out;
+    call->gifts = gifts;
   } else {
     give_back(call->link, &out);
+    ext_gifts_free(&gifts);
   }
   EXT_LEAVE();
   if (result != 0)
@@ -317,28 +325,30 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
 
 enum sp_link_result ext_call_send(sp_link *link, const sp_job *job,
                                   uint8_t kind, const uint8_t *bytes,
-                                  size_t len) {
-  enum sp_link_result sent = sp_job_send(link, job, kind, bytes, len, false);
+                                  size_t len, sp_given *given) {
+  enum sp_link_result sent =
+      sp_job_send(link, job, kind, bytes, len, given, false);
   if (sent == SP_LINK_NOTHING) {
     Py_BEGIN_ALLOW_THREADS;
-    sent = sp_job_send(link, job, kind, bytes, len, true);
+    sent = sp_job_send(link, job, kind, bytes, len, given, true);
     Py_END_ALLOW_THREADS;
   }
   return sent;
 }
 
 /* Or an error, for a result that is too large. */
-static void send_answer(sp_link *link, const sp_job *job, sp_buf *out) {
+static void send_answer(sp_link *link, const sp_job *job, sp_buf *out,
+                        sp_given *given) {
   static const char text[] = "{\"type\":\"EncodeError\",\"message\":\"the "
                              "result is 2 GiB or more\"}";
-  if (ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len) !=
+  if (ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len, given) !=
       SP_LINK_NOMEM)
     return;
   sp_buf_reset(out);
   int err = sp_bridge_put_error(
       out, (sp_slice){(const uint8_t *)text, sizeof text - 1});
   if (err == SP_OK)
-    ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len);
+    ext_call_send(link, job, SP_FRAME_ANSWER, out->data, out->len, NULL);
 }
 
 /* Sends |call->answer|: the call is over. The GIL may be given up meanwhile, so
@@ -352,14 +362,20 @@ static PyObject *answer(ext_call *call) {
     return NULL;
   }
   sp_buf out = call->answer;
+  ext_gifts gifts = call->gifts;
   sp_buf_init(&call->answer, sp_mem_default(), 0);
+  call->gifts = (ext_gifts){0, NULL};
   call->was_cancelled = sp_job_is_cancelled(job);
   call->job = NULL;
   call->link->users++;
-  send_answer(link, job, &out);
+  /* Nobody looks at the arguments any more: what objects do not hold of them
+   * is released with the answer. */
+  sp_job_let_go(link, job);
+  send_answer(link, job, &out, gifts.given);
   sp_job_end(link, job);
   call->link->users--;
   give_back(call->link, &out);
+  ext_gifts_free(&gifts);
   Py_RETURN_NONE;
 }
 
@@ -387,6 +403,7 @@ static PyObject *call_fail(PyObject *self, PyObject *message) {
       !ext_call_check(call)) /* the GIL may have been given up */
     return NULL;
   sp_buf_reset(&call->answer);
+  ext_gifts_free(&call->gifts);
   int err = sp_bridge_put_error(&call->answer, text);
   if (err != SP_OK) {
     ext_raise(err);
@@ -413,7 +430,7 @@ static int put_data(sp_buf *out, PyObject *bytes) {
 }
 
 /* Text and bytes travel as they are, as over gRPC. */
-static int put_chunk_value(sp_buf *out, PyObject *value) {
+static int put_chunk_value(sp_buf *out, PyObject *value, ext_gifts *gifts) {
   if (value == Py_None)
     return 0;
   if (PyUnicode_Check(value))
@@ -422,7 +439,7 @@ static int put_chunk_value(sp_buf *out, PyObject *value) {
   if (PyBytes_Check(value) || PyByteArray_Check(value) ||
       PyMemoryView_Check(value))
     return put_data(out, PyBytes_FromObject(value));
-  return put_value(out, value, sp_bridge_begin_chunk);
+  return put_value(out, value, gifts, sp_bridge_begin_chunk);
 }
 
 static int put_chunk_metadata(sp_buf *out, PyObject *metadata) {
@@ -467,7 +484,7 @@ int ext_call_await(const ext_call *call, sp_link *link, sp_job *job,
 }
 
 /* 1 when it would have to wait, and is not to. */
-static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
+static int send_chunk(ext_call *call, sp_buf *out, sp_given *given, bool wait) {
   sp_job *job = call->job;
   sp_link *link = call->link->connection;
   enum sp_link_result got;
@@ -485,7 +502,7 @@ static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
     /* Numbered only now, so that threads that wait do not mix up the order. */
     result = put_chunk_id(call, out);
     if (result == 0 && ext_call_send(link, job, SP_FRAME_CHUNK, out->data,
-                                     out->len) == SP_LINK_NOMEM)
+                                     out->len, given) == SP_LINK_NOMEM)
       result = ext_raise(SP_ERR_LIMIT);
   }
   sp_job_release(link, job);
@@ -503,7 +520,8 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   if (!PyArg_ParseTuple(args, "OpO|p", &value, &final, &metadata, &wait) ||
       !begin_to_encode(call, &out))
     return NULL;
-  int result = put_chunk_value(&out, value);
+  ext_gifts gifts = {call->link->threshold, NULL};
+  int result = put_chunk_value(&out, value, &gifts);
   if (result == 0)
     result = put_chunk_metadata(&out, metadata);
   if (result == 0 && final && sp_bridge_put_final(&out) != SP_OK)
@@ -512,7 +530,8 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   if (result == 0 && !ext_call_check(call))
     result = -1;
   if (result == 0)
-    result = send_chunk(call, &out, wait != 0);
+    result = send_chunk(call, &out, gifts.given, wait != 0);
+  ext_gifts_free(&gifts);
   give_back(call->link, &out);
   EXT_LEAVE();
   return result < 0 ? NULL : PyBool_FromLong(result == 0);

@@ -3,6 +3,7 @@
 #define SP_EXT_CALL_H
 
 #include "ext.h"
+#include "ext_shared.h"
 
 #include <pthread.h>
 
@@ -14,6 +15,7 @@ typedef struct ext_call {
   bool has_arguments;
   int64_t deadline; /* see sp_link_now; 0 for none */
   sp_buf answer;
+  ext_gifts gifts; /* what |answer| attaches */
   PyObject *tool;
   PyObject *session_id;
   PyObject *metadata;
@@ -33,11 +35,11 @@ static inline PyObject *ext_link_of(PyObject *call) {
 }
 /* Whether it runs; false and RuntimeError when it is over. */
 bool ext_call_check(const ext_call *call);
-/* Sends a frame. The GIL may be given up: that link and job stay is the
- * caller's to see to. */
+/* Sends a frame, with |given| if not NULL. The GIL may be given up: that link
+ * and job stay is the caller's to see to. */
 enum sp_link_result ext_call_send(sp_link *link, const sp_job *job,
                                   uint8_t kind, const uint8_t *bytes,
-                                  size_t len);
+                                  size_t len, sp_given *given);
 /* sp_job_credit or sp_job_await_input */
 typedef enum sp_link_result ext_wait(sp_link *link, sp_job *job, bool main,
                                      bool wait);

@@ -3,7 +3,7 @@
 #include "ext_call.h"
 
 /* The value of an input. */
-static PyObject *value_of(const sp_buf *bytes) {
+static PyObject *value_of(const sp_buf *bytes, const sp_attached *attached) {
   sp_bridge_chunk chunk;
   int err = sp_bridge_get_chunk(bytes->data, bytes->len, &chunk, NULL, NULL);
   if (err != SP_OK) {
@@ -12,7 +12,7 @@ static PyObject *value_of(const sp_buf *bytes) {
   }
   if (!chunk.has_cbor)
     Py_RETURN_NONE;
-  return ext_decode(chunk.cbor.data, chunk.cbor.len);
+  return ext_decode(chunk.cbor.data, chunk.cbor.len, attached);
 }
 
 static void ask_for(sp_link *link, const sp_job *job, uint32_t n) {
@@ -20,12 +20,13 @@ static void ask_for(sp_link *link, const sp_job *job, uint32_t n) {
   for (size_t i = 0; i < 4; i++)
     bytes[i] = (uint8_t)(n >> (8 * i));
   /* Where the BEAM is gone, the wait for inputs says so. */
-  (void)ext_call_send(link, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes);
+  (void)ext_call_send(link, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes,
+                      NULL);
 }
 
 /* What has come; false and RuntimeError when the call is over. */
-static bool take_input(ext_call *call, enum sp_input_result *got,
-                       sp_buf *bytes) {
+static bool take_input(ext_call *call, enum sp_input_result *got, sp_buf *bytes,
+                       sp_attached **attached) {
   uint32_t ask;
   bool good;
   EXT_ENTER(call->link);
@@ -35,7 +36,7 @@ static bool take_input(ext_call *call, enum sp_input_result *got,
     sp_link *link = call->link->connection;
     sp_job_keep(link, job);
     (void)sp_job_await_input(link, job, false, false); /* reads what is there */
-    *got = sp_job_input(link, job, bytes, &ask);
+    *got = sp_job_input(link, job, bytes, attached, &ask);
     if (ask > 0)
       ask_for(link, job, ask);
     sp_job_release(link, job);
@@ -49,11 +50,14 @@ static bool take_input(ext_call *call, enum sp_input_result *got,
 PyObject *ext_call_poll_input(PyObject *self, PyObject *none) {
   enum sp_input_result got;
   sp_buf bytes;
-  if (!take_input((ext_call *)self, &got, &bytes))
+  sp_attached *attached;
+  if (!take_input((ext_call *)self, &got, &bytes, &attached))
     return NULL;
   if (got == SP_INPUT_THERE) {
-    PyObject *result = value_of(&bytes);
+    PyObject *result = value_of(&bytes, attached);
     sp_buf_free(&bytes);
+    sp_shared_drop(attached); /* objects hold what they need */
+    sp_shared_flush();
     return result;
   }
   if (got == SP_INPUT_END) {

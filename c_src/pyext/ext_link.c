@@ -1,5 +1,5 @@
 /* Link: the connection to the BEAM, as Python sees it. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include <sched.h>
 #include <structmember.h>
@@ -122,10 +122,14 @@ static int link_init(PyObject *object, PyObject *args, PyObject *kwargs) {
   }
   config.threaded = threaded != 0;
   config.no_gil = runs_without_gil();
+  size_t threshold = ext_shared_threshold();
+  config.segments = threshold != SIZE_MAX;
   EXT_ENTER(object);
   result = begin_to_open(self, on_cancel);
-  if (result == 0)
+  if (result == 0) {
+    self->threshold = config.segments ? threshold : 0;
     result = open_link(self, path, token, &config);
+  }
   EXT_LEAVE();
   return result;
 }

@@ -1,6 +1,6 @@
 /* The module _snakepit_native: what snakepit_bridge._native finds. */
-#include "ext.h"
 #include "ext_dlpack.h"
+#include "ext_shared.h"
 
 ext_hooks ext;
 static PyTypeObject *link_type;
@@ -49,7 +49,7 @@ static PyObject *encode(PyObject *module, PyObject *value) {
   if (!check_configured())
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
-  if (ext_encode(&out, value) == 0)
+  if (ext_encode(&out, value, NULL) == 0)
     result =
         PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.len);
   sp_buf_free(&out);
@@ -63,7 +63,7 @@ static PyObject *decode(PyObject *module, PyObject *bytes) {
   Py_ssize_t len;
   if (!check_configured() || PyBytes_AsStringAndSize(bytes, &data, &len) != 0)
     return NULL;
-  return ext_decode((const uint8_t *)data, (size_t)len);
+  return ext_decode((const uint8_t *)data, (size_t)len, NULL);
 }
 
 static PyMethodDef functions[] = {
@@ -108,7 +108,7 @@ static int add_type(PyObject *module, PyTypeObject *type, const char *name) {
 static int fill_module(PyObject *module) {
   if (make_types() != 0 || add_type(module, ext_call_type, "Call") != 0 ||
       add_type(module, link_type, "Link") != 0 ||
-      ext_dlpack_init(module) != 0)
+      ext_dlpack_init(module) != 0 || ext_shared_init(module) != 0)
     return -1;
   return add_type(module, ext_request_type, "Request");
 }

@@ -1,5 +1,5 @@
 /* Request: a method of the BEAM's that is called, as Python sees it. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include "../core/sp_error.h"
 
@@ -93,15 +93,15 @@ static PyObject *request_cancel(PyObject *object, PyObject *unused) {
 
 /* With the GIL. -1 and an exception, or 0. */
 static int send_request(ext_request *self, uint8_t method, const uint8_t *bytes,
-                        size_t len) {
+                        size_t len, sp_given *given) {
   sp_link *link = self->link->connection;
   sp_upcall *request = self->request;
   enum sp_link_result sent =
-      sp_upcall_send(link, request, method, bytes, len, false);
+      sp_upcall_send(link, request, method, bytes, len, given, false);
   if (sent == SP_LINK_NOTHING) {
     self->link->users++;
     Py_BEGIN_ALLOW_THREADS;
-    sent = sp_upcall_send(link, request, method, bytes, len, true);
+    sent = sp_upcall_send(link, request, method, bytes, len, given, true);
     Py_END_ALLOW_THREADS;
     self->link->users--;
   }
@@ -114,13 +114,14 @@ static int send_request(ext_request *self, uint8_t method, const uint8_t *bytes,
 }
 
 static PyObject *make_request(PyObject *link, uint8_t method,
-                              const uint8_t *bytes, size_t len) {
+                              const uint8_t *bytes, size_t len,
+                              sp_given *given) {
   ext_request *self;
   int result = -1;
   EXT_ENTER(link);
   self = new_request((ext_link *)link);
   if (self != NULL)
-    result = send_request(self, method, bytes, len);
+    result = send_request(self, method, bytes, len, given);
   EXT_LEAVE();
   if (result == 0)
     return (PyObject *)self;
@@ -140,14 +141,15 @@ PyObject *ext_link_request(PyObject *object, PyObject *args) {
     return NULL;
   }
   return make_request(object, (uint8_t)method, (const uint8_t *)bytes,
-                      (size_t)len);
+                      (size_t)len, NULL);
 }
 
 /* The arguments as CBOR; encoding them may run code. */
-static int put_arguments(sp_buf *out, PyObject *arguments) {
+static int put_arguments(sp_buf *out, PyObject *arguments, ext_gifts *gifts) {
   sp_bridge_mark mark;
   int err = sp_bridge_begin_arguments(out, &mark);
-  if (err == SP_OK && ext_encode(out, arguments) != 0)
+  if (err == SP_OK &&
+      (ext_encode(out, arguments, gifts) != 0 || ext_gifts_finish(gifts) != 0))
     return -1;
   if (err == SP_OK)
     err = sp_bridge_end_arguments(out, &mark);
@@ -179,13 +181,16 @@ PyObject *ext_link_tool_request(PyObject *object, PyObject *args) {
   PyObject *tool, *session, *metadata, *arguments, *result = NULL;
   long long left_ms;
   sp_buf out;
+  ext_gifts gifts = {((ext_link *)object)->threshold, NULL};
   if (!PyArg_ParseTuple(args, "UUO!O!L", &tool, &session, &PyDict_Type,
                         &metadata, &PyDict_Type, &arguments, &left_ms))
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
   if (put_tool_request(&out, tool, session, metadata, left_ms) == 0 &&
-      put_arguments(&out, arguments) == 0)
-    result = make_request(object, EXECUTE_ELIXIR_TOOL, out.data, out.len);
+      put_arguments(&out, arguments, &gifts) == 0)
+    result = make_request(object, EXECUTE_ELIXIR_TOOL, out.data, out.len,
+                          gifts.given);
+  ext_gifts_free(&gifts);
   sp_buf_free(&out);
   return result;
 }
@@ -327,7 +332,7 @@ static PyObject *bytes_or_none(sp_slice bytes) {
                                    (Py_ssize_t)bytes.len);
 }
 
-static PyObject *tool_result(sp_slice bytes) {
+static PyObject *tool_result(sp_slice bytes, const sp_attached *attached) {
   sp_bridge_response r;
   int err = sp_bridge_get_response(bytes.data, bytes.len, &r);
   if (err != SP_OK) {
@@ -341,7 +346,8 @@ static PyObject *tool_result(sp_slice bytes) {
                     ? ext_text(r.error_details.data, r.error_details.len)
                     : none());
   return four(0, PyBool_FromLong(1),
-              r.has_cbor ? ext_decode(r.cbor.data, r.cbor.len) : none(),
+              r.has_cbor ? ext_decode(r.cbor.data, r.cbor.len, attached)
+                         : none(),
               bytes_or_none(r.binary_result));
 }
 
@@ -369,7 +375,7 @@ static PyObject *request_tool_reply(PyObject *object, PyObject *unused) {
   if (status < 0)
     return NULL;
   PyObject *result = status == 0
-                         ? tool_result(bytes)
+                         ? tool_result(bytes, sp_upcall_attached(request))
                          : four(status, PyBool_FromLong(0),
                                 ext_text(bytes.data, bytes.len), none());
   EXT_ENTER(self->link);

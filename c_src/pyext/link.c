@@ -71,6 +71,8 @@ static bool say_hello(sp_link *link, const uint8_t *token) {
   unsigned flags = link->config.threaded ? 0 : SP_HELLO_OFFERS;
   if (link->config.no_gil)
     flags |= SP_HELLO_NO_GIL;
+  if (link->config.segments)
+    flags |= SP_HELLO_SEGMENTS;
   sp_hello_put(hello, token, flags);
   ssize_t sent = send(link->socket, hello, sizeof hello, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof hello;
@@ -217,6 +219,7 @@ static void free_jobs(sp_job *job) {
   while (job != NULL) {
     sp_job *next = job->next;
     sp_link_drop_inputs(job);
+    sp_shared_drop(job->attached);
     sp_buf_free(&job->payload);
     free(job);
     job = next;
@@ -273,6 +276,8 @@ static int set_up(sp_link *link) {
   if (!registered && pthread_atfork(NULL, NULL, forget_in_child) != 0)
     return -1;
   registered = true;
+  if (sp_shared_open(link) != 0)
+    return -1;
   return start_watcher(link);
 }
 
@@ -295,6 +300,7 @@ int sp_link_open(const char *path, const uint8_t token[SP_LINK_TOKEN],
   *out = link;
   return 0;
 failed:
+  sp_shared_close(link);
   free_link(link);
   return -1;
 }
@@ -310,12 +316,14 @@ void sp_link_close(sp_link *link) {
   while (link->messenger || link->probe_since != 0)
     pthread_cond_wait(&link->messenger_gone, &link->lock);
   pthread_mutex_unlock(&link->lock);
+  sp_shared_close(link);
   if (!sp_link_is_copy(link)) {
     sp_link_ring(link->kick);
     pthread_join(link->watcher, NULL);
   }
   the_link = NULL;
   free_link(link);
+  sp_shared_collect(); /* what calls that never ran have held */
 }
 
 /* ---- the end ------------------------------------------------------------- */

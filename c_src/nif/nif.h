@@ -140,6 +140,7 @@ int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
 int nif_guard_load(ErlNifEnv *env);
+int nif_handle_load(ErlNifEnv *env);
 
 /* Every NIF has this shape. */
 #define NIF(name)                                                              \
@@ -195,6 +196,9 @@ NIF(nif_server_finish);
 NIF(nif_server_fail);
 NIF(nif_guard_new);
 NIF(nif_guard_disarm);
+NIF(nif_handle_new);
+NIF(nif_handle_get);
+NIF(nif_handle_close);
 NIF(nif_server_peer);
 NIF(nif_server_read);
 NIF(nif_os_signal);

@@ -135,12 +135,12 @@ int nif_call_load(ErlNifEnv *env);
 int nif_channel_load(ErlNifEnv *env);
 int nif_pool_load(ErlNifEnv *env);
 int nif_slots_load(ErlNifEnv *env);
+int nif_handle_load(ErlNifEnv *env);
 int nif_local_load(ErlNifEnv *env);
 int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
 int nif_guard_load(ErlNifEnv *env);
-int nif_handle_load(ErlNifEnv *env);
 
 /* Every NIF has this shape. */
 #define NIF(name)                                                              \
@@ -173,6 +173,9 @@ NIF(nif_json_decode);
 NIF(nif_cbor_encode);
 NIF(nif_cbor_decode);
 NIF(nif_build_decimals);
+NIF(nif_handle_new);
+NIF(nif_handle_get);
+NIF(nif_handle_close);
 NIF(nif_channel_open);
 NIF(nif_channel_close);
 NIF(nif_channel_takes_cbor);
@@ -196,9 +199,6 @@ NIF(nif_server_finish);
 NIF(nif_server_fail);
 NIF(nif_guard_new);
 NIF(nif_guard_disarm);
-NIF(nif_handle_new);
-NIF(nif_handle_get);
-NIF(nif_handle_close);
 NIF(nif_server_peer);
 NIF(nif_server_read);
 NIF(nif_os_signal);

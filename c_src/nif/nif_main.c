@@ -112,9 +112,9 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
     return -1;
   if (nif_channel_load(env) != 0 || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
-      nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
-      nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
-      nif_guard_load(env) != 0 || nif_handle_load(env) != 0 ||
+      nif_handle_load(env) != 0 || nif_local_load(env) != 0 ||
+      nif_request_load(env) != 0 || nif_message_load(env) != 0 ||
+      nif_server_load(env) != 0 || nif_guard_load(env) != 0 ||
       nif_struct_load(env, info) != 0)
     return -1;
   return 0;
@@ -148,6 +148,9 @@ static ErlNifFunc functions[] = {
     {"cbor_encode", 1, nif_cbor_encode, 0},
     {"cbor_decode", 1, nif_cbor_decode, 0},
     {"build_decimals", 1, nif_build_decimals, 0},
+    {"handle_new", 1, nif_handle_new, 0},
+    {"handle_get", 1, nif_handle_get, 0},
+    {"handle_close", 1, nif_handle_close, 0},
     {"channel_open", 1, nif_channel_open, 0},
     {"channel_open", 2, nif_channel_open, 0},
     {"channel_close", 1, nif_channel_close, 0},
@@ -172,9 +175,6 @@ static ErlNifFunc functions[] = {
     {"server_fail", 3, nif_server_fail, 0},
     {"guard_new", 2, nif_guard_new, 0},
     {"guard_disarm", 1, nif_guard_disarm, 0},
-    {"handle_new", 1, nif_handle_new, 0},
-    {"handle_get", 1, nif_handle_get, 0},
-    {"handle_close", 1, nif_handle_close, 0},
     {"server_peer", 1, nif_server_peer, 0},
     {"server_read", 1, nif_server_read, 0},
     {"os_signal", 3, nif_os_signal, ERL_NIF_DIRTY_JOB_IO_BOUND},

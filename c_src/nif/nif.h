@@ -135,7 +135,6 @@ int nif_call_load(ErlNifEnv *env);
 int nif_channel_load(ErlNifEnv *env);
 int nif_pool_load(ErlNifEnv *env);
 int nif_slots_load(ErlNifEnv *env);
-int nif_handle_load(ErlNifEnv *env);
 int nif_local_load(ErlNifEnv *env);
 int nif_request_load(ErlNifEnv *env);
 int nif_message_load(ErlNifEnv *env);

@@ -8,6 +8,7 @@
 /* A key of such a map, whose value is true. */
 #define NIF_HANDLE_KEY "__snakepit_zero_copy__"
 
+int nif_handle_load(ErlNifEnv *env);
 bool nif_handle_is_key(const void *bytes, size_t len);
 /* The struct that |map| stands for; |map| itself when it is no handle after
  * all. SP_ERR_NOMEM. */

@@ -112,10 +112,9 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
     return -1;
   if (nif_channel_load(env) != 0 || nif_call_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
-      nif_handle_load(env) != 0 || nif_local_load(env) != 0 ||
-      nif_request_load(env) != 0 || nif_message_load(env) != 0 ||
-      nif_server_load(env) != 0 || nif_guard_load(env) != 0 ||
-      nif_struct_load(env, info) != 0)
+      nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
+      nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
+      nif_guard_load(env) != 0 || nif_struct_load(env, info) != 0)
     return -1;
   return 0;
 }

@@ -15,8 +15,8 @@ defmodule Snakepit.ZeroCopy.Config do
     {:allow_fallback, true, :boolean},
     {:strict, false, :boolean},
     {:threshold, 65_536, :threshold},
-    {:max_bytes, :pool_share, :bytes},
-    {:node_max_bytes, :node_share, :bytes},
+    {:max_bytes, :share, :bytes},
+    {:node_max_bytes, :share, :bytes},
     {:idle_bytes, 64 * @mib, :bytes},
     {:descriptors, :share, :count},
     {:device, Snakepit.ZeroCopy.Device.Nx, :module}
@@ -108,15 +108,33 @@ defmodule Snakepit.ZeroCopy.Config do
   def threshold(%{threshold: :infinity}), do: 0
   def threshold(%{threshold: bytes}), do: bytes
 
-  @doc "A pool's limit in bytes."
-  @spec max_bytes(settings) :: non_neg_integer
-  def max_bytes(%{max_bytes: :pool_share}), do: min(div(memory(), 4), 4 * @gib)
-  def max_bytes(%{max_bytes: bytes}), do: bytes
+  @doc "What the native part is told of a pool."
+  @spec of_pool(map) :: %{
+          threshold: pos_integer | :infinity,
+          max_bytes: non_neg_integer,
+          idle_bytes: non_neg_integer
+        }
+  def of_pool(config) do
+    settings = settings(config[:zero_copy])
 
-  @doc "The node's limit in bytes."
-  @spec node_max_bytes(settings) :: non_neg_integer
-  def node_max_bytes(%{node_max_bytes: :node_share}), do: div(memory(), 2)
-  def node_max_bytes(%{node_max_bytes: bytes}), do: bytes
+    %{
+      threshold: settings.threshold,
+      max_bytes: or_share(settings.max_bytes, fn -> min(div(memory(), 4), 4 * @gib) end),
+      idle_bytes: settings.idle_bytes
+    }
+  end
+
+  @doc "The node's limits, in bytes and in descriptors."
+  @spec of_node() :: {non_neg_integer, non_neg_integer}
+  def of_node do
+    settings = settings()
+
+    {or_share(settings.node_max_bytes, fn -> div(memory(), 2) end),
+     or_share(settings.descriptors, fn -> div(open_files(), 8) end)}
+  end
+
+  defp or_share(:share, fun), do: fun.()
+  defp or_share(value, _fun), do: value
 
   @doc "Variables of a worker's environment."
   @spec environment(map) :: %{String.t() => String.t()}
@@ -130,12 +148,14 @@ defmodule Snakepit.ZeroCopy.Config do
   end
 
   # Where the system does not say, as little as a small machine has.
-  defp memory do
-    with {:ok, text} <- File.read("/proc/meminfo"),
-         [_, kib] <- Regex.run(~r/^MemTotal:\s+(\d+) kB/m, text) do
-      String.to_integer(kib) * 1024
+  defp memory, do: 1024 * number("/proc/meminfo", ~r/^MemTotal:\s+(\d+) kB/m, 4 * @mib)
+  defp open_files, do: number("/proc/self/limits", ~r/^Max open files\s+(\d+)/m, 1024)
+
+  defp number(path, pattern, default) do
+    with {:ok, text} <- File.read(path), [_, digits] <- Regex.run(pattern, text) do
+      String.to_integer(digits)
     else
-      _ -> 4 * @gib
+      _ -> default
     end
   end
 end

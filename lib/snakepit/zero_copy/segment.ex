@@ -136,34 +136,17 @@ defmodule Snakepit.ZeroCopy.Segment do
   @doc "The node's limits, at start."
   @spec configure_node() :: :ok
   def configure_node do
-    settings = Config.settings()
-
-    if function_exported?(Native, :segments_set_limit, 2) do
-      descriptors = if is_integer(settings.descriptors), do: settings.descriptors, else: 0
-      _ = call(:segments_set_limit, [Config.node_max_bytes(settings), descriptors])
-    end
-
-    :ok
+    {bytes, descriptors} = Config.of_node()
+    if_there(:segments_set_limit, [bytes, descriptors])
   end
 
   @doc "A new pool's settings."
   @spec configure_pool(reference, map) :: :ok
-  def configure_pool(handle, config) do
-    settings = Config.settings(config[:zero_copy])
+  def configure_pool(handle, config),
+    do: if_there(:pool_set_segments, [handle, Config.of_pool(config)])
 
-    if function_exported?(Native, :pool_set_segments, 2) do
-      _ =
-        call(:pool_set_segments, [
-          handle,
-          %{
-            threshold: Config.threshold(settings),
-            max_bytes: Config.max_bytes(settings),
-            idle_bytes: settings.idle_bytes
-          }
-        ])
-    end
-
-    :ok
+  defp if_there(name, args) do
+    if function_exported?(Native, name, length(args)), do: call(name, args), else: :ok
   end
 
   @doc "What the node has of it; empty where there is none."

@@ -30,6 +30,8 @@ defmodule Bench.Figures.Handover do
     back = curve(carrier, "from Python", sizes, ms, &give/1)
     if carrier == :local, do: local(there, back, sizes, ms, ctx)
     frames(carrier, if(ctx.quick, do: 100, else: 1000))
+    # Last: it takes the pool down.
+    if carrier == :local, do: crossing(if(ctx.quick, do: @quick_crossing, else: @crossing), ms)
     :ok
   end
 
@@ -40,7 +42,6 @@ defmodule Bench.Figures.Handover do
     limit("memcpy", sizes, fn bytes -> Raw.memcpy(bytes, div(ms, 3)) end)
     for way <- ~w(pickle json), do: limit(way, sizes, &Stats.median(Raw.way(way, &1, ms)))
     resident(if(ctx.quick, do: 64 * @mib, else: 1024 * @mib))
-    crossing(if(ctx.quick, do: @quick_crossing, else: @crossing), ms)
   end
 
   # ---- time by size -------------------------------------------------------
@@ -159,33 +160,35 @@ defmodule Bench.Figures.Handover do
         for pid <- [System.pid(), worker], do: growth(pid, call)
       end)
 
-    for {bytes, side} <- Enum.zip(grown, ["the BEAM", "the worker"]), bytes != nil do
+    for {{own, shared}, side} <- Enum.zip(grown, ["BEAM", "worker"]) do
       Recorder.figure(
         %{
-          id: "handover_memory_#{if side == "the BEAM", do: "beam", else: "worker"}",
+          id: "handover_memory_#{String.downcase(side)}",
           group: :handover,
-          label: "memory of its own that #{side} takes for #{Format.bytes(size)}",
+          label: "memory of its own that the #{side} takes for #{Format.bytes(size)}",
           carrier: :local,
           at: %{bytes: size},
-          value: bytes,
+          value: own,
           unit: :bytes,
           note:
-            "most RssAnon during a hand-over, less that before; the shared memory is there once"
+            "growth of RssAnon at most; of shared memory it has #{Format.value(shared, :bytes)} mapped in"
         },
         conditions
       )
     end
   end
 
+  # Memory of its own that came, and shared memory that there is.
   defp growth(pid, call) do
-    before = anonymous(pid)
+    {before, _} = resident_of(pid)
     task = Task.async(fn -> for _ <- 1..5, do: Load.ok!(call.()) end)
-    most = watch(pid, task, before)
-    if before, do: max(most - before, 0)
+    {own, shared} = watch(pid, task, {before, 0})
+    {own - before, shared}
   end
 
-  defp watch(pid, task, most) do
-    most = max(anonymous(pid) || 0, most || 0)
+  defp watch(pid, task, {own, shared}) do
+    {own_now, shared_now} = resident_of(pid)
+    most = {max(own, own_now), max(shared, shared_now)}
 
     case Task.yield(task, 1) do
       nil -> watch(pid, task, most)
@@ -193,13 +196,14 @@ defmodule Bench.Figures.Handover do
     end
   end
 
-  defp anonymous(pid) do
-    with {:ok, text} <- File.read("/proc/#{pid}/status"),
-         [_, kilobytes] <- Regex.run(~r/^RssAnon:\s+(\d+) kB$/m, text) do
-      String.to_integer(kilobytes) * 1024
-    else
-      _ -> nil
-    end
+  defp resident_of(pid) do
+    text = File.read!("/proc/#{pid}/status")
+    {kilobytes(text, ~r/^RssAnon:\s+(\d+) kB$/m), kilobytes(text, ~r/^RssShmem:\s+(\d+) kB$/m)}
+  end
+
+  defp kilobytes(text, pattern) do
+    [_, digits] = Regex.run(pattern, text)
+    String.to_integer(digits) * 1024
   end
 
   # ---- frames -------------------------------------------------------------

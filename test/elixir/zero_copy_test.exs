@@ -6,6 +6,7 @@ defmodule Snakepit.ZeroCopyTest do
   import Snakepit.Test.Pools, only: [eventually: 1]
 
   alias Snakepit.{Encoder, Error, Native, Telemetry, ZeroCopy, ZeroCopyRef}
+  alias Snakepit.Test.GPU
   alias Snakepit.ZeroCopy.{DType, Tensor}
 
   doctest ZeroCopy
@@ -390,34 +391,9 @@ defmodule Snakepit.ZeroCopyTest do
     end
   end
 
-  defmodule Driver do
-    # A GPU that is a process dictionary.
-    @behaviour Snakepit.ZeroCopy.Device
-
-    @impl true
-    def export({:on_gpu, id}, :cuda) do
-      {:ok,
-       %{
-         dtype: "float32",
-         shape: {2, 2},
-         bytes: 16,
-         handle: <<id::512>>,
-         metadata: %{"device_id" => 3}
-       }}
-    end
-
-    def export(_term, _device), do: {:error, :not_available}
-
-    @impl true
-    def import(%{handle: <<id::512>>} = memory, :cuda, opts),
-      do: {:ok, {:mapped, id, memory.dtype, memory.shape, memory.metadata["device_id"], opts[:x]}}
-
-    def import(_memory, _device, _opts), do: {:error, :not_available}
-  end
-
   describe "a GPU's memory" do
     test "is passed by the handle of its driver" do
-      put_env(zero_copy: [device: Driver])
+      put_env(zero_copy: [device: GPU])
       {:ok, ref} = ZeroCopy.to_dlpack({:on_gpu, 5}, device: :cuda, metadata: %{"a" => 1})
       assert %{device: :cuda, dtype: "float32", shape: {2, 2}, bytes: 16, copy: false} = ref
       assert ZeroCopy.from_dlpack(ref) == {:ok, {:on_gpu, 5}}
@@ -438,7 +414,7 @@ defmodule Snakepit.ZeroCopyTest do
     end
 
     test "is not available without one" do
-      put_env(zero_copy: [device: Driver])
+      put_env(zero_copy: [device: GPU])
       assert ZeroCopy.to_dlpack(<<1>>, device: :cuda) == {:error, :not_available}
       put_env(zero_copy: nil)
       assert ZeroCopy.to_dlpack(<<1>>, device: :cuda) == {:error, :not_available}
@@ -480,7 +456,7 @@ defmodule Snakepit.ZeroCopyTest do
     assert metadata == %{kind: :dlpack, device: :cpu, dtype: "uint8", shape: {2}}
     {:ok, _} = ZeroCopy.from_dlpack(ref)
     assert_received {[:snakepit, :zero_copy, :import], %{bytes: 2}, ^metadata}
-    put_env(zero_copy: [device: Driver])
+    put_env(zero_copy: [device: GPU])
     {:ok, _} = ZeroCopy.to_dlpack({:on_gpu, 1}, device: :cuda)
     assert_received {[:snakepit, :zero_copy, :export], %{bytes: 16}, %{device: :cuda}}
   end

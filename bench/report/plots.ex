@@ -173,7 +173,7 @@ defmodule Bench.Report.Plots do
   end
 
   defp crossing(results) do
-    y = %{label: "time of a call", scale: :log, format: &Format.tick(&1, :us)}
+    y = %{label: "time of a call, best tenth", scale: :log, format: &Format.tick(&1, :us)}
 
     results
     |> series(:crossing)

@@ -320,6 +320,7 @@ defmodule Snakepit.ZeroCopy do
       {:auto, {_data, {:term, term}}} -> {:ok, term}
       {_as, {nil, _origin}} -> absent(ref, opts)
       {:binary, {data, _}} -> {:ok, data}
+      {:auto, {data, :bytes}} -> {:ok, data}
       {as, {data, _}} -> typed(as, ref, data, opts)
     end
   end
@@ -328,21 +329,19 @@ defmodule Snakepit.ZeroCopy do
   defp typed(as, ref, data, opts) do
     case Source.tensor(data, dtype: ref.dtype, shape: ref.shape) do
       {:ok, %{dtype: dtype, shape: shape}} ->
-        tensor_as(as, ref, %Tensor{data: data, dtype: dtype, shape: shape}, opts)
+        tensor_as(as, %Tensor{data: data, dtype: dtype, shape: shape}, opts)
 
       {:error, _} = error ->
         error
     end
   end
 
-  defp tensor_as(:auto, %{owner: :elixir}, %{data: data}, _opts), do: {:ok, data}
-
-  defp tensor_as(:auto, _ref, tensor, opts),
+  defp tensor_as(:auto, tensor, opts),
     do: if(Code.ensure_loaded?(Nx), do: nx(tensor, opts), else: {:ok, tensor})
 
-  defp tensor_as(:tensor, _ref, tensor, _opts), do: {:ok, tensor}
-  defp tensor_as(:nx, _ref, tensor, opts), do: nx(tensor, opts)
-  defp tensor_as(other, _ref, _tensor, _opts), do: bad_as(other, [:auto, :nx, :tensor, :binary])
+  defp tensor_as(:tensor, tensor, _opts), do: {:ok, tensor}
+  defp tensor_as(:nx, tensor, opts), do: nx(tensor, opts)
+  defp tensor_as(other, _tensor, _opts), do: bad_as(other, [:auto, :nx, :tensor, :binary])
 
   defp nx(%Tensor{data: data, dtype: dtype, shape: shape}, opts) do
     with true <- Code.ensure_loaded?(Nx),
@@ -390,6 +389,7 @@ defmodule Snakepit.ZeroCopy do
       {_as, {nil, _origin}} -> {:error, :zero_copy_handle_not_found}
       {:binary, {data, _}} -> {:ok, data}
       {:explorer, {data, _}} -> frame(data)
+      {:auto, {data, :bytes}} -> {:ok, data}
       {:auto, {data, _}} -> if(explorer?(), do: frame(data), else: {:ok, data})
       {other, _} -> bad_as(other, [:auto, :explorer, :binary])
     end

@@ -1,7 +1,7 @@
 defmodule Snakepit.ZeroCopy.Handles do
   @moduledoc false
   # What a handle's ref holds, and the rows of those that were made here:
-  # {token, owner, facts, {:term, what it was made of} | :data}. A row goes when its
+  # {token, owner, facts, origin}. A row goes when its
   # handle is closed or nobody has it any more, whatever happens to its owner:
   # the ref holds a guard, of which Snakepit.ETSOwner hears.
 
@@ -9,11 +9,13 @@ defmodule Snakepit.ZeroCopy.Handles do
 
   @table :snakepit_zero_copy_handles
 
+  @typedoc "What a handle was made of: that term, its bytes, or a tensor of them."
+  @type origin :: {:term, term} | :bytes | :tensor
+
   @doc """
-  A ref that holds `data`, or nil when there is nothing that could be handed over. With
-  `{:term, term}` that term is what comes back.
+  A ref that holds `data`, or nil when there is nothing that could be handed over.
   """
-  @spec new(binary | nil, {:term, term} | :data, map) ::
+  @spec new(binary | nil, origin, map) ::
           {:ok, reference} | {:error, :zero_copy_unavailable}
   def new(data, origin, facts) do
     case Process.whereis(ETSOwner) do
@@ -40,17 +42,17 @@ defmodule Snakepit.ZeroCopy.Handles do
   end
 
   @doc "What a handle that was made here was made of, also when it comes back from a worker."
-  @spec origin(String.t() | nil) :: {:term, term} | :data
-  def origin(nil), do: :data
+  @spec origin(String.t() | nil) :: origin | :unknown
+  def origin(nil), do: :unknown
 
   def origin(token) do
     case :ets.lookup(@table, token) do
       [{_token, _owner, _facts, origin}] -> origin
-      [] -> :data
+      [] -> :unknown
     end
   rescue
     # There is no table: the application does not run.
-    ArgumentError -> :data
+    ArgumentError -> :unknown
   end
 
   @doc "Lets go of what it holds. Not an error when that was done before."

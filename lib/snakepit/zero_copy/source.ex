@@ -3,13 +3,13 @@ defmodule Snakepit.ZeroCopy.Source do
   # Terms as the bytes of a tensor or of an Arrow stream.
 
   alias Snakepit.Error
-  alias Snakepit.ZeroCopy.{DType, Tensor}
+  alias Snakepit.ZeroCopy.{DType, Handles, Tensor}
 
   @type tensor :: %{
           data: binary | nil,
           dtype: atom | String.t() | nil,
           shape: tuple | list | nil,
-          origin: {:term, term} | :data
+          origin: Handles.origin()
         }
 
   # ---- tensors ------------------------------------------------------------
@@ -23,7 +23,7 @@ defmodule Snakepit.ZeroCopy.Source do
     with {:ok, dtype} <- dtype(opts[:dtype] || "uint8"),
          {:ok, shape} <- shape(opts[:shape] || default_shape(data, dtype)),
          :ok <- fits(byte_size(data), dtype, shape) do
-      {:ok, %{data: data, dtype: dtype, shape: shape, origin: :data}}
+      {:ok, %{data: data, dtype: dtype, shape: shape, origin: :bytes}}
     end
   end
 
@@ -32,14 +32,14 @@ defmodule Snakepit.ZeroCopy.Source do
          {:ok, dtype} <- dtype(tensor.dtype),
          {:ok, shape} <- shape(tensor.shape),
          :ok <- fits(byte_size(tensor.data), dtype, shape) do
-      {:ok, %{data: tensor.data, dtype: dtype, shape: shape, origin: :data}}
+      {:ok, %{data: tensor.data, dtype: dtype, shape: shape, origin: :tensor}}
     end
   end
 
   def tensor(%{__struct__: Nx.Tensor, type: type, shape: shape} = tensor, opts) do
     with {:ok, dtype} <- dtype(type), :ok <- agrees(opts, dtype, shape) do
       data = apply(Nx, :to_binary, [tensor])
-      {:ok, %{data: data, dtype: dtype, shape: shape, origin: :data}}
+      {:ok, %{data: data, dtype: dtype, shape: shape, origin: :tensor}}
     end
   end
 
@@ -152,14 +152,14 @@ defmodule Snakepit.ZeroCopy.Source do
 
   def table(data, opts) when is_binary(data) do
     if stream?(data),
-      do: {:ok, %{data: data, dtype: opts[:dtype], shape: opts[:shape], origin: :data}},
+      do: {:ok, %{data: data, dtype: opts[:dtype], shape: opts[:shape], origin: :bytes}},
       else: invalid("a binary of a handle of kind :arrow is an Arrow IPC stream")
   end
 
   def table(%{__struct__: Explorer.DataFrame} = frame, opts) do
     case apply(Explorer.DataFrame, :dump_ipc_stream, [frame]) do
       {:ok, data} ->
-        {:ok, %{data: data, dtype: opts[:dtype], shape: opts[:shape], origin: :data}}
+        {:ok, %{data: data, dtype: opts[:dtype], shape: opts[:shape], origin: :tensor}}
 
       {:error, reason} ->
         invalid("the data frame cannot be written as an Arrow IPC stream: #{inspect(reason)}")

@@ -29,7 +29,10 @@ defmodule Snakepit.ZeroCopy.Device.Nx do
 
   @impl true
   def import(memory, :cuda, opts) do
-    with true <- has?(:from_pointer, 5), {:ok, type} <- DType.nx(memory.dtype) do
+    # Nx's pointer is to the beginning of an allocation.
+    with true <- has?(:from_pointer, 5),
+         true <- Map.get(memory.metadata, "offset", 0) == 0,
+         {:ok, type} <- DType.nx(memory.dtype) do
       pointer = struct(Nx.Pointer, kind: :ipc, handle: memory.handle, data_size: memory.bytes)
       backend = opts[:backend] || apply(Nx, :default_backend, [])
       {:ok, apply(Nx, :from_pointer, [backend, pointer, type, memory.shape, []])}

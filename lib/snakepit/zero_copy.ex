@@ -16,6 +16,7 @@ defmodule Snakepit.ZeroCopy do
   Nx and Explorer are used where they are installed, and not needed.
   """
 
+  alias Snakepit.Pool.Targets
   alias Snakepit.{Telemetry, ZeroCopyRef}
   alias Snakepit.ZeroCopy.{Config, Device, DType, Handles, Segment, Source, Tensor}
 
@@ -172,8 +173,15 @@ defmodule Snakepit.ZeroCopy do
   def available?, do: Segment.available?() and Config.threshold(Config.settings()) > 0
 
   @doc """
-  What there is: `:available`, `:enabled`, `:threshold`, `:handles` (made here and alive) and `:segments`,
-  the node's shared memory (empty where there is none).
+  What there is: `:available`, `:enabled`, `:threshold`, `:handles` (made here and alive), `:segments`, the
+  node's shared memory, and `:pools`, that of each pool (empty where there is none). Of shared memory:
+
+    * `:segments`, `:bytes` - how many there are, and how large; `:idle`, `:idle_bytes` those of them that
+      nobody uses, which are kept for later
+    * `:lent` - uses by workers
+    * `:descriptors`, `:mapped` - descriptors that are open, bytes that workers gave
+    * `:inline` - binaries that went in the message because there was no segment for them
+    * `:max_bytes`, `:max_descriptors` - the limits
   """
   @spec info() :: %{atom => term}
   def info do
@@ -184,7 +192,8 @@ defmodule Snakepit.ZeroCopy do
       enabled: settings.enabled,
       threshold: settings.threshold,
       handles: Handles.count(),
-      segments: Segment.info()
+      segments: Segment.info(),
+      pools: Map.new(Targets.all(), &{&1.name, Segment.info(&1.handle)})
     }
   end
 

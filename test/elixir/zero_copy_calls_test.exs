@@ -166,6 +166,13 @@ defmodule Snakepit.ZeroCopyCallsTest do
     assert env.(:on, "SNAKEPIT_ZERO_COPY") == "1"
   end
 
+  test "what there is can be asked" do
+    start()
+    assert %{enabled: false, threshold: 65_536, handles: n, pools: pools} = ZeroCopy.info()
+    assert is_integer(n) and Map.keys(pools) == [:default]
+    assert ZeroCopy.info().available == ZeroCopy.available?()
+  end
+
   test "an event is told of what is taken from a result" do
     start()
     test = self()

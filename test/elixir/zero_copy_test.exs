@@ -5,8 +5,10 @@ defmodule Snakepit.ZeroCopyTest do
   import Snakepit.Test.AppEnv
   import Snakepit.Test.Pools, only: [eventually: 1]
 
-  alias Snakepit.{Encoder, Error, Native, Telemetry, ZeroCopy, ZeroCopyRef}
+  alias Snakepit.Config.{Explain, Keys}
+  alias Snakepit.{Config, Encoder, Error, Native, Telemetry, ZeroCopy, ZeroCopyRef}
   alias Snakepit.Test.GPU
+  alias Snakepit.ZeroCopy.Config, as: Settings
   alias Snakepit.ZeroCopy.{DType, Tensor}
 
   doctest ZeroCopy
@@ -364,6 +366,71 @@ defmodule Snakepit.ZeroCopyTest do
       assert small.copy
       assert large.copy == not ZeroCopy.available?()
       assert ZeroCopy.to_binary(large) == {:ok, :binary.copy(<<1>>, 4096)}
+    end
+  end
+
+  describe "configuration" do
+    test "that makes no sense is refused, with what is allowed" do
+      for {value, text} <- [
+            {[threshold: 0], "threshold is a positive number of bytes, or :infinity"},
+            {[threshold: "1"], "threshold is a positive number"},
+            {%{enabled: 1}, "enabled is true or false"},
+            {%{"max_bytes" => -1}, "max_bytes is a number of bytes of at least 0"},
+            {[idle_bytes: :infinity], "idle_bytes is a number of bytes"},
+            {[node_max_bytes: 1.5], "node_max_bytes is a number of bytes"},
+            {[descriptors: -1], "descriptors is an integer of at least 0"},
+            {[device: NoSuch.Module], "device is a module"},
+            {:yes, "is a map or a keyword list"},
+            {[:enabled], "is a map or a keyword list"}
+          ] do
+        put_env(zero_copy: value)
+        assert {:error, {:invalid_value, :zero_copy, _, _} = reason} = Keys.check()
+        assert Explain.text(:zero_copy, reason) =~ text
+        put_env(zero_copy: nil)
+      end
+
+      for value <- [[], %{}, [threshold: :infinity, max_bytes: 0, idle_bytes: 0], %{strict: true}] do
+        put_env(zero_copy: value)
+        assert Keys.check() == :ok
+      end
+    end
+
+    test "of a pool is judged with it, and has no key of the node's" do
+      pool = &Config.validate_pool_config(%{name: :a, zero_copy: &1})
+      assert {:ok, %{zero_copy: [threshold: 5]}} = pool.(threshold: 5)
+      assert {:error, {:invalid_pool_option, :threshold, 0, _}} = pool.(threshold: 0)
+      assert {:error, {:invalid_pool_option, :descriptors, 5, text}} = pool.(%{descriptors: 5})
+      assert text =~ "of the whole node"
+      assert {:error, {:invalid_pool_option, :zero_copy, true, _}} = pool.(true)
+    end
+
+    test "with keys that are not known is told, with what was probably meant" do
+      put_env(
+        zero_copy: [treshold: 5],
+        pools: [%{name: :a, zero_copy: %{"enable" => true, quux: 1}}]
+      )
+
+      assert [node | in_pool] = Keys.unknown()
+      assert node =~ "config :snakepit: zero_copy: :treshold is not known"
+      assert node =~ "Did you mean :threshold?"
+      assert Enum.all?(in_pool, &(&1 =~ "pool :a: zero_copy:"))
+      assert Enum.any?(in_pool, &(&1 =~ "Did you mean :enabled?"))
+      assert length(in_pool) == 2
+    end
+
+    test "of a pool is over the node's, and that over the built-in" do
+      put_env(zero_copy: [threshold: 7, idle_bytes: 8])
+      own = %{zero_copy: %{threshold: :infinity, max_bytes: 9}}
+      assert Settings.of_pool(own) == %{threshold: :infinity, max_bytes: 9, idle_bytes: 8}
+      assert Settings.environment(own)["SNAKEPIT_ZERO_COPY_THRESHOLD"] == "0"
+      assert %{threshold: 7, max_bytes: max} = Settings.of_pool(%{})
+      assert max > 0
+      put_env(zero_copy: [node_max_bytes: 10, descriptors: 11])
+      assert Settings.of_node() == {10, 11}
+      put_env(zero_copy: nil)
+      assert %{threshold: 65_536, idle_bytes: 67_108_864} = Settings.of_pool(%{})
+      assert {bytes, descriptors} = Settings.of_node()
+      assert bytes > 0 and descriptors > 0
     end
   end
 

@@ -154,5 +154,13 @@ defmodule Snakepit.ZeroCopy.Segment do
   def info,
     do: if(function_exported?(Native, :segment_info, 0), do: call(:segment_info, []), else: %{})
 
+  @doc "The same of a pool."
+  @spec info(reference) :: map
+  def info(pool) do
+    if function_exported?(Native, :pool_segments, 1),
+      do: call(:pool_segments, [pool]),
+      else: %{}
+  end
+
   defp call(name, args), do: apply(Native, name, args)
 end

@@ -55,16 +55,22 @@ NIF(nif_handle_new) {
              : enif_raise_exception(env, am_system_limit);
 }
 
-NIF(nif_handle_get) {
-  nif_handle *handle;
+/* What it holds; 0 when it is closed. */
+static ERL_NIF_TERM held_by(ErlNifEnv *env, nif_handle *handle) {
   ERL_NIF_TERM term = 0;
-  (void)argc;
-  if (!enif_get_resource(env, argv[0], handle_type, (void **)&handle))
-    return am_error;
   enif_mutex_lock(handle->lock);
   if (handle->env != NULL)
     term = enif_make_copy(env, handle->term);
   enif_mutex_unlock(handle->lock);
+  return term;
+}
+
+NIF(nif_handle_get) {
+  nif_handle *handle;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], handle_type, (void **)&handle))
+    return am_error;
+  ERL_NIF_TERM term = held_by(env, handle);
   return term == 0 ? am_closed : enif_make_tuple2(env, am_ok, term);
 }
 
@@ -84,6 +90,79 @@ NIF(nif_handle_close) {
   term = enif_make_copy(env, handle->term);
   enif_free_env(held);
   return enif_make_tuple2(env, am_ok, term);
+}
+
+/* ---- onto the wire ------------------------------------------------------- */
+
+#define MAX_PAIRS 11
+
+typedef struct pairs {
+  ERL_NIF_TERM keys[MAX_PAIRS];
+  ERL_NIF_TERM values[MAX_PAIRS];
+  size_t count;
+} pairs;
+
+/* nil is left out. */
+static void add(ErlNifEnv *env, pairs *p, const char *key, ERL_NIF_TERM value) {
+  if (enif_is_identical(value, am_nil))
+    return;
+  p->keys[p->count] = nif_make_text(env, key);
+  p->values[p->count++] = value;
+}
+
+static ERL_NIF_TERM value_of(ErlNifEnv *env, ERL_NIF_TERM map,
+                             ERL_NIF_TERM key) {
+  ERL_NIF_TERM value;
+  return enif_get_map_value(env, map, key, &value) ? value : am_nil;
+}
+
+/* |*shape| as a list, if it is a tuple. */
+static bool sizes(ErlNifEnv *env, ERL_NIF_TERM *shape) {
+  const ERL_NIF_TERM *items;
+  int arity;
+  if (enif_get_tuple(env, *shape, &arity, &items))
+    *shape = enif_make_list_from_array(env, items, (unsigned)arity);
+  return enif_is_list(env, *shape) || enif_is_identical(*shape, am_nil);
+}
+
+/* The bytes and the token of |ref|, which has some. */
+static bool content(ErlNifEnv *env, ERL_NIF_TERM ref, ERL_NIF_TERM *data,
+                    ERL_NIF_TERM *token) {
+  nif_handle *handle;
+  const ERL_NIF_TERM *items;
+  int arity;
+  if (!enif_get_resource(env, ref, handle_type, (void **)&handle))
+    return false;
+  ERL_NIF_TERM held = held_by(env, handle);
+  if (held == 0 || !enif_get_tuple(env, held, &arity, &items) || arity != 3 ||
+      !enif_is_binary(env, items[0]))
+    return false;
+  *data = enif_make_tuple2(env, am_binary, items[0]);
+  *token = items[1];
+  return true;
+}
+
+bool nif_handle_plain(ErlNifEnv *env, ERL_NIF_TERM ref, ERL_NIF_TERM *out) {
+  pairs p = {.count = 0};
+  ERL_NIF_TERM data, token;
+  ERL_NIF_TERM dtype = value_of(env, ref, nif_field_dtype);
+  ERL_NIF_TERM shape = value_of(env, ref, nif_field_shape);
+  if (!content(env, value_of(env, ref, nif_field_ref), &data, &token) ||
+      !sizes(env, &shape) ||
+      !(enif_is_binary(env, dtype) || enif_is_identical(dtype, am_nil)))
+    return false;
+  add(env, &p, NIF_HANDLE_KEY, am_true);
+  add(env, &p, "kind", value_of(env, ref, nif_field_kind));
+  add(env, &p, "device", value_of(env, ref, nif_field_device));
+  add(env, &p, "dtype", dtype);
+  add(env, &p, "shape", shape);
+  add(env, &p, "owner", value_of(env, ref, nif_field_owner));
+  add(env, &p, "ref", token);
+  add(env, &p, "copy", value_of(env, ref, nif_field_copy));
+  add(env, &p, "bytes", value_of(env, ref, nif_field_bytes));
+  add(env, &p, "metadata", value_of(env, ref, nif_field_metadata));
+  add(env, &p, "data", data);
+  return enif_make_map_from_arrays(env, p.keys, p.values, p.count, out) != 0;
 }
 
 /* ---- from the wire ------------------------------------------------------- */

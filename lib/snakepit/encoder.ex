@@ -39,7 +39,7 @@ defmodule Snakepit.Encoder do
               exp in -0x8000000000000000..0x7FFFFFFFFFFFFFFF,
        do: decimal
 
-  # Without anything to hand over: left for the NIF to refuse.
+  # The NIF encodes those with bytes; without anything to hand over it refuses them.
   defp struct(ZeroCopyRef, ref, _depth), do: on_wire(Wire.handle(ref), ref)
 
   defp struct(module, tensor, _depth) when module in [Nx.Tensor, Tensor],

@@ -244,11 +244,23 @@ defmodule Snakepit.ZeroCopyTest do
 
   describe "on the wire" do
     defp wire(ref) do
-      {:ok, bytes} = Native.cbor_encode(Encoder.plain(ref))
+      {:ok, bytes} = native(ref, &Native.cbor_encode/1)
       {:ok, value} = Native.cbor_decode(bytes)
-      {:ok, text} = Native.json_encode(Encoder.plain(ref))
+      {:ok, text} = native(ref, &Native.json_encode/1)
       {:ok, same} = Native.json_decode(text)
       {value, same}
+    end
+
+    # What the native part does by itself is what Elixir makes of it.
+    defp native(ref, encode) do
+      {:ok, plain} = encode.(Encoder.plain(ref))
+
+      with {:error, {:encode_struct, []}} <- encode.(ref) do
+        assert ref.device != :cpu
+        {:ok, plain}
+      else
+        {:ok, ^plain} -> {:ok, plain}
+      end
     end
 
     test "a handle is a map with its bytes, and a handle again on the other side" do
@@ -276,6 +288,31 @@ defmodule Snakepit.ZeroCopyTest do
       {:ok, ref} = ZeroCopy.to_dlpack(<<>>, dtype: :f64)
       {back, _} = wire(ref)
       assert ZeroCopy.to_binary(back) == {:ok, <<>>}
+    end
+
+    test "what is in the metadata is encoded like anything else" do
+      metadata = %{at: ~D[2024-01-02], span: 1..3, deep: [%{a: {1, 2}}]}
+      {:ok, ref} = ZeroCopy.to_dlpack(<<1>>, metadata: metadata)
+      assert {:error, {:encode_struct, ["metadata", :span]}} = Native.cbor_encode(ref)
+      {:ok, bytes} = Native.cbor_encode(Encoder.plain(ref))
+      {:ok, back} = Native.cbor_decode(bytes)
+
+      assert back.metadata == %{
+               "at" => ~D[2024-01-02],
+               "span" => [1, 2, 3],
+               "deep" => [%{"a" => {1, 2}}]
+             }
+    end
+
+    test "a handle that is closed or forged is refused where it stands" do
+      {:ok, ref} = ZeroCopy.to_dlpack(<<1>>)
+      {:ok, local} = ZeroCopy.to_dlpack(:term)
+      :ok = ZeroCopy.close(ref)
+
+      for ref <- [ref, %{ref | ref: make_ref()}, %{ref | ref: nil}, local],
+          encode <- [&Native.cbor_encode/1, &Native.json_encode/1] do
+        assert encode.(%{a: [1, ref]}) == {:error, {:encode_struct, [:a, 1]}}
+      end
     end
 
     test "what only looks like a handle is a map" do

@@ -2,8 +2,8 @@ defmodule Snakepit.ZeroCopy.Wire do
   @moduledoc false
   # Handles and tensors as the map that stands for them on the wire.
 
+  alias Snakepit.{Encoder, ZeroCopyRef}
   alias Snakepit.ZeroCopy.{DType, Handles, Source}
-  alias Snakepit.ZeroCopyRef
 
   @doc "`:error` for a handle that is closed, or holds nothing that could be handed over."
   @spec handle(ZeroCopyRef.t()) :: {:ok, map} | :error
@@ -20,7 +20,7 @@ defmodule Snakepit.ZeroCopy.Wire do
            ref: token,
            copy: ref.copy,
            bytes: ref.bytes,
-           metadata: ref.metadata,
+           metadata: ref.metadata && Encoder.plain(ref.metadata),
            data: data && {:binary, data}
          )}
 

@@ -65,8 +65,14 @@ defmodule Snakepit.ZeroCopy.DType do
     end
   end
 
+  # Those that Elixir has numbers for.
+  @numbers ~w(bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64)
+
   @doc "Numbers as bytes. `{:error, number}`: this one does not fit."
   @spec encode([number | boolean], String.t()) :: {:ok, binary} | {:error, term}
+  def encode([number | _], dtype) when dtype not in @numbers, do: {:error, number}
+  def encode([], _dtype), do: {:ok, ""}
+
   def encode(numbers, dtype) do
     put = writer(dtype)
     {:ok, for(number <- numbers, into: <<>>, do: put.(number))}
@@ -85,10 +91,7 @@ defmodule Snakepit.ZeroCopy.DType do
   defp writer("int" <> bits), do: integers(String.to_integer(bits), true)
   defp writer("uint" <> bits), do: integers(String.to_integer(bits), false)
 
-  defp writer("float" <> bits) when bits in ["16", "32", "64"],
-    do: floats(String.to_integer(bits))
-
-  defp writer(_other), do: fn number -> throw({:no_fit, number}) end
+  defp writer("float" <> bits), do: floats(String.to_integer(bits))
 
   defp integers(bits, signed?) do
     top = Integer.pow(2, if(signed?, do: bits - 1, else: bits)) - 1

@@ -6,7 +6,7 @@ defmodule Snakepit.GRPC.LimitsTest do
 
   alias Snakepit.{Config, Native}
   alias Snakepit.GRPC.{Client, Endpoint, Listener}
-  alias Snakepit.Test.{AppEnv, Certs}
+  alias Snakepit.Test.{AppEnv, Certs, Interop}
 
   @patience 60_000
 
@@ -90,6 +90,9 @@ defmodule Snakepit.GRPC.LimitsTest do
       {:ok, first} = Client.connect(port)
       assert {:ok, _} = Client.ping(first, "first")
       assert {:error, :unavailable} = Client.connect(port)
+      # The same by grpcio.
+      {said, status} = Interop.python("access.py", ["127.0.0.1:#{port}", "s", "unreachable"], [])
+      assert status == 0, said
       assert {:ok, _} = Client.ping(first, "first")
       :ok = Client.close(first)
       assert _ = taken_at_last?(port)

@@ -104,10 +104,11 @@ static nif_segment *place_of(const uint8_t *data, size_t len) {
  * worker as it lies there. A part of a piece has not, as the worker might write
  * into the rest of it. */
 static bool is_piece(const nif_segment *seg, size_t offset, size_t len) {
-  if (seg->kind == NIF_SEGMENT_GIVEN)
-    return offset == NIF_SEGMENT_PAGE && len < seg->bytes - offset &&
-           seg->bytes - offset - len <= NIF_SEGMENT_PAGE &&
-           seg->map[offset + len] == 0;
+  if (seg->kind == NIF_SEGMENT_GIVEN) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return offset == page && len < seg->bytes - offset &&
+           seg->bytes - offset - len <= page && seg->map[offset + len] == 0;
+  }
   for (unsigned i = 0; i < seg->slots; i++)
     if (nif_segment_offset(seg, i) == offset)
       return seg->lens[i] == len;

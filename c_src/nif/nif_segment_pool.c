@@ -171,7 +171,6 @@ void nif_segments_close(nif_segments *home) {
   nif_segment *out = trim(home, 0);
   enif_mutex_unlock(home->lock);
   destroy_all(out);
-  nif_segments_release(home);
 }
 
 /* ---- limits -------------------------------------------------------------- */

@@ -138,6 +138,10 @@ PyObject *ext_shared_value(const sp_attached *attached, uint64_t index,
                     "bytes that are said to lie in a segment do not");
     return NULL;
   }
+  const uint8_t *at =
+      text ? sp_attached_bytes(attached, index, offset, len) : NULL;
+  if (at != NULL)
+    return PyUnicode_FromStringAndSize((const char *)at, (Py_ssize_t)len);
   if (!text && shared_type != NULL)
     bytes = sp_piece_claim(attached, index, offset, len, &object);
   if (bytes == NULL)

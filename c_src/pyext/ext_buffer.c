@@ -143,15 +143,9 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL}};
 
 int ext_buffer_init(PyObject *module) {
-  PyObject *type = PyType_FromSpec(&spec);
-  if (type == NULL)
+  if (buffer_type == NULL) /* kept for good */
+    buffer_type = (PyTypeObject *)PyType_FromSpec(&spec);
+  if (ext_shared_add_type(module, buffer_type, "Buffer") != 0)
     return -1;
-  Py_INCREF(type);
-  if (PyModule_AddObject(module, "Buffer", type) != 0) {
-    Py_DECREF(type);
-    Py_DECREF(type);
-    return -1;
-  }
-  buffer_type = (PyTypeObject *)type; /* kept for good */
   return PyModule_AddFunctions(module, functions);
 }

@@ -80,24 +80,29 @@ static int can_share(void) {
 #endif
 }
 
+int ext_shared_add_type(PyObject *module, PyTypeObject *type,
+                        const char *name) {
+  if (type == NULL)
+    return -1;
+  Py_INCREF((PyObject *)type);
+  if (PyModule_AddObject(module, name, (PyObject *)type) == 0)
+    return 0;
+  Py_DECREF((PyObject *)type);
+  return -1;
+}
+
 static int add_shared_type(PyObject *module) {
   int can = can_share();
   if (can <= 0)
     return can;
-  PyObject *bases = PyTuple_Pack(1, (PyObject *)&PyBytes_Type);
-  PyObject *type =
-      bases != NULL ? PyType_FromSpecWithBases(&shared_spec, bases) : NULL;
-  Py_XDECREF(bases);
-  if (type == NULL)
-    return -1;
-  Py_INCREF(type);
-  if (PyModule_AddObject(module, "SharedBytes", type) != 0) {
-    Py_DECREF(type);
-    Py_DECREF(type);
-    return -1;
+  if (shared_type == NULL) { /* kept for good */
+    PyObject *bases = PyTuple_Pack(1, (PyObject *)&PyBytes_Type);
+    if (bases != NULL)
+      shared_type =
+          (PyTypeObject *)PyType_FromSpecWithBases(&shared_spec, bases);
+    Py_XDECREF(bases);
   }
-  shared_type = (PyTypeObject *)type; /* kept for good */
-  return 0;
+  return ext_shared_add_type(module, shared_type, "SharedBytes");
 }
 
 /* ---- values ----------------------------------------------------------------
@@ -138,6 +143,10 @@ PyObject *ext_shared_value(const sp_attached *attached, uint64_t index,
                     "bytes that are said to lie in a segment do not");
     return NULL;
   }
+  const uint8_t *at =
+      text ? sp_attached_bytes(attached, index, offset, len) : NULL;
+  if (at != NULL)
+    return PyUnicode_FromStringAndSize((const char *)at, (Py_ssize_t)len);
   if (!text && shared_type != NULL)
     bytes = sp_piece_claim(attached, index, offset, len, &object);
   if (bytes == NULL)

@@ -37,6 +37,7 @@ int ext_gifts_finish(ext_gifts *gifts);
 
 /* Buffer and the functions: part of ext_shared_init. */
 int ext_buffer_init(PyObject *module);
+int ext_shared_add_type(PyObject *module, PyTypeObject *type, const char *name);
 /* Whether it is a Buffer. */
 bool ext_is_buffer(PyObject *object);
 

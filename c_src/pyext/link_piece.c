@@ -44,6 +44,17 @@ void sp_attached_copy(const sp_attached *attached, uint64_t index,
   pthread_mutex_unlock(&store->lock);
 }
 
+const uint8_t *sp_attached_bytes(const sp_attached *attached, uint64_t index,
+                                 uint64_t offset, uint64_t len) {
+  const sp_segment *segment = segment_at(attached, index);
+  bool clean = true;
+  pthread_mutex_lock(&store->lock);
+  for (const sp_piece *p = segment->pieces; p != NULL && clean; p = p->next)
+    clean = p->offset <= offset || p->offset - SP_PIECE_HEAD >= offset + len;
+  pthread_mutex_unlock(&store->lock);
+  return clean ? segment->at + offset : NULL;
+}
+
 /* Whether an object fits: its head must have a page where nothing else is, and
  * a byte 0 must follow, on which users of bytes rely. */
 static bool fits(const sp_segment *segment, uint64_t offset, uint64_t len) {

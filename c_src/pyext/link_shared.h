@@ -64,7 +64,11 @@ int sp_shared_forget(const uint8_t *ids, size_t len);
  * SP_ERR_NOMEM where it could not be mapped. */
 int sp_attached_check(const sp_attached *attached, uint64_t index,
                       uint64_t offset, uint64_t len);
-/* Of checked ones: copies the bytes. */
+/* Of checked ones: where the bytes are. NULL when an object's head lies among
+ * them: a copy has what was there. With the interpreter's lock, as below. */
+const uint8_t *sp_attached_bytes(const sp_attached *attached, uint64_t index,
+                                 uint64_t offset, uint64_t len);
+/* Copies them. */
 void sp_attached_copy(const sp_attached *attached, uint64_t index,
                       uint64_t offset, uint64_t len, uint8_t *out);
 /* Keeps the bytes for an object that begins SP_PIECE_HEAD bytes before them, in

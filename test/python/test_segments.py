@@ -22,7 +22,7 @@ from local_peer import (
     LocalWorker,
     build_extension,
 )
-from segment_peer import LENT, OF_WORKER, PAGE, SHARED_BYTES, Lender, Segment
+from segment_peer import LENT, OF_WORKER, PAGE, SHARED_BYTES, SHARED_TEXT, Lender, Segment
 
 Start = Callable[..., tuple[LocalWorker, Lender]]
 BLOB = bytes(range(256)) * 400  # 100 KiB
@@ -193,6 +193,18 @@ def test_pieces_that_overlap_do_not_spoil_each_other(lender: Lender) -> None:
         assert [d for _, d in seen] == [data(*place) for place in places]
         assert seen[0][0] is True
         lender.wait_released(segment)
+
+
+def test_text_around_the_head_of_an_object(lender: Lender) -> None:
+    segment = lender.make(16 * PAGE)
+    segment.memory[PAGE : 13 * PAGE] = b"text" * (3 * PAGE)
+    segment.memory[9 * PAGE] = 0
+    part = cbor.Tag(SHARED_BYTES, [0, 5 * PAGE, 4 * PAGE])
+    whole = cbor.Tag(SHARED_TEXT, [0, PAGE, 12 * PAGE])
+    data = segment.memory[PAGE : 13 * PAGE]
+    value = lender.call("echo", {"data": [part, whole]}, [segment])
+    assert value == [data[4 * PAGE : 8 * PAGE], data.decode()]
+    lender.wait_released(segment)
 
 
 def test_inputs_come_by_segment(lender: Lender) -> None:

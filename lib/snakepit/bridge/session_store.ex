@@ -65,7 +65,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
   defp read(server, session_id) do
     case Rows.tables(server) do
-      %{adapter: nil, sessions: table} -> Rows.use(table, session_id)
+      %{adapter: nil, sessions: table} -> Rows.touch(table, session_id)
       %{adapter: adapter} -> adapter.get_session(session_id)
     end
   end
@@ -107,7 +107,7 @@ defmodule Snakepit.Bridge.SessionStore do
   def create_session(server, session_id, opts) do
     case Rows.tables(server) do
       %{adapter: nil, sessions: table} ->
-        with {:error, :not_found} <- Rows.use(table, session_id),
+        with {:error, :not_found} <- Rows.touch(table, session_id),
              do: GenServer.call(server, {:create, session_id, opts})
 
       %{adapter: adapter, ttl: ttl} ->

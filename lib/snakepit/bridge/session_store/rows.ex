@@ -46,12 +46,12 @@ defmodule Snakepit.Bridge.SessionStore.Rows do
   def withdraw, do: :persistent_term.erase({SessionStore, SessionStore})
 
   @doc "The session, used now."
-  @spec use(:ets.table(), String.t()) :: {:ok, Session.t()} | {:error, :not_found}
-  def use(table, id) do
+  @spec touch(:ets.table(), String.t()) :: {:ok, Session.t()} | {:error, :not_found}
+  def touch(table, id) do
     now = now_ms()
 
     with {_id, _session, _clock} = row <- live(table, id, now),
-         {:ok, session} <- use_row(row, now) do
+         {:ok, session} <- touch_row(row, now) do
       {:ok, session}
     else
       _ -> {:error, :not_found}
@@ -62,14 +62,14 @@ defmodule Snakepit.Bridge.SessionStore.Rows do
   Whether it was in time: another reader may have moved the clock meanwhile, or the
   server have ended the session.
   """
-  @spec use_row(row, integer) :: {:ok, Session.t()} | :over
-  def use_row({_id, session, clock}, now) do
-    if use_clock(clock, :atomics.get(clock, 1), session, now),
+  @spec touch_row(row, integer) :: {:ok, Session.t()} | :over
+  def touch_row({_id, session, clock}, now) do
+    if touch_clock(clock, :atomics.get(clock, 1), session, now),
       do: {:ok, with_time(session, now)},
       else: :over
   end
 
-  defp use_clock(clock, seen, session, now) do
+  defp touch_clock(clock, seen, session, now) do
     cond do
       over?(session, clock, seen, now) ->
         false
@@ -80,7 +80,7 @@ defmodule Snakepit.Bridge.SessionStore.Rows do
       true ->
         case :atomics.compare_exchange(clock, 1, seen, now) do
           :ok -> true
-          changed -> use_clock(clock, changed, session, now)
+          changed -> touch_clock(clock, changed, session, now)
         end
     end
   end

@@ -204,7 +204,7 @@ defmodule Snakepit.Bridge.SessionStore.Server do
     now = Rows.now_ms()
 
     with [row] <- :ets.lookup(state.tables.sessions, id),
-         :over <- Rows.use_row(row, now) do
+         :over <- Rows.touch_row(row, now) do
       if Rows.ended?(row, now) do
         {_, state} = expire([id], state)
         create_new(id, opts, worker_id, state)

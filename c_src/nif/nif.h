@@ -156,6 +156,7 @@ NIF(nif_slot_load);
 NIF(nif_session_assign);
 NIF(nif_session_forget);
 NIF(nif_session_unused);
+NIF(nif_sessions_unused);
 NIF(nif_slot_stats);
 NIF(nif_slot_watch);
 NIF(nif_pool_watch);

@@ -131,6 +131,7 @@ static ErlNifFunc functions[] = {
     {"session_assign", 3, nif_session_assign, 0},
     {"session_forget", 2, nif_session_forget, 0},
     {"session_unused", 2, nif_session_unused, 0},
+    {"sessions_unused", 2, nif_sessions_unused, 0},
     {"slot_stats", 1, nif_slot_stats, 0},
     {"slot_watch", 3, nif_slot_watch, 0},
     {"pool_watch", 1, nif_pool_watch, 0},

@@ -155,6 +155,10 @@ defmodule Snakepit.Native do
           {:ok, non_neg_integer} | {:error, :not_found}
   def session_unused(_pool, _session), do: err!()
 
+  @doc "The same of at most 256 sessions, in their order; nil for one that is not known."
+  @spec sessions_unused(handle, [session :: String.t()]) :: [non_neg_integer | nil]
+  def sessions_unused(_pool, _sessions), do: err!()
+
   # ---- calls --------------------------------------------------------------
 
   @doc """

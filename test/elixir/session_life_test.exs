@@ -4,7 +4,10 @@ defmodule Snakepit.SessionLifeTest do
   import Snakepit.Test.Pools
 
   alias Snakepit.Bridge.SessionStore
+  alias Snakepit.Bridge.SessionStore.Rows
   alias Snakepit.GRPCWorker
+  alias Snakepit.Native
+  alias Snakepit.Pool.Targets
 
   setup_all do
     before = Application.fetch_env(:snakepit, :affinity_cache_ttl_seconds)
@@ -61,6 +64,63 @@ defmodule Snakepit.SessionLifeTest do
     {:ok, _} = SessionStore.create_session(silent)
     age(silent, 10_000)
     assert SessionStore.get_session(silent) == {:error, :not_found}
+  end
+
+  test "a sweep asks for all of them what calls they had", %{id: id} do
+    # More than are asked for at once.
+    silent = for n <- 1..300, do: "#{id}-silent-#{n}"
+    called = for n <- 1..20, do: "#{id}-called-#{n}"
+    on_exit(fn -> Enum.each(silent ++ called, &SessionStore.delete_session/1) end)
+    for one <- silent, do: {:ok, _} = SessionStore.create_session(one)
+    for one <- called, do: {:ok, _} = pid_in(one)
+    for one <- called, do: stored(one)
+    for one <- silent ++ called, do: age(one, 10_000)
+    assert SessionStore.cleanup_expired_sessions() >= 300
+    left = SessionStore.list_sessions()
+    assert called -- left == []
+    assert silent -- left == silent
+    # It knows of the calls now and need not ask again.
+    [{_id, _session, clock}] = :ets.lookup(:snakepit_sessions, hd(called))
+    assert System.monotonic_time(:millisecond) - :atomics.get(clock, 1) < 10_000_000
+  end
+
+  test "sessions beyond the maximum are served, and the store hears of the others", %{id: id} do
+    tables = GenServer.call(SessionStore, :tables)
+    size = :ets.info(tables.sessions, :size)
+    known = id <> "-known"
+    on_exit(fn -> SessionStore.delete_session(known) end)
+    {:ok, _} = SessionStore.create_session(known)
+    full = %{tables | max: size + 1}
+    :sys.replace_state(SessionStore, &%{&1 | tables: full, max: full.max})
+    :ok = Rows.publish(full)
+
+    try do
+      {:ok, pid} = pid_in(id)
+      {:ok, other} = pid_in(known)
+      assert SessionStore.get_session(id) == {:error, :not_found}
+      assert {:ok, %{last_worker_id: worker}} = SessionStore.get_session(known)
+      assert {:ok, %{process_pid: ^other}} = GRPCWorker.get_info(worker)
+      assert pid_in(id) == {:ok, pid}
+    after
+      :sys.replace_state(SessionStore, &%{&1 | tables: tables, max: tables.max})
+      Rows.publish(tables)
+    end
+  end
+
+  test "what is asked for at once has a bound", %{id: id} do
+    {:ok, %{handle: handle}} = Targets.find(:default)
+    {:ok, _} = pid_in(id)
+    assert [nil, ms, nil] = Native.sessions_unused(handle, ["no", id, ""])
+    assert is_integer(ms)
+    assert Native.sessions_unused(handle, []) == []
+    many = List.duplicate(id, 256)
+    assert length(Native.sessions_unused(handle, many)) == 256
+
+    for wrong <- [[id | many], [id, :no], [id | id], :no, nil] do
+      assert_raise ArgumentError, fn -> Native.sessions_unused(handle, wrong) end
+    end
+
+    assert_raise ArgumentError, fn -> Native.sessions_unused(make_ref(), [id]) end
   end
 
   test "once a call has ended the store knows its worker" do

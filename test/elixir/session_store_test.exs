@@ -18,12 +18,18 @@ defmodule Snakepit.Bridge.SessionStoreTest do
 
   defp unique(text), do: "#{text}-#{System.pid()}-#{System.unique_integer([:positive])}"
 
-  # As if it had last been used so many seconds ago.
+  # As if it had last been used so many seconds ago, which the store knows.
   defp age(store, id, seconds) do
-    table = GenServer.call(store, :tables).sessions
-    [{^id, _session, clock}] = :ets.lookup(table, id)
+    %{sessions: table, due: due} = GenServer.call(store, :tables)
+    [{^id, session, clock}] = :ets.lookup(table, id)
     :atomics.sub(clock, 1, seconds * 1000)
+    ends = :atomics.get(clock, 1) + session.ttl * 1000
+    :atomics.put(due, 1, min(:atomics.get(due, 1), ends))
   end
+
+  defp due(store), do: :atomics.get(GenServer.call(store, :tables).due, 1)
+  defp sweeps(store), do: SessionStore.get_stats(store).cleanup_runs
+  defp refused(store, id), do: SessionStore.create_session(store, id, ttl: 1_000)
 
   test "create, get, update, delete", %{store: store} do
     assert {:ok, %Session{id: "s", ttl: 60, metadata: %{a: 1}}} =
@@ -225,6 +231,72 @@ defmodule Snakepit.Bridge.SessionStoreTest do
     assert {:ok, _} = SessionStore.create_session(store, "b", [])
   end
 
+  test "a full store is not searched before one of its sessions can expire" do
+    store = start_store(max_sessions: 3, cleanup_interval: nil)
+    for {id, ttl} <- [{"a", 300}, {"b", 100}, {"c", 200}], do: create(store, id, ttl)
+    for n <- 1..20, do: assert({:error, :session_quota_exceeded} = refused(store, "n#{n}"))
+    assert sweeps(store) == 0
+
+    # The first that can goes, and no other.
+    age(store, "b", 100)
+    assert {:ok, _} = refused(store, "d")
+    assert Enum.sort(SessionStore.list_sessions(store)) == ["a", "c", "d"]
+    assert sweeps(store) == 1
+    for n <- 1..20, do: assert({:error, :session_quota_exceeded} = refused(store, "m#{n}"))
+    assert sweeps(store) == 1
+  end
+
+  test "one that was used since is looked at once, not for each that wants its place" do
+    store = start_store(max_sessions: 2, cleanup_interval: nil)
+    create(store, "a", 100)
+    create(store, "b", 500)
+    before = due(store)
+    age(store, "a", 99)
+    assert due(store) < before
+    # Now its end has moved, and the store has not heard of that.
+    assert {:ok, _} = SessionStore.get_session(store, "a")
+    assert due(store) < before
+    early = System.monotonic_time(:millisecond)
+    :atomics.put(GenServer.call(store, :tables).due, 1, early)
+
+    for n <- 1..20, do: assert({:error, :session_quota_exceeded} = refused(store, "n#{n}"))
+    assert sweeps(store) == 1
+    assert due(store) >= before
+    assert Enum.sort(SessionStore.list_sessions(store)) == ["a", "b"]
+  end
+
+  test "a ttl that was made shorter counts" do
+    store = start_store(max_sessions: 1, cleanup_interval: nil)
+    create(store, "a", 500)
+    {:ok, _} = SessionStore.update_session(store, "a", &%{&1 | ttl: 0})
+    assert {:ok, _} = refused(store, "b")
+    assert SessionStore.list_sessions(store) == ["b"]
+  end
+
+  test "a place that was given up is free, whenever the others expire" do
+    store = start_store(max_sessions: 2, cleanup_interval: nil)
+    for id <- ["a", "b"], do: create(store, id, 100)
+    :ok = SessionStore.delete_session(store, "a")
+    assert {:ok, _} = refused(store, "c")
+    assert {:error, :session_quota_exceeded} = refused(store, "d")
+    assert sweeps(store) == 0
+  end
+
+  test "one without any session has nothing that is due" do
+    store = start_store(max_sessions: 1, cleanup_interval: nil)
+    assert SessionStore.cleanup_expired_sessions(store) == 0
+    empty = due(store)
+    create(store, "a", 1_000_000_000)
+    assert due(store) < empty
+    :ok = SessionStore.delete_session(store, "a")
+    assert SessionStore.cleanup_expired_sessions(store) == 0
+    assert due(store) == empty
+  end
+
+  defp create(store, id, ttl) do
+    assert {:ok, %{ttl: ^ttl}} = SessionStore.create_session(store, id, ttl: ttl)
+  end
+
   test "without a maximum" do
     store = start_store(max_sessions: :infinity)
     for i <- 1..20, do: assert({:ok, _} = SessionStore.create_session(store, "s#{i}", []))
@@ -262,6 +334,18 @@ defmodule Snakepit.Bridge.SessionStoreTest do
     assert :ok = SessionStore.store_worker_session(id, "w1")
     assert :ok = SessionStore.store_worker_session(id, "w2")
     assert {:ok, %{last_worker_id: "w2"}} = SessionStore.get_session(id)
+  end
+
+  test "the workers that served many, the latest first" do
+    [a, b] = ids = [unique("a"), unique("b")]
+    on_exit(fn -> Enum.each(ids, &SessionStore.delete_session/1) end)
+    {:ok, _} = SessionStore.create_session(a, metadata: %{n: 1})
+    assert :ok = SessionStore.served_by([{b, "w1"}, {a, "w2"}, {b, "w2"}, {a, "w1"}])
+    assert {:ok, %{last_worker_id: "w2", metadata: %{n: 1}}} = SessionStore.get_session(a)
+    assert {:ok, %{last_worker_id: "w1"}} = SessionStore.get_session(b)
+    assert :ok = SessionStore.served_by([{b, "w1"}, {b, "w2"}])
+    assert {:ok, %{last_worker_id: "w1"}} = SessionStore.get_session(b)
+    assert :ok = SessionStore.served_by([])
   end
 
   test "programs, of a session and of all" do

@@ -59,7 +59,7 @@ defmodule Snakepit.Bridge.SessionStore do
 
   defp read(server, session_id) do
     case Rows.tables(server) do
-      %{adapter: nil, sessions: table} -> Rows.use(table, session_id)
+      %{adapter: nil, sessions: table} -> Rows.touch(table, session_id)
       %{adapter: adapter} -> adapter.get_session(session_id)
     end
   end
@@ -101,7 +101,7 @@ defmodule Snakepit.Bridge.SessionStore do
   def create_session(server, session_id, opts) do
     case Rows.tables(server) do
       %{adapter: nil, sessions: table} ->
-        with {:error, :not_found} <- Rows.use(table, session_id),
+        with {:error, :not_found} <- Rows.touch(table, session_id),
              do: GenServer.call(server, {:create, session_id, opts})
 
       %{adapter: adapter, ttl: ttl} ->
@@ -145,26 +145,45 @@ defmodule Snakepit.Bridge.SessionStore do
   @spec store_worker_session(String.t(), String.t()) :: :ok
   def store_worker_session(session_id, worker_id)
       when is_binary(session_id) and is_binary(worker_id) do
-    :ok = served_by(session_id, worker_id)
+    :ok = served_by([{session_id, worker_id}])
     Sessions.assign(session_id, worker_id)
   end
 
   @doc false
-  # The same when it has that worker already.
-  @spec served_by(String.t(), String.t()) :: :ok
-  def served_by(session_id, worker_id) do
-    case {read(__MODULE__, session_id), Rows.tables(__MODULE__)} do
-      {{:ok, %Session{last_worker_id: ^worker_id}}, _} ->
-        :ok
+  # The same of many, the latest first, that have these workers already.
+  @spec served_by([{session_id :: String.t(), worker_id :: String.t()}]) :: :ok
+  def served_by(workers) do
+    %{adapter: adapter} = tables = Rows.tables(__MODULE__)
 
-      {_, %{adapter: nil}} ->
-        GenServer.call(__MODULE__, {:store_worker, session_id, worker_id})
+    unknown =
+      workers
+      |> with_place(tables)
+      |> Enum.uniq_by(&elem(&1, 0))
+      |> Enum.reject(fn {id, worker_id} -> served_last_by?(id, worker_id) end)
 
-      {_, _adapter} ->
-        _ = create_session(session_id)
-        _ = update_session(session_id, &%{&1 | last_worker_id: worker_id})
-        :ok
+    cond do
+      unknown == [] -> :ok
+      adapter == nil -> GenServer.call(__MODULE__, {:store_workers, unknown})
+      true -> Enum.each(unknown, &tell_adapter/1)
     end
+  end
+
+  # Beyond the maximum there are calls in sessions that the store does not have:
+  # they need not ask it.
+  defp with_place(workers, %{adapter: nil} = tables) do
+    if Rows.room?(tables),
+      do: workers,
+      else: Enum.filter(workers, fn {id, _worker_id} -> Rows.member?(tables, id) end)
+  end
+
+  defp with_place(workers, _tables), do: workers
+
+  defp served_last_by?(id, worker_id),
+    do: match?({:ok, %Session{last_worker_id: ^worker_id}}, read(__MODULE__, id))
+
+  defp tell_adapter({id, worker_id}) do
+    _ = create_session(id)
+    update_session(id, &%{&1 | last_worker_id: worker_id})
   end
 
   @doc """

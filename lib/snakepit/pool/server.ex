@@ -12,6 +12,8 @@ defmodule Snakepit.Pool.Server do
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
 
+  @sessions_at_once 500
+
   @impl true
   def init(_opts) do
     _ = Process.flag(:trap_exit, true)
@@ -312,7 +314,7 @@ defmodule Snakepit.Pool.Server do
 
   def handle_info({:snakepit_session, pool, session_id, worker_id}, state) do
     Events.assigned(pool, session_id, worker_id)
-    remember(session_id, worker_id)
+    remember(more_sessions([{session_id, worker_id}], @sessions_at_once - 1))
     {:noreply, state}
   end
 
@@ -386,9 +388,22 @@ defmodule Snakepit.Pool.Server do
     end
   end
 
-  defp remember(session_id, worker_id) do
-    _ = SessionStore.served_by(session_id, worker_id)
-    :ok
+  # Those that lie in the mailbox go to the store in one message. What came in
+  # between waits no longer than for so many.
+  defp more_sessions(workers, 0), do: workers
+
+  defp more_sessions(workers, left) do
+    receive do
+      {:snakepit_session, pool, session_id, worker_id} ->
+        Events.assigned(pool, session_id, worker_id)
+        more_sessions([{session_id, worker_id} | workers], left - 1)
+    after
+      0 -> workers
+    end
+  end
+
+  defp remember(workers) do
+    SessionStore.served_by(workers)
   catch
     # The store is restarting; what it had is gone with it.
     :exit, _ -> :ok

@@ -10,11 +10,24 @@ defmodule Snakepit.Pool.Sessions do
   alias Snakepit.Pool.Targets
 
   @patience_ms 1_000
+  # For so many a scheduler's lock is held no longer than calls can wait.
+  @at_once 256
 
   @doc "Milliseconds since a call of the session ended, 0 while there is one; nil: never known."
   @spec unused_ms(String.t()) :: non_neg_integer | nil
   def unused_ms(session_id),
     do: Targets.all() |> Enum.map(&unused_ms(&1.handle, session_id)) |> Enum.min(fn -> nil end)
+
+  @doc "The same of many; those that no scheduler knows are left out."
+  @spec unused([String.t()]) :: %{String.t() => non_neg_integer}
+  def unused(session_ids) do
+    for %{handle: handle} <- Targets.all(),
+        some <- Enum.chunk_every(session_ids, @at_once),
+        {id, ms} when ms != nil <- Enum.zip(some, Native.sessions_unused(handle, some)),
+        reduce: %{} do
+      known -> Map.update(known, id, ms, &min(&1, ms))
+    end
+  end
 
   defp unused_ms(handle, session_id) do
     case Native.session_unused(handle, session_id) do

@@ -32,6 +32,8 @@ defmodule Snakepit.Bridge.SessionStore.Server do
     tables = %{
       adapter: adapter && adapter.module,
       ttl: get.(:default_ttl, Defaults.session_default_ttl()),
+      max: get.(:max_sessions, Defaults.session_max_sessions()),
+      due: Rows.never_due(),
       sessions: :ets.new(get.(:table_name, @table), table_options(get)),
       extras: :ets.new(:snakepit_session_extras, [:set, :protected, read_concurrency: true])
     }
@@ -45,7 +47,7 @@ defmodule Snakepit.Bridge.SessionStore.Server do
       adapter: adapter,
       interval: get.(:cleanup_interval, Defaults.session_cleanup_interval()),
       ttl: tables.ttl,
-      max: get.(:max_sessions, Defaults.session_max_sessions()),
+      max: tables.max,
       threshold: get.(:warning_threshold, Defaults.session_warning_threshold()),
       strict?: get.(:strict_mode, false),
       registry: get.(:tool_registry, if(name == SessionStore, do: ToolRegistry)),
@@ -74,21 +76,18 @@ defmodule Snakepit.Bridge.SessionStore.Server do
   def handle_call(:tables, _from, state), do: {:reply, state.tables, state}
 
   def handle_call({:create, id, opts}, _from, state) do
-    {reply, state} = create(id, opts, state)
+    {reply, state} = create(id, opts, nil, state)
     {:reply, reply, state}
   end
 
   def handle_call({:update, id, fun}, _from, state) do
-    reply =
-      with {_id, session, clock} <- Rows.live(state.tables.sessions, id, Rows.now_ms()),
-           {:ok, session} <- apply_update(fun, Rows.with_time(session, Rows.now_ms())) do
-        save(session, clock, state)
-      else
-        nil -> {:error, :not_found}
-        error -> error
-      end
-
-    {:reply, reply, state}
+    with {_id, session, clock} <- Rows.live(state.tables.sessions, id, Rows.now_ms()),
+         {:ok, session} <- apply_update(fun, Rows.with_time(session, Rows.now_ms())) do
+      {:reply, {:ok, Rows.put(state.tables, session, clock)}, state}
+    else
+      nil -> {:reply, {:error, :not_found}, state}
+      error -> {:reply, error, state}
+    end
   end
 
   def handle_call({:delete, id}, _from, state) do
@@ -98,15 +97,8 @@ defmodule Snakepit.Bridge.SessionStore.Server do
     {:reply, :ok, if(known?, do: count(state, :sessions_deleted, 1), else: state)}
   end
 
-  def handle_call({:store_worker, id, worker_id}, _from, state) do
-    {reply, state} = create(id, [], state)
-
-    with {:ok, session} <- reply,
-         [{_, _, clock}] <- :ets.lookup(state.tables.sessions, id),
-         do: save(%{session | last_worker_id: worker_id}, clock, state)
-
-    {:reply, :ok, state}
-  end
+  def handle_call({:store_workers, workers}, _from, state),
+    do: {:reply, :ok, Enum.reduce(workers, state, &store_worker/2)}
 
   def handle_call(:cleanup, _from, state) do
     {removed, state} = sweep(state)
@@ -193,45 +185,62 @@ defmodule Snakepit.Bridge.SessionStore.Server do
 
   defp schedule(state), do: state
 
-  defp create(id, opts, state) do
+  defp store_worker({id, worker_id}, state) do
+    case create(id, [], worker_id, state) do
+      {{:ok, %{last_worker_id: other} = session}, state} when other != worker_id ->
+        [{_id, _session, clock}] = :ets.lookup(state.tables.sessions, id)
+        _ = Rows.put(state.tables, %{session | last_worker_id: worker_id}, clock)
+        state
+
+      # It is stored, or there is no place for it.
+      {_reply, state} ->
+        state
+    end
+  end
+
+  # A session that is new has that worker, or none.
+  defp create(id, opts, worker_id, state) do
     now = Rows.now_ms()
 
     with [row] <- :ets.lookup(state.tables.sessions, id),
-         :over <- Rows.use_row(row, now) do
+         :over <- Rows.touch_row(row, now) do
       if Rows.ended?(row, now) do
         {_, state} = expire([id], state)
-        create_new(id, opts, state)
+        create_new(id, opts, worker_id, state)
       else
         # A reader was in time.
-        create(id, opts, state)
+        create(id, opts, worker_id, state)
       end
     else
-      [] -> create_new(id, opts, state)
+      [] -> create_new(id, opts, worker_id, state)
       {:ok, session} -> {{:ok, session}, state}
     end
   end
 
-  defp create_new(id, opts, state) do
+  defp create_new(id, opts, worker_id, state) do
     session = Session.new(id, Keyword.put_new(opts, :ttl, state.ttl))
 
-    with :ok <- Session.validate(session), {:ok, state} <- make_room(state) do
-      SessionEvents.created(id)
-      {save(session, Rows.clock(), state), state |> count(:sessions_created, 1) |> warn()}
-    else
-      {:error, reason} -> {{:error, reason}, state}
+    case Session.validate(session) do
+      :ok -> insert(%{session | last_worker_id: worker_id}, make_room(state))
+      error -> {error, state}
     end
   end
 
-  # What has expired but was not swept is nobody's: its place is free.
-  defp make_room(state) do
-    {_, state} = if full?(state), do: sweep(state), else: {0, state}
-    if full?(state), do: {:error, :session_quota_exceeded}, else: {:ok, state}
+  defp insert(session, state) do
+    if Rows.full?(state.tables) do
+      {{:error, :session_quota_exceeded}, state}
+    else
+      SessionEvents.created(session.id)
+      session = Rows.put(state.tables, session, Rows.clock())
+      {{:ok, session}, state |> count(:sessions_created, 1) |> warn()}
+    end
   end
 
-  defp full?(%{max: :infinity}), do: false
-  defp full?(state), do: :ets.info(state.tables.sessions, :size) >= state.max
-
-  defp save(session, clock, state), do: Rows.put(state.tables.sessions, session, clock)
+  # What has expired but was not swept is nobody's: its place is free. To look for
+  # it costs as much as there are sessions, so not before there can be any.
+  defp make_room(%{tables: tables} = state) do
+    if Rows.full?(tables) and Rows.room?(tables), do: state |> sweep() |> elem(1), else: state
+  end
 
   @doc "What `fun` makes of the session, if that is one."
   @spec apply_update((Session.t() -> Session.t()), Session.t()) ::
@@ -269,10 +278,7 @@ defmodule Snakepit.Bridge.SessionStore.Server do
     {removed, state |> count(:cleanup_runs, 1) |> warn()}
   end
 
-  defp expired(%{adapter: nil} = state) do
-    now = Rows.now_ms()
-    for row <- :ets.tab2list(state.tables.sessions), Rows.ended?(row, now), do: elem(row, 0)
-  end
+  defp expired(%{adapter: nil} = state), do: Rows.expired(state.tables)
 
   # What belongs to the sessions that it removed is here.
   defp expired(%{adapter: %{module: adapter}}) do

@@ -1,83 +1,17 @@
-#include "grpc_server.h"
-
-#include <pthread.h>
-#include <stdatomic.h>
+/* The server itself: where it listens, and its end. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "../core/sp_error.h"
+#include "grpc_server_impl.h"
 
 /* Calls that may arrive while the reactor is busy with others. */
 #define WAITING_REQUESTS 16
 #define STOP_GRACE_NS ((int64_t)1000000000)
 
-struct sp_grpc_server {
-  atomic_int refs;
-  sp_reactor *reactor;
-  grpc_server *server;
-  const sp_grpc_server_handler *handler;
-  void *user;
-  grpc_slice *methods;
-  size_t method_count;
-  sp_reactor_tag stopped;
-  sp_reactor_timer timer;
-  pthread_mutex_t lock; /* guards what follows */
-  bool stopping;
-  sp_grpc_incoming *calls;
-  size_t call_count;
-};
-
-/* Something to send: a message, the end, or both. */
-typedef struct outgoing {
-  struct outgoing *next;
-  grpc_byte_buffer *message;
-  size_t size;
-  bool last;
-  grpc_status_code status;
-  grpc_slice details;
-} outgoing;
-
-/* A call has up to three batches under way: for its close, a message of the
- * client's, and what is sent. All complete on the reactor thread. */
-struct sp_grpc_incoming {
-  atomic_int refs;
-  sp_grpc_server *server; /* counted */
-  grpc_call *call;
-  grpc_call_details details;
-  grpc_metadata_array headers;
-  grpc_byte_buffer *message;
-  sp_reactor_tag requested;
-  sp_reactor_tag received;
-  sp_reactor_tag closed;
-  sp_reactor_tag sent;
-  int cancelled;                     /* written by gRPC */
-  bool handed_up;                    /* reactor thread only, */
-  void *call_user;                   /* so is this */
-  sp_grpc_incoming *previous, *next; /* guarded by the server's lock */
-  pthread_mutex_t lock;              /* guards what follows */
-  int pending;                       /* batches under way */
-  outgoing *first, *last;
-  outgoing *current; /* being sent */
-  size_t queued;
-  size_t queued_bytes;
-  bool waiting; /* the sender was told to */
-  bool reading; /* the next message is asked for */
-  bool no_more; /* the client sends none */
-  bool begun;   /* initial metadata is sent or being sent */
-  bool ending;  /* the end is queued or sent: nothing follows */
-  bool gone;    /* nothing can be sent any more */
-  bool over;
-};
-
-#define CALL_OF(tag, member)                                                   \
-  ((sp_grpc_incoming *)(void *)((char *)(tag)-offsetof(sp_grpc_incoming,       \
-                                                       member)))
 #define SERVER_OF(tag, member)                                                 \
   ((sp_grpc_server *)(void *)((char *)(tag)-offsetof(sp_grpc_server, member)))
 
-/* ---- memory -------------------------------------------------------------- */
-
-static void server_keep(sp_grpc_server *server) {
+void sp_grpc_server_keep(sp_grpc_server *server) {
   atomic_fetch_add_explicit(&server->refs, 1, memory_order_relaxed);
 }
 
@@ -87,407 +21,10 @@ void sp_grpc_server_release(sp_grpc_server *server) {
   for (size_t i = 0; i < server->method_count; i++)
     grpc_slice_unref(server->methods[i]);
   free(server->methods);
+  if (server->front != NULL)
+    sp_grpc_front_free(server->front);
   pthread_mutex_destroy(&server->lock);
   free(server);
-}
-
-void sp_grpc_incoming_keep(sp_grpc_incoming *call) {
-  atomic_fetch_add_explicit(&call->refs, 1, memory_order_relaxed);
-}
-
-static void outgoing_del(outgoing *out) {
-  if (out->message != NULL)
-    grpc_byte_buffer_destroy(out->message);
-  grpc_slice_unref(out->details);
-  free(out);
-}
-
-static void outgoing_del_all(outgoing *first) {
-  while (first != NULL) {
-    outgoing *next = first->next;
-    outgoing_del(first);
-    first = next;
-  }
-}
-
-void sp_grpc_incoming_release(sp_grpc_incoming *call) {
-  if (atomic_fetch_sub_explicit(&call->refs, 1, memory_order_acq_rel) != 1)
-    return;
-  outgoing_del_all(call->first);
-  if (call->message != NULL)
-    grpc_byte_buffer_destroy(call->message);
-  grpc_metadata_array_destroy(&call->headers);
-  grpc_call_details_destroy(&call->details);
-  if (call->call != NULL)
-    grpc_call_unref(call->call);
-  sp_grpc_server_release(call->server);
-  pthread_mutex_destroy(&call->lock);
-  free(call);
-}
-
-/* ---- the end of a call --------------------------------------------------- */
-
-static void list(sp_grpc_incoming *call) {
-  sp_grpc_server *server = call->server;
-  pthread_mutex_lock(&server->lock);
-  call->next = server->calls;
-  if (call->next != NULL)
-    call->next->previous = call;
-  server->calls = call;
-  server->call_count++;
-  pthread_mutex_unlock(&server->lock);
-}
-
-static void unlist(sp_grpc_incoming *call) {
-  sp_grpc_server *server = call->server;
-  pthread_mutex_lock(&server->lock);
-  if (call->previous != NULL)
-    call->previous->next = call->next;
-  else
-    server->calls = call->next;
-  if (call->next != NULL)
-    call->next->previous = call->previous;
-  server->call_count--;
-  pthread_mutex_unlock(&server->lock);
-}
-
-/* One batch is over. On the reactor thread. */
-static void settle(sp_grpc_incoming *call) {
-  pthread_mutex_lock(&call->lock);
-  bool end = --call->pending == 0 && call->gone && !call->over;
-  call->over = call->over || end;
-  pthread_mutex_unlock(&call->lock);
-  if (!end)
-    return;
-  unlist(call);
-  if (call->handed_up)
-    call->server->handler->ended(call->call_user);
-  sp_grpc_incoming_release(call);
-}
-
-/* ---- sending ------------------------------------------------------------- */
-
-/* Sends the next in the queue unless something is being sent. */
-static void pump(sp_grpc_incoming *call) {
-  grpc_op ops[3];
-  size_t n = 0;
-  memset(ops, 0, sizeof ops);
-  pthread_mutex_lock(&call->lock);
-  outgoing *out = call->first;
-  if (out == NULL || call->current != NULL || call->gone) {
-    pthread_mutex_unlock(&call->lock);
-    return;
-  }
-  call->first = out->next;
-  call->current = out;
-  call->pending++;
-  if (!call->begun)
-    ops[n++].op = GRPC_OP_SEND_INITIAL_METADATA;
-  call->begun = true;
-  pthread_mutex_unlock(&call->lock);
-  if (out->message != NULL) {
-    ops[n].op = GRPC_OP_SEND_MESSAGE;
-    ops[n++].data.send_message.send_message = out->message;
-  }
-  if (out->last) {
-    ops[n].op = GRPC_OP_SEND_STATUS_FROM_SERVER;
-    ops[n].data.send_status_from_server.status = out->status;
-    ops[n++].data.send_status_from_server.status_details = &out->details;
-  }
-  if (grpc_call_start_batch(call->call, ops, n, &call->sent, NULL) !=
-      GRPC_CALL_OK) {
-    /* Not known to happen. The close, which is pending, ends the call; an
-     * empty batch brings us to on_sent. */
-    grpc_call_cancel(call->call, NULL);
-    grpc_call_start_batch(call->call, NULL, 0, &call->sent, NULL);
-  }
-}
-
-static void on_sent(sp_reactor_tag *tag, bool ok) {
-  sp_grpc_incoming *call = CALL_OF(tag, sent);
-  (void)ok; /* a failure shows in the close */
-  pthread_mutex_lock(&call->lock);
-  outgoing *out = call->current;
-  call->current = NULL;
-  call->queued--;
-  call->queued_bytes -= out->size;
-  bool ready = call->waiting && !call->gone &&
-               call->queued <= SP_GRPC_SEND_MESSAGES / 2 &&
-               call->queued_bytes <= SP_GRPC_SEND_BYTES / 2;
-  if (ready)
-    call->waiting = false;
-  pthread_mutex_unlock(&call->lock);
-  outgoing_del(out);
-  pump(call);
-  if (ready)
-    call->server->handler->ready(call->call_user);
-  settle(call);
-}
-
-/* Puts |out| at the end of the queue and sends. After an error |out| is
- * without its message and freed. */
-static int enqueue(sp_grpc_incoming *call, outgoing *out, bool *wait) {
-  int err = SP_OK;
-  pthread_mutex_lock(&call->lock);
-  if (call->gone || call->ending) {
-    err = SP_ERR_GONE;
-  } else if (!out->last && call->waiting) {
-    err = SP_ERR_FULL;
-  } else {
-    if (call->first == NULL)
-      call->first = out;
-    else
-      call->last->next = out;
-    call->last = out;
-    call->queued++;
-    call->queued_bytes += out->size;
-    call->ending = out->last;
-    call->waiting = !out->last && (call->queued >= SP_GRPC_SEND_MESSAGES ||
-                                   call->queued_bytes >= SP_GRPC_SEND_BYTES);
-    *wait = call->waiting;
-  }
-  pthread_mutex_unlock(&call->lock);
-  if (err == SP_OK) {
-    pump(call);
-  } else {
-    out->message = NULL;
-    outgoing_del(out);
-  }
-  return err;
-}
-
-static outgoing *outgoing_new(grpc_byte_buffer *message) {
-  outgoing *out = calloc(1, sizeof *out);
-  if (out == NULL)
-    return NULL;
-  out->message = message;
-  out->size = message == NULL ? 0 : grpc_byte_buffer_length(message);
-  out->details = grpc_empty_slice();
-  return out;
-}
-
-int sp_grpc_incoming_send(sp_grpc_incoming *call, grpc_byte_buffer *message,
-                          bool *wait) {
-  outgoing *out = outgoing_new(message);
-  return out == NULL ? SP_ERR_NOMEM : enqueue(call, out, wait);
-}
-
-int sp_grpc_incoming_end(sp_grpc_incoming *call, grpc_byte_buffer *message,
-                         grpc_status_code status, const char *text,
-                         size_t len) {
-  bool wait;
-  outgoing *out = outgoing_new(message);
-  if (out == NULL)
-    return SP_ERR_NOMEM;
-  out->last = true;
-  out->status = status;
-  out->details = grpc_slice_from_copied_buffer(text, len);
-  return enqueue(call, out, &wait);
-}
-
-static void fail(sp_grpc_incoming *call, grpc_status_code status,
-                 const char *text) {
-  sp_grpc_incoming_end(call, NULL, status, text, strlen(text));
-}
-
-/* ---- receiving ----------------------------------------------------------- */
-
-static void on_closed(sp_reactor_tag *tag, bool ok) {
-  sp_grpc_incoming *call = CALL_OF(tag, closed);
-  (void)ok;
-  pthread_mutex_lock(&call->lock);
-  /* What is being sent ends by itself. */
-  bool tell = call->handed_up && !call->ending;
-  call->gone = true;
-  outgoing *unsent = call->first;
-  call->first = NULL;
-  pthread_mutex_unlock(&call->lock);
-  outgoing_del_all(unsent);
-  if (tell)
-    call->server->handler->cancelled(call->call_user);
-  settle(call);
-}
-
-static void on_read(sp_grpc_incoming *call) {
-  grpc_byte_buffer *message = call->message;
-  call->message = NULL;
-  pthread_mutex_lock(&call->lock);
-  bool gone = call->gone || call->ending;
-  call->reading = false;
-  call->no_more = message == NULL;
-  pthread_mutex_unlock(&call->lock);
-  if (!gone)
-    call->server->handler->message(call->call_user, message);
-  else if (message != NULL)
-    grpc_byte_buffer_destroy(message);
-  settle(call);
-}
-
-int sp_grpc_incoming_read(sp_grpc_incoming *call) {
-  int err = SP_OK;
-  pthread_mutex_lock(&call->lock);
-  if (call->reading)
-    err = SP_ERR_FULL;
-  else if (call->gone || call->ending || call->no_more)
-    err = SP_ERR_GONE;
-  if (err == SP_OK) {
-    call->reading = true;
-    call->pending++; /* so that the call cannot end in between */
-  }
-  pthread_mutex_unlock(&call->lock);
-  if (err != SP_OK)
-    return err;
-  grpc_op op = {.op = GRPC_OP_RECV_MESSAGE};
-  op.data.recv_message.recv_message = &call->message;
-  if (grpc_call_start_batch(call->call, &op, 1, &call->received, NULL) !=
-      GRPC_CALL_OK)
-    /* Not known to happen: one of its kind at a time. Reads as the end. */
-    grpc_call_start_batch(call->call, NULL, 0, &call->received, NULL);
-  return SP_OK;
-}
-
-static void on_received(sp_reactor_tag *tag, bool ok) {
-  sp_grpc_incoming *call = CALL_OF(tag, received);
-  (void)ok;
-  if (call->handed_up) {
-    on_read(call);
-    return;
-  }
-  pthread_mutex_lock(&call->lock);
-  bool gone = call->gone || call->ending;
-  pthread_mutex_unlock(&call->lock);
-  if (call->message == NULL && !gone) {
-    /* Also when the client has gone already: then this goes nowhere. */
-    fail(call, GRPC_STATUS_INVALID_ARGUMENT, "the call has no message");
-  } else if (!gone) {
-    call->handed_up = true;
-    call->call_user = call->server->handler->request(call->server->user, call);
-  }
-  settle(call);
-}
-
-static bool is_known(const sp_grpc_server *server, grpc_slice method) {
-  for (size_t i = 0; i < server->method_count; i++)
-    if (grpc_slice_eq(server->methods[i], method))
-      return true;
-  return false;
-}
-
-static void refuse_method(sp_grpc_incoming *call) {
-  static const char before[] = "there is no method ";
-  char text[256];
-  grpc_slice method = call->details.method;
-  size_t room = sizeof text - (sizeof before - 1);
-  size_t len = GRPC_SLICE_LENGTH(method);
-  if (len > room)
-    len = room;
-  memcpy(text, before, sizeof before - 1);
-  memcpy(text + sizeof before - 1, GRPC_SLICE_START_PTR(method), len);
-  sp_grpc_incoming_end(call, NULL, GRPC_STATUS_UNIMPLEMENTED, text,
-                       sizeof before - 1 + len);
-}
-
-/* |call| has arrived. */
-static void begin(sp_grpc_incoming *call) {
-  bool known = is_known(call->server, call->details.method);
-  call->pending = known ? 2 : 1;
-  list(call);
-  grpc_op op = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
-  op.data.recv_close_on_server.cancelled = &call->cancelled;
-  /* Refused batches, which are not known to happen, count as failed ones. */
-  if (grpc_call_start_batch(call->call, &op, 1, &call->closed, NULL) !=
-      GRPC_CALL_OK)
-    on_closed(&call->closed, false);
-  if (!known) {
-    refuse_method(call);
-    return;
-  }
-  memset(&op, 0, sizeof op);
-  op.op = GRPC_OP_RECV_MESSAGE;
-  op.data.recv_message.recv_message = &call->message;
-  if (grpc_call_start_batch(call->call, &op, 1, &call->received, NULL) !=
-      GRPC_CALL_OK)
-    on_received(&call->received, false);
-}
-
-static void request_next(sp_grpc_server *server);
-
-static void on_requested(sp_reactor_tag *tag, bool ok) {
-  sp_grpc_incoming *call = CALL_OF(tag, requested);
-  sp_grpc_server *server = call->server;
-  if (!ok) { /* the server stops */
-    sp_grpc_incoming_release(call);
-    return;
-  }
-  request_next(server);
-  sp_grpc_incoming_keep(call);
-  begin(call);
-  pthread_mutex_lock(&server->lock);
-  bool stopping = server->stopping;
-  pthread_mutex_unlock(&server->lock);
-  if (stopping)
-    fail(call, GRPC_STATUS_UNAVAILABLE, "the server stops");
-  sp_grpc_incoming_release(call);
-}
-
-static sp_grpc_incoming *incoming_new(sp_grpc_server *server) {
-  sp_grpc_incoming *call = calloc(1, sizeof *call);
-  if (call == NULL)
-    return NULL;
-  atomic_init(&call->refs, 1);
-  server_keep(server);
-  call->server = server;
-  call->requested.fn = on_requested;
-  call->received.fn = on_received;
-  call->closed.fn = on_closed;
-  call->sent.fn = on_sent;
-  grpc_call_details_init(&call->details);
-  grpc_metadata_array_init(&call->headers);
-  pthread_mutex_init(&call->lock, NULL);
-  return call;
-}
-
-static void request_next(sp_grpc_server *server) {
-  sp_grpc_incoming *call = incoming_new(server);
-  if (call == NULL)
-    return; /* one less that may wait */
-  grpc_completion_queue *cq = sp_reactor_queue(server->reactor);
-  if (grpc_server_request_call(server->server, &call->call, &call->details,
-                               &call->headers, cq, cq,
-                               &call->requested) != GRPC_CALL_OK)
-    sp_grpc_incoming_release(call);
-}
-
-grpc_slice sp_grpc_incoming_method(const sp_grpc_incoming *call) {
-  return call->details.method;
-}
-
-const grpc_metadata_array *
-sp_grpc_incoming_headers(const sp_grpc_incoming *call) {
-  return &call->headers;
-}
-
-int64_t sp_grpc_incoming_deadline(const sp_grpc_incoming *call) {
-  gpr_timespec deadline = call->details.deadline;
-  gpr_timespec never = gpr_inf_future(deadline.clock_type);
-  if (gpr_time_cmp(deadline, never) == 0)
-    return INT64_MAX;
-  gpr_timespec left = gpr_time_sub(deadline, gpr_now(deadline.clock_type));
-  int64_t ns = INT64_MAX;
-  if (left.tv_sec < INT64_MAX / 2000000000)
-    ns = left.tv_sec * 1000000000 + left.tv_nsec;
-  int64_t now = sp_reactor_now();
-  return ns >= INT64_MAX - now ? INT64_MAX : now + ns;
-}
-
-char *sp_grpc_incoming_peer(const sp_grpc_incoming *call) {
-  return grpc_call_get_peer(call->call);
-}
-
-grpc_byte_buffer *sp_grpc_incoming_take(sp_grpc_incoming *call) {
-  grpc_byte_buffer *message = call->message;
-  call->message = NULL;
-  return message;
 }
 
 /* ---- the server ---------------------------------------------------------- */
@@ -495,14 +32,14 @@ grpc_byte_buffer *sp_grpc_incoming_take(sp_grpc_incoming *call) {
 static void on_stopped(sp_reactor_tag *tag, bool ok) {
   sp_grpc_server *server = SERVER_OF(tag, stopped);
   (void)ok;
-  sp_reactor_clear_timer(server->reactor, &server->timer);
+  sp_reactor_clear_timer(server->reactor, &server->grace);
   grpc_server_destroy(server->server);
   server->handler->stopped(server->user);
   sp_grpc_server_release(server);
 }
 
 static void on_grace_over(sp_reactor_timer *timer, int64_t now) {
-  sp_grpc_server *server = SERVER_OF(timer, timer);
+  sp_grpc_server *server = SERVER_OF(timer, grace);
   (void)now;
   grpc_server_cancel_all_calls(server->server);
 }
@@ -521,10 +58,26 @@ static void refuse_open_calls(sp_grpc_server *server) {
     }
   pthread_mutex_unlock(&server->lock);
   for (size_t i = 0; i < n; i++) {
-    fail(calls[i], GRPC_STATUS_UNAVAILABLE, "the server stops");
+    sp_grpc_incoming_fail(calls[i], GRPC_STATUS_UNAVAILABLE,
+                          "the server stops");
     sp_grpc_incoming_release(calls[i]);
   }
   free(calls);
+}
+
+/* gRPC's server goes on with this after it has said that all is over: so not
+ * beside on_stopped, which destroys it. */
+static void on_closing(sp_reactor_timer *timer, int64_t now) {
+  sp_grpc_server *server = SERVER_OF(timer, closing);
+  (void)now;
+  grpc_server_shutdown_and_notify(
+      server->server, sp_reactor_queue(server->reactor), &server->stopped);
+}
+
+/* Nobody hands it connections any more. */
+static void shut_down(void *user) {
+  sp_grpc_server *server = user;
+  sp_reactor_set_timer(server->reactor, &server->closing, sp_reactor_now());
 }
 
 void sp_grpc_server_stop(sp_grpc_server *server) {
@@ -535,28 +88,62 @@ void sp_grpc_server_stop(sp_grpc_server *server) {
   if (again)
     return;
   /* Nothing of |server| may be over before all this is done. */
-  server_keep(server);
+  sp_grpc_server_keep(server);
   refuse_open_calls(server);
-  sp_reactor_set_timer(server->reactor, &server->timer,
+  sp_reactor_set_timer(server->reactor, &server->grace,
                        sp_reactor_now() + STOP_GRACE_NS);
-  grpc_server_shutdown_and_notify(
-      server->server, sp_reactor_queue(server->reactor), &server->stopped);
+  if (server->front != NULL)
+    sp_grpc_front_stop(server->front);
+  else
+    shut_down(server);
   sp_grpc_server_release(server);
 }
 
 static void nothing(void *user) { (void)user; }
 
-int sp_grpc_server_start(sp_reactor *reactor,
-                         const sp_grpc_server_options *options,
-                         sp_grpc_server **out, int *port) {
-  static const sp_grpc_server_handler silent = {.stopped = nothing};
+static void on_connection(void *user, int fd) {
+  sp_grpc_setup_connection(((sp_grpc_server *)user)->server, fd);
+}
+
+static void on_full(void *user) {
+  sp_grpc_server *server = user;
+  if (server->handler->full != NULL)
+    server->handler->full(server->user);
+}
+
+/* Starts |server| and has it listen. */
+static int listen_at(sp_grpc_server *server,
+                     const sp_grpc_server_options *options, int *port) {
+  *port = 0;
+#ifdef __linux__
+  if (options->tls == NULL) {
+    sp_grpc_front_options front = {.address = options->address,
+                                   .acceptors = options->acceptors,
+                                   .backlog = options->backlog,
+                                   .most = options->max_connections,
+                                   .take = on_connection,
+                                   .full = on_full,
+                                   .stopped = shut_down,
+                                   .user = server};
+    grpc_server_start(server->server);
+    return sp_grpc_front_start(&front, &server->front, port);
+  }
+#endif
+  *port = sp_grpc_setup_listen(server->server, options->address, options->tls);
+  if (*port > 0)
+    grpc_server_start(server->server);
+  return *port > 0 ? SP_OK : SP_ERR_INVAL;
+}
+
+static sp_grpc_server *server_new(sp_reactor *reactor,
+                                  const sp_grpc_server_options *options) {
   sp_grpc_server *server = calloc(1, sizeof *server);
   if (server == NULL)
-    return SP_ERR_NOMEM;
+    return NULL;
   server->methods = calloc(options->method_count + 1, sizeof(grpc_slice));
   if (server->methods == NULL) {
     free(server);
-    return SP_ERR_NOMEM;
+    return NULL;
   }
   for (size_t i = 0; i < options->method_count; i++)
     server->methods[i] = grpc_slice_ref(options->methods[i]);
@@ -566,21 +153,32 @@ int sp_grpc_server_start(sp_reactor *reactor,
   server->handler = options->handler;
   server->user = options->user;
   server->stopped.fn = on_stopped;
-  server->timer.fn = on_grace_over;
-  server->timer.at = INT64_MAX;
+  server->closing.fn = on_closing;
+  server->closing.at = INT64_MAX;
+  server->grace.fn = on_grace_over;
+  server->grace.at = INT64_MAX;
   pthread_mutex_init(&server->lock, NULL);
   server->server =
-      sp_grpc_setup_server(sp_reactor_queue(reactor), options->address,
-                           options->max_receive, options->tls, port);
-  if (*port <= 0) {
+      sp_grpc_setup_server(sp_reactor_queue(reactor), options->max_receive);
+  return server;
+}
+
+int sp_grpc_server_start(sp_reactor *reactor,
+                         const sp_grpc_server_options *options,
+                         sp_grpc_server **out, int *port) {
+  static const sp_grpc_server_handler silent = {.stopped = nothing};
+  sp_grpc_server *server = server_new(reactor, options);
+  if (server == NULL)
+    return SP_ERR_NOMEM;
+  int err = listen_at(server, options, port);
+  if (err != SP_OK) {
     server->handler = &silent;
     sp_grpc_server_stop(server);
     sp_grpc_server_release(server);
-    return SP_ERR_INVAL;
+    return err;
   }
-  grpc_server_start(server->server);
   for (int i = 0; i < WAITING_REQUESTS; i++)
-    request_next(server);
+    sp_grpc_incoming_await(server);
   *out = server;
   return SP_OK;
 }

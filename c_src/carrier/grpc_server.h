@@ -30,6 +30,9 @@ typedef struct sp_grpc_server_handler {
   void (*ready)(void *call_user);
   /* The last of a call; once for each that |request| was given. */
   void (*ended)(void *call_user);
+  /* A connection was refused, the first since there was room for one. May be
+   * NULL. On any thread. */
+  void (*full)(void *user);
   /* The last of the server. */
   void (*stopped)(void *user);
 } sp_grpc_server_handler;
@@ -38,6 +41,11 @@ typedef struct sp_grpc_server_options {
   const char *address;    /* "host:port", port 0 takes a free one */
   int max_receive;        /* bytes of a message; -1: any */
   const sp_grpc_tls *tls; /* NULL: plain text */
+  /* Of plain text only: with TLS gRPC's library listens itself, and has no such
+   * limits. */
+  size_t max_connections; /* more are closed; 0: any number */
+  int acceptors;          /* threads that take connections */
+  int backlog;            /* that wait for that; 0: the system's number */
   /* "/package.Service/Method" each; calls of others are UNIMPLEMENTED. */
   const grpc_slice *methods; /* references are taken */
   size_t method_count;
@@ -69,8 +77,8 @@ int64_t sp_grpc_incoming_deadline(const sp_grpc_incoming *call);
  * |request|. */
 grpc_byte_buffer *sp_grpc_incoming_take(sp_grpc_incoming *call);
 
-/* The other end as gRPC names it, say "ipv4:127.0.0.1:40000". The caller frees
- * it with gpr_free. */
+/* The other end as gRPC names it, say "ipv4:127.0.0.1:40000"; empty when it has
+ * gone. The caller frees it with gpr_free. */
 char *sp_grpc_incoming_peer(const sp_grpc_incoming *call);
 /* Asks for the client's next message, which comes by |message|. From any
  * thread. SP_ERR_FULL (one is asked for already), SP_ERR_GONE (cancelled or

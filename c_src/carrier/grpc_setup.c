@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include <grpc/grpc_posix.h>
 #include <grpc/grpc_security.h>
 
 static grpc_arg integer(char *key, int value) {
@@ -76,9 +77,7 @@ static grpc_server_credentials *of_server(const sp_grpc_tls *tls) {
       NULL);
 }
 
-grpc_server *sp_grpc_setup_server(grpc_completion_queue *cq,
-                                  const char *address, int max_receive,
-                                  const sp_grpc_tls *tls, int *port) {
+grpc_server *sp_grpc_setup_server(grpc_completion_queue *cq, int max_receive) {
   grpc_arg args[] = {
       integer(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, max_receive),
       integer(GRPC_ARG_MAX_SEND_MESSAGE_LENGTH, -1),
@@ -95,10 +94,21 @@ grpc_server *sp_grpc_setup_server(grpc_completion_queue *cq,
                             .args = args};
   grpc_server *server = grpc_server_create(&list, NULL);
   grpc_server_register_completion_queue(server, cq, NULL);
-  grpc_server_credentials *creds = of_server(tls);
-  *port =
-      creds == NULL ? 0 : grpc_server_add_http2_port(server, address, creds);
-  if (creds != NULL)
-    grpc_server_credentials_release(creds);
   return server;
+}
+
+int sp_grpc_setup_listen(grpc_server *server, const char *address,
+                         const sp_grpc_tls *tls) {
+  grpc_server_credentials *creds = of_server(tls);
+  if (creds == NULL)
+    return 0;
+  int port = grpc_server_add_http2_port(server, address, creds);
+  grpc_server_credentials_release(creds);
+  return port;
+}
+
+void sp_grpc_setup_connection(grpc_server *server, int fd) {
+  grpc_server_credentials *creds = of_server(NULL);
+  grpc_server_add_channel_from_fd(server, fd, creds);
+  grpc_server_credentials_release(creds);
 }

@@ -21,11 +21,14 @@ typedef struct sp_grpc_tls {
 /* |tls| may be NULL. NULL when gRPC refuses; nothing is connected yet. */
 grpc_channel *sp_grpc_setup_channel(const char *target, const sp_grpc_tls *tls);
 
-/* A server that is bound to |address| and not started. |*port| is 0 when it
- * cannot listen there, or the certificates are of no use; the server is to be
- * destroyed then too. */
-grpc_server *sp_grpc_setup_server(grpc_completion_queue *cq,
-                                  const char *address, int max_receive,
-                                  const sp_grpc_tls *tls, int *port);
+/* A server that is not started, and listens nowhere. */
+grpc_server *sp_grpc_setup_server(grpc_completion_queue *cq, int max_receive);
+/* Binds one that is not started; the port, or 0 when it cannot listen at
+ * |address|, or the certificates are of no use. */
+int sp_grpc_setup_listen(grpc_server *server, const char *address,
+                         const sp_grpc_tls *tls);
+/* Gives one that is started a connection, in plain text: gRPC takes no other
+ * that it has not accepted itself. */
+void sp_grpc_setup_connection(grpc_server *server, int fd);
 
 #endif

@@ -16,7 +16,9 @@
 #define NIF_ATOMS(X)                                                           \
   X(__struct__)                                                                \
   X(abandoned)                                                                 \
+  X(acceptors)                                                                 \
   X(authorization)                                                             \
+  X(backlog)                                                                   \
   X(binary)                                                                    \
   X(ca)                                                                        \
   X(cancelled)                                                                 \
@@ -43,6 +45,7 @@
   X(key)                                                                       \
   X(listen)                                                                    \
   X(load)                                                                      \
+  X(max_connections)                                                           \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(name)                                                                      \
@@ -83,6 +86,7 @@
   X(snakepit_rpc_cancelled)                                                    \
   X(snakepit_rpc_message)                                                      \
   X(snakepit_rpc_ready)                                                        \
+  X(snakepit_server_full)                                                      \
   X(snakepit_server_stopped)                                                   \
   X(snakepit_session)                                                          \
   X(snakepit_slot)                                                             \

@@ -11,6 +11,7 @@
 
 #include <grpc/support/log.h>
 
+#include "../carrier/grpc_front.h"
 #include "nif_call.h"
 #include "nif_local.h"
 #include "nif_struct.h"
@@ -91,6 +92,7 @@ static void quiet(gpr_log_func_args *args) { (void)args; }
  * runs before them. */
 static void at_exit(void) {
   nif_local_stop();
+  sp_grpc_front_leave();
   sp_reactor_stop(nif_reactor);
 }
 

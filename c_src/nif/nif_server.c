@@ -12,6 +12,7 @@
 #include "nif_channel.h"
 
 #define MAX_METHODS 256
+#define MAX_ACCEPTORS 256
 /* Smaller binaries are copied rather than kept. */
 #define COPIED_BYTES ((size_t)16 * 1024)
 
@@ -202,14 +203,18 @@ static void on_ended(void *user) {
     enif_release_resource(user);
 }
 
-static void on_stopped(void *user) {
-  nif_server *server = user;
+static void tell_owner(nif_server *server, ERL_NIF_TERM what) {
   ErlNifEnv *env = enif_alloc_env();
   enif_send(NULL, &server->owner, env,
-            enif_make_tuple2(env, am_snakepit_server_stopped,
-                             enif_make_resource(env, server)));
+            enif_make_tuple2(env, what, enif_make_resource(env, server)));
   enif_free_env(env);
-  enif_release_resource(server);
+}
+
+static void on_full(void *user) { tell_owner(user, am_snakepit_server_full); }
+
+static void on_stopped(void *user) {
+  tell_owner(user, am_snakepit_server_stopped);
+  enif_release_resource(user);
 }
 
 static const sp_grpc_server_handler handler = {
@@ -218,6 +223,7 @@ static const sp_grpc_server_handler handler = {
     .cancelled = on_cancelled,
     .ready = on_ready,
     .ended = on_ended,
+    .full = on_full,
     .stopped = on_stopped,
 };
 
@@ -238,13 +244,27 @@ static bool get_address(ErlNifEnv *env, const ERL_NIF_TERM argv[], char *out,
   return true;
 }
 
-static bool get_max_receive(ErlNifEnv *env, ERL_NIF_TERM map, int *out) {
+/* A number of |least| or more; |*out| stays where there is none, or any. */
+static bool get_bound(ErlNifEnv *env, ERL_NIF_TERM map, ERL_NIF_TERM key,
+                      int least, int *out) {
   ERL_NIF_TERM term;
-  *out = -1;
-  if (!enif_get_map_value(env, map, am_max_receive, &term) ||
+  if (!enif_get_map_value(env, map, key, &term) ||
       enif_is_identical(term, am_infinity))
     return true;
-  return enif_get_int(env, term, out) && *out >= 0;
+  return enif_get_int(env, term, out) && *out >= least;
+}
+
+static bool get_bounds(ErlNifEnv *env, ERL_NIF_TERM map,
+                       sp_grpc_server_options *out) {
+  int most = 0;
+  out->max_receive = -1;
+  if (!get_bound(env, map, am_max_receive, 0, &out->max_receive) ||
+      !get_bound(env, map, am_max_connections, 1, &most) ||
+      !get_bound(env, map, am_acceptors, 1, &out->acceptors) ||
+      !get_bound(env, map, am_backlog, 1, &out->backlog))
+    return false;
+  out->max_connections = (size_t)most;
+  return out->acceptors <= MAX_ACCEPTORS;
 }
 
 static bool get_methods(ErlNifEnv *env, ERL_NIF_TERM map, grpc_slice *out,
@@ -298,7 +318,7 @@ static NIF(server_start_dirty) {
   (void)argc;
   if (nif_tls_get(env, argv[2], &tls) &&
       get_address(env, argv, address, sizeof address) &&
-      get_max_receive(env, argv[2], &options.max_receive) &&
+      get_bounds(env, argv[2], &options) &&
       get_methods(env, argv[2], methods, &options.method_count)) {
     options.tls = tls.given ? &tls.tls : NULL;
     result = start(env, &options);

@@ -63,12 +63,13 @@ defmodule Snakepit.Defaults do
     {:grpc_listener_reuse_attempts, 3, "", "tries to bind a port that is in use"},
     {:grpc_listener_reuse_retry_delay_ms, 100, "ms", "wait between those tries"},
     {:grpc_listener_reuse_wait_timeout_ms, 500, "ms", "wait for a former listener to go"},
-    {:grpc_max_connections, 1000, "", "connections of the gRPC server"},
-    {:grpc_num_acceptors, 20, "", "acceptors of the gRPC server"},
+    {:grpc_max_connections, 1000, "",
+     "connections of a gRPC listener at a time; `:infinity` is allowed"},
+    {:grpc_num_acceptors, 20, "", "threads that take its connections, at most one per scheduler"},
     {:grpc_port, 50_051, "", "port of a listener that is configured by `:grpc_port`"},
     {:grpc_port_pool_size, 32, "ports", "ports of a listener in mode `:external_pool`"},
     {:grpc_server_ready_timeout, 30_000, "ms", "time a worker process may take to start"},
-    {:grpc_socket_backlog, 512, "", "backlog of the gRPC server"},
+    {:grpc_socket_backlog, 512, "", "connections that may wait to be taken"},
     {:grpc_worker_health_check_interval, 30_000, "ms", "period of a worker's health check"},
     {:grpc_worker_health_check_timeout_ms, 5_000, "ms", "bound of that check"},
     {:health_monitor_check_interval, 30_000, "ms", "period of `Snakepit.HealthMonitor`"},
@@ -154,10 +155,12 @@ defmodule Snakepit.Defaults do
     grpc_command_timeout: [grpc_config: :request_timeout]
   }
 
+  @boundless [:grpc_max_connections, :session_max_sessions]
+
   for {name, value, unit, text} <- @values do
     type =
       cond do
-        is_integer(value) and name == :session_max_sessions -> quote(do: timeout)
+        is_integer(value) and name in @boundless -> quote(do: timeout)
         is_integer(value) -> quote(do: non_neg_integer)
         is_float(value) -> quote(do: float)
         is_list(value) -> quote(do: [non_neg_integer])

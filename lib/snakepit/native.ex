@@ -402,6 +402,10 @@ defmodule Snakepit.Native do
   server stops before that, the owner gets `{:snakepit_rpc_cancelled, call}`
   once, and answers are `{:error, :cancelled}`. A call that nobody answers
   stays open until then.
+
+  `max_connections`, `acceptors` (threads that take connections) and `backlog` are
+  for plain text, on Linux: more connections are closed at once, and the owner gets
+  `{:snakepit_server_full, server}` for the first of them since there was room.
   """
   @spec server_start(
           host :: String.t(),
@@ -409,6 +413,9 @@ defmodule Snakepit.Native do
           options :: %{
             required(:methods) => [String.t()],
             optional(:max_receive) => non_neg_integer | :infinity,
+            optional(:max_connections) => pos_integer | :infinity,
+            optional(:acceptors) => 1..256,
+            optional(:backlog) => pos_integer,
             optional(:tls) => %{
               required(:cert) => String.t(),
               required(:key) => String.t(),

@@ -51,8 +51,10 @@ typedef struct service {
   sp_grpc_server *server;
   int port;
   served last; /* of the last call, one at a time */
-  sem_t arrived, stopped;
+  sem_t arrived, full, stopped;
 } service;
+
+static size_t maximum; /* of connections of the next one */
 
 static bool is_method(sp_grpc_incoming *call, const char *name) {
   return grpc_slice_str_cmp(sp_grpc_incoming_method(call), name) == 0;
@@ -117,6 +119,7 @@ static void on_cancelled(void *user) {
 
 static void on_ready(void *user) { sem_post(&((served *)user)->ready); }
 static void on_over(void *user) { sem_post(&((served *)user)->over); }
+static void on_full(void *user) { sem_post(&((service *)user)->full); }
 static void on_stopped(void *user) { sem_post(&((service *)user)->stopped); }
 
 static const sp_grpc_server_handler server_handler = {
@@ -125,6 +128,7 @@ static const sp_grpc_server_handler server_handler = {
     .cancelled = on_cancelled,
     .ready = on_ready,
     .ended = on_over,
+    .full = on_full,
     .stopped = on_stopped,
 };
 
@@ -134,6 +138,7 @@ static int service_start(service *s, const char *address,
   grpc_slice methods[3];
   memset(s, 0, sizeof *s);
   sem_init(&s->arrived, 0, 0);
+  sem_init(&s->full, 0, 0);
   sem_init(&s->stopped, 0, 0);
   sem_init(&s->last.cancelled, 0, 0);
   sem_init(&s->last.ready, 0, 0);
@@ -143,6 +148,9 @@ static int service_start(service *s, const char *address,
   sp_grpc_server_options options = {.address = address,
                                     .max_receive = MAX_RECEIVE,
                                     .tls = tls,
+                                    .max_connections = maximum,
+                                    .acceptors = 2,
+                                    .backlog = 16,
                                     .methods = methods,
                                     .method_count = 3,
                                     .handler = &server_handler,
@@ -358,6 +366,66 @@ static void cancelled(void **state) {
   service_end(&s);
 }
 
+/* Whoever connects after a client has gone is not taken for that one. */
+static void peer_of_one_that_left(void **state) {
+  (void)state;
+  service s;
+  asked a;
+  assert_int_equal(service_start(&s, "127.0.0.1:0", NULL), SP_OK);
+  for (int i = 0; i < 20; i++) {
+    char before[sizeof s.last.peer];
+    sp_grpc_channel *ch = dial(&s, &plain);
+    ask(&a, ch, "/t.T/Hold", 1, 1, true);
+    await(&s.arrived);
+    snprintf(before, sizeof before, "%s", s.last.peer);
+    sp_grpc_call_cancel(a.call);
+    answered(&a, GRPC_STATUS_CANCELLED);
+    sp_grpc_channel_release(ch);
+    await(&s.last.over);
+    sp_grpc_incoming *held = s.last.call;
+
+    ch = dial(&s, &plain);
+    ask(&a, ch, "/t.T/Echo", 1, 0, false);
+    await(&s.arrived);
+    answered(&a, GRPC_STATUS_OK);
+    served_free(&s);
+    char *peer = sp_grpc_incoming_peer(held);
+    assert_string_not_equal(s.last.peer, before);
+    assert_true(peer[0] == '\0' || strcmp(peer, before) == 0);
+    gpr_free(peer);
+    sp_grpc_channel_release(ch);
+    sp_grpc_incoming_release(held);
+  }
+  service_end(&s);
+}
+
+static void beyond_the_maximum(void **state) {
+  (void)state;
+  service s;
+  asked a, refused;
+  maximum = 1;
+  assert_int_equal(service_start(&s, "127.0.0.1:0", NULL), SP_OK);
+  maximum = 0;
+  sp_grpc_channel *ch = dial(&s, &plain);
+  ask(&a, ch, "/t.T/Hold", 1, 1, true);
+  await(&s.arrived);
+  sp_grpc_channel *other = dial(&s, &plain);
+  ask(&refused, other, "/t.T/Echo", 1, 0, false);
+  await(&s.full);
+  answered(&refused, GRPC_STATUS_UNAVAILABLE);
+  sp_grpc_channel_release(other);
+  /* The one that is there goes on. */
+  assert_int_equal(
+      sp_grpc_incoming_end(s.last.call, NULL, GRPC_STATUS_OK, "", 0), SP_OK);
+  answered(&a, GRPC_STATUS_OK);
+  served_free(&s);
+  ask(&a, ch, "/t.T/Echo", 1, 0, false);
+  answered(&a, GRPC_STATUS_OK);
+  served_free(&s);
+  sp_grpc_channel_release(ch);
+  service_end(&s);
+}
+
 static void stop_with_open_call(void **state) {
   (void)state;
   service s;
@@ -411,6 +479,8 @@ int main(void) {
       cmocka_unit_test(both_ways),
       cmocka_unit_test(back_pressure),
       cmocka_unit_test(cancelled),
+      cmocka_unit_test(peer_of_one_that_left),
+      cmocka_unit_test(beyond_the_maximum),
       cmocka_unit_test(stop_with_open_call),
       cmocka_unit_test(useless_addresses),
   };

@@ -175,7 +175,9 @@ defmodule Snakepit.Config.Keys do
   # Whole numbers that must not be 0.
   @positive [
     :default_pool_size,
+    :grpc_num_acceptors,
     :grpc_port,
+    :grpc_socket_backlog,
     :pool_max_workers,
     :pool_startup_batch_size,
     :config_default_batch_size,
@@ -193,6 +195,11 @@ defmodule Snakepit.Config.Keys do
 
   defp wrong(key, _default, value) when key in @positive do
     if not (is_integer(value) and value > 0), do: "it is a positive integer"
+  end
+
+  defp wrong(:grpc_max_connections, _default, value) do
+    if not (value == :infinity or (is_integer(value) and value > 0)),
+      do: "it is a positive integer or :infinity"
   end
 
   # The time-outs that follow a profile.

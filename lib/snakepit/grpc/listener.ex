@@ -39,6 +39,9 @@ defmodule Snakepit.GRPC.Listener do
   @max_open 1_000
   @loopback "127.0.0.1"
   @stop_timeout 5_000
+  # Between lines on connections that are refused.
+  @full_log_ms 60_000
+  @limits [grpc_max_connections: 1_000, grpc_num_acceptors: 20, grpc_socket_backlog: 512]
   # Unknown: when the system was asked, nothing was in the way any more.
   @in_use [:eaddrinuse, :unknown]
 
@@ -158,6 +161,7 @@ defmodule Snakepit.GRPC.Listener do
          {:ok, tls} <- tls(config[:tls]),
          {:ok, server, port} <- listen(config, Keyword.put(opts, :tls, tls)),
          {:ok, inner} <- listen_inside(tls, opts) do
+      warn_of_limits(tls)
       info = %{mode: config.mode, host: config.host, bind_host: config.bind_host, port: port}
       token = if config[:auth] != :none, do: config[:token] || Token.run()
       ports = [port | for({_server, port} <- List.wrap(inner), do: port)]
@@ -173,7 +177,8 @@ defmodule Snakepit.GRPC.Listener do
          check: Auth.new(token, local(config, port, inner)),
          calls: %{},
          tasks: %{},
-         open: 0
+         open: 0,
+         full_logged: nil
        }}
     else
       {:error, reason} ->
@@ -270,10 +275,11 @@ defmodule Snakepit.GRPC.Listener do
   end
 
   defp bind(host, port, opts) do
-    options = %{
-      methods: Served.methods(),
-      max_receive: Keyword.get(opts, :max_receive, :infinity)
-    }
+    options =
+      Map.merge(limits(), %{
+        methods: Served.methods(),
+        max_receive: Keyword.get(opts, :max_receive, :infinity)
+      })
 
     tls = if opts[:tls], do: %{tls: opts[:tls]}, else: %{}
 
@@ -283,6 +289,36 @@ defmodule Snakepit.GRPC.Listener do
       {:ok, _server, actual} -> {:error, {:grpc_listener_port_mismatch, port, actual}}
       {:error, :listen} -> {:error, {:listen, host, port, why_not(host, port)}}
       {:error, reason} -> {:error, reason}
+    end
+  end
+
+  # More threads than schedulers take no more connections.
+  defp limits do
+    %{
+      max_connections: number(Defaults.grpc_max_connections()),
+      acceptors: min(number(Defaults.grpc_num_acceptors()), System.schedulers_online()),
+      backlog: number(Defaults.grpc_socket_backlog())
+    }
+  end
+
+  # What a C program can count with.
+  defp number(count) when is_integer(count), do: count |> max(1) |> min(0x7FFFFFFF)
+  defp number(:infinity), do: :infinity
+
+  # With TLS the library listens, and has no such settings.
+  defp warn_of_limits(nil), do: :ok
+
+  defp warn_of_limits(_tls) do
+    without =
+      for {key, default} <- @limits, Application.get_env(:snakepit, key, default) != default do
+        "#{key}"
+      end
+
+    if without != [] do
+      Logger.warning(:grpc, fn ->
+        "a gRPC listener with TLS knows no #{Enum.join(without, ", ")}: the setting holds for " <>
+          "its inner port at #{@loopback} only; limit connections in front of it"
+      end)
     end
   end
 
@@ -340,6 +376,22 @@ defmodule Snakepit.GRPC.Listener do
 
     {{_pid, open?}, calls} = Map.pop!(state.calls, call)
     {:noreply, %{state | tasks: tasks, calls: calls, open: state.open - count(open?)}}
+  end
+
+  def handle_info({:snakepit_server_full, _server}, state) do
+    now = System.monotonic_time(:millisecond)
+
+    if state.full_logged == nil or now - state.full_logged >= @full_log_ms do
+      Logger.warning(:grpc, fn ->
+        "the gRPC listener on #{state.info.bind_host}:#{state.info.port} has " <>
+          "#{Defaults.grpc_max_connections()} connections and refuses more: close those that " <>
+          "are not used, or raise config :snakepit, grpc_max_connections"
+      end)
+
+      {:noreply, %{state | full_logged: now}}
+    else
+      {:noreply, state}
+    end
   end
 
   def handle_info({:snakepit_server_stopped, _server}, state),

@@ -71,7 +71,12 @@ defmodule Snakepit.ConfigKeysTest do
             grpc_internal_host: {127, 0, 0, 1},
             default_timeout: "1000",
             queue_timeout: -1,
-            default_capacity_strategy: :most
+            default_capacity_strategy: :most,
+            grpc_max_connections: 0,
+            grpc_max_connections: "many",
+            grpc_num_acceptors: 0,
+            grpc_num_acceptors: :infinity,
+            grpc_socket_backlog: 0
           ] do
         put_env([{key, value}])
         assert {:error, {:invalid_value, ^key, ^value, _} = reason} = Keys.check()
@@ -86,6 +91,8 @@ defmodule Snakepit.ConfigKeysTest do
     test "that are allowed are not" do
       put_env(
         session_max_sessions: :infinity,
+        grpc_max_connections: :infinity,
+        grpc_num_acceptors: 1,
         default_timeout: :infinity,
         retry_backoff_multiplier: 2,
         pool_reconcile_interval_ms: 0,

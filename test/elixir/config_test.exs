@@ -154,6 +154,20 @@ defmodule Snakepit.ConfigTest do
       assert {:ok, %{mode: :internal}} = Config.grpc_listener_config()
     end
 
+    test "has its own key before the older ones" do
+      put_env(
+        grpc_listener: %{mode: :external, host: "new", port: 1},
+        grpc_port: 2,
+        grpc_host: "o"
+      )
+
+      assert {:ok, %{host: "new", port: 1}} = Config.grpc_listener_config()
+      put_env(grpc_listener: %{}, grpc_port: 2, grpc_host: "old")
+      assert {:ok, %{mode: :internal, host: "127.0.0.1"}} = Config.grpc_listener_config()
+      put_env(grpc_listener: nil, grpc_port: 2, grpc_host: "old")
+      assert {:ok, %{mode: :external, host: "old", port: 2}} = Config.grpc_listener_config()
+    end
+
     test "takes each mode as map, keyword list and text" do
       put_env(grpc_listener: [mode: :external, host: "h", bind_host: "0.0.0.0", port: 1])
 

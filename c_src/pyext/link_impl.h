@@ -196,6 +196,11 @@ void sp_link_take_payload(sp_link *link, const sp_frame *frame, sp_buf *buf);
 /* As sp_link_take_input. */
 void sp_link_take_reply(sp_link *link, const sp_frame *frame,
                         sp_attached **attached);
+/* The segments of a frame, whose descriptors come before it. False, and the
+ * link is abandoned, when they are not what it says. */
+bool sp_link_take_attached(sp_link *link, const sp_frame *frame,
+                           sp_attached **attached);
+void sp_link_take_forget(sp_link *link, const sp_frame *frame);
 /* The socket has something, or its other end is closed. */
 void sp_link_hear_socket(sp_link *link);
 /* Releases, and mappings that nobody uses: gives the lock up for them. */

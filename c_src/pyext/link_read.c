@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "../core/sp_bridge_worker.h"
@@ -26,8 +25,6 @@ static const char BAD_FRAME[] = "the BEAM broke the protocol: a frame that "
                                 "this worker does not know";
 static const char BAD_RING[] = "the BEAM broke the protocol: impossible ring "
                                "indices or frame header";
-static const char BAD_SEGMENT[] = "the BEAM broke the protocol: a segment that "
-                                  "is none, or not where it is attached";
 static const char NO_MEMORY[] = "no memory for a message of the BEAM";
 
 /* ---- jobs -----------------------------------------------------------------
@@ -101,19 +98,6 @@ const uint8_t *sp_job_request(const sp_job *job, size_t *len) {
 }
 
 uint64_t sp_job_call(const sp_job *job) { return job->call; }
-
-const sp_attached *sp_job_attached(const sp_job *job) { return job->attached; }
-
-void sp_job_let_go(sp_link *link, sp_job *job) {
-  sp_attached *attached = NULL;
-  pthread_mutex_lock(&link->lock);
-  if (job->refs == 1) { /* else the last that keeps it lets go */
-    attached = job->attached;
-    job->attached = NULL;
-  }
-  pthread_mutex_unlock(&link->lock);
-  sp_shared_drop(attached);
-}
 
 bool sp_job_is_cancelled(const sp_job *job) {
   return atomic_load_explicit(&job->cancelled, memory_order_relaxed);
@@ -280,28 +264,6 @@ void sp_link_refuse(sp_link *link, uint64_t call, const char *message) {
   sp_buf_free(&response);
 }
 
-/* Descriptors come before the frame that needs them. */
-static bool take_attached(sp_link *link, const sp_frame *frame,
-                          sp_attached **attached) {
-  *attached = NULL;
-  if (frame->attached == 0)
-    return true;
-  bool taken = link->config.segments &&
-               (frame->kind == SP_FRAME_CALL || frame->kind == SP_FRAME_OFFER ||
-                frame->kind == SP_FRAME_INPUT || frame->kind == SP_FRAME_REPLY);
-  const uint8_t *entries =
-      frame->payload - (size_t)frame->attached * SP_SEGMENT_ENTRY;
-  int err = taken ? sp_shared_attach(entries, frame->attached, attached)
-                  : SP_ERR_SYNTAX;
-  /* A BEAM that is gone may still have sent what is needed. */
-  if (err == SP_ERR_NOTFOUND && (err = sp_shared_receive(link->socket)) >= 0)
-    err = sp_shared_attach(entries, frame->attached, attached);
-  if (err != SP_OK)
-    sp_link_abandon_locked(link, 1,
-                           err == SP_ERR_NOMEM ? NO_MEMORY : BAD_SEGMENT);
-  return err == SP_OK;
-}
-
 static void handle(sp_link *link, const sp_frame *frame,
                    sp_attached **attached) {
   switch (frame->kind) {
@@ -325,9 +287,7 @@ static void handle(sp_link *link, const sp_frame *frame,
     sp_link_take_reply(link, frame, attached);
     break;
   case SP_FRAME_FORGET:
-    if (!link->config.segments ||
-        sp_shared_forget(frame->payload, frame->len) != SP_OK)
-      sp_link_abandon_locked(link, 1, BAD_SEGMENT);
+    sp_link_take_forget(link, frame);
     break;
   default:
     sp_link_abandon_locked(link, 1, BAD_FRAME);
@@ -347,29 +307,11 @@ bool sp_link_read(sp_link *link) {
     sp_link_abandon_locked(link, 1, got == SP_ERR_NOMEM ? NO_MEMORY : BAD_RING);
     return false;
   }
-  if (got == 0 || !take_attached(link, &frame, &attached))
+  if (got == 0 || !sp_link_take_attached(link, &frame, &attached))
     return false;
   handle(link, &frame, &attached);
   sp_shared_drop(attached); /* of what is not run, or nobody waits for */
   return true;
-}
-
-void sp_link_hear_socket(sp_link *link) {
-  int got = link->config.segments ? sp_shared_receive(link->socket) : 0;
-  if (got < 0)
-    sp_link_abandon_locked(link, 1,
-                           got == SP_ERR_NOMEM ? NO_MEMORY : BAD_SEGMENT);
-  else if (got == 0)
-    sp_link_abandon_locked(link, 0, NULL);
-}
-
-void sp_link_tidy(sp_link *link) {
-  if (!sp_shared_has_garbage() && !sp_shared_has_releases())
-    return;
-  pthread_mutex_unlock(&link->lock);
-  sp_shared_collect();
-  sp_link_send_releases(link, true);
-  pthread_mutex_lock(&link->lock);
 }
 
 /* ---- waiting ---------------------------------------------------------------

@@ -69,7 +69,7 @@ NIF(nif_handle_get) {
   nif_handle *handle;
   (void)argc;
   if (!enif_get_resource(env, argv[0], handle_type, (void **)&handle))
-    return am_error;
+    return enif_make_badarg(env);
   ERL_NIF_TERM term = held_by(env, handle);
   return term == 0 ? am_closed : enif_make_tuple2(env, am_ok, term);
 }
@@ -79,7 +79,7 @@ NIF(nif_handle_close) {
   ERL_NIF_TERM term;
   (void)argc;
   if (!enif_get_resource(env, argv[0], handle_type, (void **)&handle))
-    return am_error;
+    return enif_make_badarg(env);
   enif_mutex_lock(handle->lock);
   ErlNifEnv *held = handle->env;
   handle->env = NULL;

@@ -295,12 +295,12 @@ defmodule Snakepit.Native do
   @spec handle_new(term) :: handle
   def handle_new(_term), do: err!()
 
-  @doc "What it holds. `:error`: that is no handle."
-  @spec handle_get(term) :: {:ok, term} | :closed | :error
+  @doc "What it holds."
+  @spec handle_get(handle) :: {:ok, term} | :closed
   def handle_get(_handle), do: err!()
 
   @doc "The same, for the last time."
-  @spec handle_close(term) :: {:ok, term} | :closed | :error
+  @spec handle_close(handle) :: {:ok, term} | :closed
   def handle_close(_handle), do: err!()
 
   # ---- gRPC client --------------------------------------------------------

@@ -37,8 +37,11 @@ defmodule Snakepit.ZeroCopy.Handles do
   def fetch(%ZeroCopyRef{ref: ref}) do
     case Native.handle_get(ref) do
       {:ok, {data, token, _guard}} -> {:ok, data, token}
-      _ -> {:error, :zero_copy_handle_not_found}
+      :closed -> {:error, :zero_copy_handle_not_found}
     end
+  rescue
+    # It is made up, or of another VM.
+    ArgumentError -> {:error, :zero_copy_handle_not_found}
   end
 
   @doc "What a handle that was made here was made of, also when it comes back from a worker."
@@ -68,10 +71,9 @@ defmodule Snakepit.ZeroCopy.Handles do
 
       :closed ->
         :ok
-
-      :error ->
-        {:error, :zero_copy_handle_not_found}
     end
+  rescue
+    ArgumentError -> {:error, :zero_copy_handle_not_found}
   end
 
   @doc "Removes a row."

@@ -49,8 +49,8 @@ class _Common:
 class Threads(_Common, ThreadSafeAdapter):
     @tool("Returns when so many calls have come")
     def meet(self, name: str, parties: int) -> str:
+        _count(1)  # before others see that it has come, and leave
         _arrive(name)
-        _count(1)
         while _here[name] < parties:
             threading.Event().wait(0.002)
         _count(-1)

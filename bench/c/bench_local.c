@@ -153,7 +153,8 @@ static void answer_calls(const bench *b) {
     sp_buf_reset(&answer);
     if (sp_bridge_put_success(&answer) != 0)
       _exit(EXIT_FAILURE);
-    sp_job_send(link, job, SP_FRAME_ANSWER, answer.data, answer.len, true);
+    sp_job_send(link, job, SP_FRAME_ANSWER, answer.data, answer.len, NULL,
+                true);
     sp_job_end(link, job);
   }
   _exit(EXIT_SUCCESS);

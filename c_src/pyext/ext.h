@@ -31,10 +31,14 @@ extern ext_hooks ext;
 
 /* ---- values ------------------------------------------------------------- */
 
-/* Appends |value| as one CBOR item. -1 and an exception. */
-int ext_encode(sp_buf *out, PyObject *value);
-/* A new reference, or NULL and an exception. */
-PyObject *ext_decode(const uint8_t *bytes, size_t len);
+struct ext_gifts; /* ext_shared.h */
+
+/* Appends |value| as one CBOR item; large bytes may go to |gifts|, if not NULL.
+ * -1 and an exception. */
+int ext_encode(sp_buf *out, PyObject *value, struct ext_gifts *gifts);
+/* A new reference, or NULL and an exception. |attached| may be NULL. */
+PyObject *ext_decode(const uint8_t *bytes, size_t len,
+                     const sp_attached *attached);
 /* Text that was checked by nobody; repeated short ones are the same object.
  * NULL and an exception. */
 PyObject *ext_text(const uint8_t *text, size_t len);
@@ -49,8 +53,9 @@ int ext_raise(int err);
 typedef struct ext_link {
   PyObject_HEAD sp_link *connection;
   PyObject *on_cancel;
-  sp_buf spare;   /* for the next answer or chunk */
-  unsigned users; /* threads that are in the connection without the GIL */
+  sp_buf spare;     /* for the next answer or chunk */
+  size_t threshold; /* bytes from which on segments are used; 0: never */
+  unsigned users;   /* threads that are in the connection without the GIL */
 } ext_link;
 
 extern PyType_Spec ext_link_spec;

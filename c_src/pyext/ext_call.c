@@ -65,6 +65,7 @@ static ext_call *allocate(ext_link *link, sp_job *job, bool main) {
   call->link = link;
   call->job = job;
   sp_buf_init(&call->answer, sp_mem_default(), 0);
+  call->gifts = (ext_gifts){link->threshold, NULL};
   call->tool = call->session_id = NULL;
   call->metadata = PyDict_New();
   call->thread = pthread_self();
@@ -126,6 +127,7 @@ static void call_dealloc(PyObject *self) {
   PyTypeObject *type = Py_TYPE(self);
   end_job(call);
   sp_buf_free(&call->answer);
+  ext_gifts_free(&call->gifts);
   Py_XDECREF(call->tool);
   Py_XDECREF(call->session_id);
   Py_XDECREF(call->metadata);
@@ -188,7 +190,8 @@ static PyObject *call_parameters(PyObject *self, PyObject *unused) {
     return NULL;
   if (!call->has_arguments)
     return PyDict_New();
-  PyObject *value = ext_decode(call->arguments.data, call->arguments.len);
+  PyObject *value = ext_decode(call->arguments.data, call->arguments.len,
+                               sp_job_attached(call->job));
   if (value == NULL)
     return NULL;
   PyObject *key, *item;
@@ -205,18 +208,19 @@ static PyObject *call_parameters(PyObject *self, PyObject *unused) {
 }
 
 /* -1 and an exception, or 0. */
-static int put_value(sp_buf *out, PyObject *value,
+static int put_value(sp_buf *out, PyObject *value, ext_gifts *gifts,
                      int (*begin)(sp_buf *out, size_t *mark)) {
   size_t mark;
   int err = begin(out, &mark);
-  if (err == SP_OK && ext_encode(out, value) != 0)
+  if (err == SP_OK &&
+      (ext_encode(out, value, gifts) != 0 || ext_gifts_finish(gifts) != 0))
     return -1;
   if (err == SP_OK)
     err = sp_bridge_end_cbor(out, mark);
   return err == SP_OK ? 0 : ext_raise(err);
 }
 
-static int put_binary(sp_buf *out, PyObject *value) {
+static int put_binary(sp_buf *out, PyObject *value, ext_gifts *gifts) {
   PyObject *data = PyObject_GetAttrString(value, "data");
   PyObject *metadata = PyObject_GetAttrString(value, "metadata");
   char *bytes;
@@ -230,7 +234,7 @@ static int put_binary(sp_buf *out, PyObject *value) {
   if (err != SP_OK)
     ext_raise(err);
   else if (metadata != Py_None)
-    result = put_value(out, metadata, sp_bridge_begin_result);
+    result = put_value(out, metadata, gifts, sp_bridge_begin_result);
   else
     result = 0;
 done:
@@ -251,20 +255,24 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
     return NULL;
   /* The encoder may run code, which must find no buffer of ours. */
   sp_buf out = borrow(call->link);
+  ext_gifts gifts = {call->link->threshold, NULL};
   int err = sp_bridge_put_success(&out);
   int result = -1;
   if (err != SP_OK)
     ext_raise(err);
   else if (is_binary_result(value))
-    result = put_binary(&out, value);
+    result = put_binary(&out, value, &gifts);
   else
-    result = put_value(&out, value, sp_bridge_begin_result);
+    result = put_value(&out, value, &gifts, sp_bridge_begin_result);
   if (result != 0) {
     give_back(call->link, &out);
+    ext_gifts_free(&gifts);
     return NULL;
   }
   sp_buf_free(&call->answer);
+  ext_gifts_free(&call->gifts);
   call->answer = out;
+  call->gifts = gifts;
   Py_INCREF(ext.reply);
   return ext.reply;
 }
@@ -273,20 +281,22 @@ static PyObject *call_result(PyObject *self, PyObject *value) {
  * ------------------------------------------------------------------- */
 
 enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
-                                  const uint8_t *bytes, size_t len) {
+                                  const uint8_t *bytes, size_t len,
+                                  sp_given *given) {
   sp_link *link = call->link->connection;
-  enum sp_link_result sent = sp_job_send(link, job, kind, bytes, len, false);
+  enum sp_link_result sent =
+      sp_job_send(link, job, kind, bytes, len, given, false);
   if (sent == SP_LINK_NOTHING) {
     Py_BEGIN_ALLOW_THREADS;
-    sent = sp_job_send(link, job, kind, bytes, len, true);
+    sent = sp_job_send(link, job, kind, bytes, len, given, true);
     Py_END_ALLOW_THREADS;
   }
   return sent;
 }
 
 static enum sp_link_result send_bytes(ext_call *call, sp_job *job, uint8_t kind,
-                                      const sp_buf *bytes) {
-  return ext_call_send(call, job, kind, bytes->data, bytes->len);
+                                      const sp_buf *bytes, sp_given *given) {
+  return ext_call_send(call, job, kind, bytes->data, bytes->len, given);
 }
 
 static PyObject *answer(ext_call *call) {
@@ -295,8 +305,11 @@ static PyObject *answer(ext_call *call) {
     ext_raise(err);
     return NULL;
   }
-  enum sp_link_result sent =
-      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
+  /* Nobody looks at the arguments any more: what objects do not hold of them
+   * is released with the answer. */
+  sp_job_let_go(call->link->connection, call->job);
+  enum sp_link_result sent = send_bytes(call, call->job, SP_FRAME_ANSWER,
+                                        &call->answer, call->gifts.given);
   if (sent == SP_LINK_NOMEM) {
     static const char text[] = "{\"type\":\"EncodeError\",\"message\":\"the "
                                "result is 2 GiB or more\"}";
@@ -304,9 +317,10 @@ static PyObject *answer(ext_call *call) {
     err = sp_bridge_put_error(
         &call->answer, (sp_slice){(const uint8_t *)text, sizeof text - 1});
     if (err == SP_OK)
-      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer);
+      send_bytes(call, call->job, SP_FRAME_ANSWER, &call->answer, NULL);
   }
   end_job(call);
+  ext_gifts_free(&call->gifts);
   Py_RETURN_NONE;
 }
 
@@ -333,6 +347,7 @@ static PyObject *call_fail(PyObject *self, PyObject *message) {
   if (!ext_call_check(call) || !ext_utf8(message, &text))
     return NULL;
   sp_buf_reset(&call->answer);
+  ext_gifts_free(&call->gifts);
   int err = sp_bridge_put_error(&call->answer, text);
   if (err != SP_OK) {
     ext_raise(err);
@@ -359,7 +374,7 @@ static int put_data(sp_buf *out, PyObject *bytes) {
 }
 
 /* Text and bytes travel as they are, as over gRPC. */
-static int put_chunk_value(sp_buf *out, PyObject *value) {
+static int put_chunk_value(sp_buf *out, PyObject *value, ext_gifts *gifts) {
   if (value == Py_None)
     return 0;
   if (PyUnicode_Check(value))
@@ -368,7 +383,7 @@ static int put_chunk_value(sp_buf *out, PyObject *value) {
   if (PyBytes_Check(value) || PyByteArray_Check(value) ||
       PyMemoryView_Check(value))
     return put_data(out, PyBytes_FromObject(value));
-  return put_value(out, value, sp_bridge_begin_chunk);
+  return put_value(out, value, gifts, sp_bridge_begin_chunk);
 }
 
 static int put_chunk_metadata(sp_buf *out, PyObject *metadata) {
@@ -431,7 +446,7 @@ int ext_call_await(ext_call *call, sp_job *job, ext_wait *wait,
 }
 
 /* 1 when it would have to wait, and is not to. */
-static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
+static int send_chunk(ext_call *call, sp_buf *out, sp_given *given, bool wait) {
   sp_job *job = call->job;
   sp_link *link = call->link->connection;
   enum sp_link_result got;
@@ -449,7 +464,7 @@ static int send_chunk(ext_call *call, sp_buf *out, bool wait) {
     /* Numbered only now, so that threads that wait do not mix up the order. */
     result = put_chunk_id(call, out);
     if (result == 0 &&
-        send_bytes(call, job, SP_FRAME_CHUNK, out) == SP_LINK_NOMEM)
+        send_bytes(call, job, SP_FRAME_CHUNK, out, given) == SP_LINK_NOMEM)
       result = ext_raise(SP_ERR_LIMIT);
   }
   sp_job_release(link, job);
@@ -467,7 +482,8 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
       !ext_call_check(call))
     return NULL;
   sp_buf out = borrow(call->link);
-  int result = put_chunk_value(&out, value);
+  ext_gifts gifts = {call->link->threshold, NULL};
+  int result = put_chunk_value(&out, value, &gifts);
   if (result == 0)
     result = put_chunk_metadata(&out, metadata);
   if (result == 0 && !ext_call_check(call))
@@ -475,7 +491,8 @@ static PyObject *call_put(PyObject *self, PyObject *args) {
   if (result == 0 && final && sp_bridge_put_final(&out) != SP_OK)
     result = ext_raise(SP_ERR_NOMEM);
   if (result == 0)
-    result = send_chunk(call, &out, wait != 0);
+    result = send_chunk(call, &out, gifts.given, wait != 0);
+  ext_gifts_free(&gifts);
   give_back(call->link, &out);
   return result < 0 ? NULL : PyBool_FromLong(result == 0);
 }

@@ -3,6 +3,7 @@
 #define SP_EXT_CALL_H
 
 #include "ext.h"
+#include "ext_shared.h"
 
 #include <pthread.h>
 
@@ -13,6 +14,7 @@ typedef struct ext_call {
   bool has_arguments;
   int64_t deadline; /* see sp_link_now; 0 for none */
   sp_buf answer;
+  ext_gifts gifts; /* what |answer| attaches */
   PyObject *tool;
   PyObject *session_id;
   PyObject *metadata;
@@ -29,7 +31,8 @@ typedef struct ext_call {
 bool ext_call_check(const ext_call *call);
 /* Sends a frame; the job is kept by the caller while the GIL is not. */
 enum sp_link_result ext_call_send(ext_call *call, sp_job *job, uint8_t kind,
-                                  const uint8_t *bytes, size_t len);
+                                  const uint8_t *bytes, size_t len,
+                                  sp_given *given);
 /* sp_job_credit or sp_job_await_input */
 typedef enum sp_link_result ext_wait(sp_link *link, sp_job *job, bool main,
                                      bool wait);

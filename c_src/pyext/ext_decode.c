@@ -1,5 +1,5 @@
 /* CBOR to Python objects. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include <string.h>
 
@@ -12,6 +12,7 @@
 typedef struct decoder {
   sp_cbor_reader reader;
   sp_cbor_token token;
+  const sp_attached *attached;
 } decoder;
 
 static PyObject *build(decoder *d, unsigned depth);
@@ -235,9 +236,44 @@ static PyObject *call_untag(uint64_t tag, PyObject *value) {
   return result;
 }
 
+/* The number that comes next. */
+static bool take_number(decoder *d, uint64_t *out) {
+  int err = sp_cbor_next(&d->reader, &d->token);
+  if (err != SP_OK) {
+    refuse(d, err);
+    return false;
+  }
+  bool good = d->token.type == SP_CBOR_INT && d->token.i >= 0;
+  *out = good ? (uint64_t)d->token.i : 0;
+  if (!good)
+    refuse(d, SP_ERR_SYNTAX);
+  return good;
+}
+
+/* [index, offset, length] of bytes that lie beside the message. */
+static PyObject *build_shared(decoder *d, bool text) {
+  uint64_t numbers[3];
+  int err = sp_cbor_next(&d->reader, &d->token);
+  if (err == SP_OK && (d->token.type != SP_CBOR_ARRAY_BEGIN ||
+                       d->token.indefinite || d->token.n != 3))
+    err = SP_ERR_SYNTAX;
+  if (err != SP_OK)
+    return refuse(d, err);
+  for (size_t i = 0; i < 3; i++)
+    if (!take_number(d, &numbers[i]))
+      return NULL;
+  err = sp_cbor_next(&d->reader, &d->token); /* the array's end */
+  if (err != SP_OK)
+    return refuse(d, err);
+  return ext_shared_value(d->attached, numbers[0], numbers[1], numbers[2],
+                          text);
+}
+
 /* What a tag that has no meaning here stands before is taken as it is. */
 static PyObject *build_tagged(decoder *d, unsigned depth) {
   uint64_t tag = d->token.n;
+  if (tag == SP_VALUE_TAG_SHARED_BYTES || tag == SP_VALUE_TAG_SHARED_TEXT)
+    return build_shared(d, tag == SP_VALUE_TAG_SHARED_TEXT);
   bool decimal =
       tag == SP_VALUE_TAG_DECIMAL || tag == SP_VALUE_TAG_DECIMAL_EXTRA;
   int err = sp_cbor_next(&d->reader, &d->token);
@@ -299,8 +335,10 @@ static PyObject *build(decoder *d, unsigned depth) {
   }
 }
 
-PyObject *ext_decode(const uint8_t *bytes, size_t len) {
+PyObject *ext_decode(const uint8_t *bytes, size_t len,
+                     const sp_attached *attached) {
   decoder d;
+  d.attached = attached;
   sp_cbor_reader_init(&d.reader, sp_mem_default(), bytes, len,
                       SP_VALUE_CBOR_DEPTH);
   int err = sp_cbor_next(&d.reader, &d.token);

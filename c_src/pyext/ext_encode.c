@@ -1,9 +1,20 @@
 /* Python objects to CBOR. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include "../core/sp_cbor.h"
 #include "../core/sp_error.h"
 #include "../core/sp_value.h"
+
+/* Where a value goes. The functions below pass |bytes| on to each other, and
+ * those that may attach something find the rest with it. */
+typedef struct target {
+  sp_buf bytes; /* the first, so that its address is the target's */
+  ext_gifts *gifts;
+} target;
+
+static ext_gifts *gifts_of(sp_buf *bytes) {
+  return ((target *)(void *)bytes)->gifts;
+}
 
 static int encode(sp_buf *out, PyObject *value, unsigned depth);
 
@@ -71,7 +82,10 @@ static int encode_text(sp_buf *out, PyObject *value) {
   sp_slice text;
   if (!ext_utf8(value, &text))
     return -1;
-  /* UTF-8 by CPython's word. */
+  /* UTF-8 by CPython's word, and kept by the str. */
+  int given = ext_gifts_add(gifts_of(out), out, text.data, text.len, true);
+  if (given != 0)
+    return given > 0 ? 0 : -1;
   int err = sp_cbor_put_text_head(out, text.len);
   return checked(err == SP_OK ? sp_buf_add(out, text.data, text.len) : err);
 }
@@ -118,16 +132,33 @@ static int encode_float(sp_buf *out, PyObject *value) {
   return checked(sp_cbor_put_double(out, number));
 }
 
+/* Of what does not move. */
+static int encode_memory(sp_buf *out, const uint8_t *bytes, size_t len) {
+  int given = ext_gifts_add(gifts_of(out), out, bytes, len, false);
+  if (given != 0)
+    return given > 0 ? 0 : -1;
+  return checked(sp_cbor_put_bytes(out, bytes, len));
+}
+
 static int encode_bytes(sp_buf *out, PyObject *value) {
   char *data;
   Py_ssize_t len;
   if (PyBytes_AsStringAndSize(value, &data, &len) != 0)
     return -1;
-  return checked(sp_cbor_put_bytes(out, (const uint8_t *)data, (size_t)len));
+  return encode_memory(out, (const uint8_t *)data, (size_t)len);
 }
 
-/* bytearray and memoryview */
+/* bytearray, memoryview and Buffer */
 static int encode_buffer(sp_buf *out, PyObject *value) {
+  Py_buffer view;
+  if (PyObject_GetBuffer(value, &view, PyBUF_SIMPLE) == 0) {
+    int done = encode_memory(out, view.buf, (size_t)view.len);
+    PyBuffer_Release(&view);
+    return done;
+  }
+  if (!PyErr_ExceptionMatches(PyExc_BufferError))
+    return -1;
+  PyErr_Clear(); /* it is not in one piece */
   PyObject *bytes = PyBytes_FromObject(value);
   if (bytes == NULL)
     return -1;
@@ -226,7 +257,8 @@ static int encode_scalar(sp_buf *out, PyObject *value) {
     result = checked(sp_cbor_put_null(out));
   else if (PyBytes_Check(value))
     result = encode_bytes(out, value);
-  else if (PyByteArray_Check(value) || PyMemoryView_Check(value))
+  else if (PyByteArray_Check(value) || PyMemoryView_Check(value) ||
+           ext_is_buffer(value))
     result = encode_buffer(out, value);
   else
     return 0;
@@ -277,4 +309,9 @@ static int encode(sp_buf *out, PyObject *value, unsigned depth) {
   return encode_simplified(out, value, depth + 1);
 }
 
-int ext_encode(sp_buf *out, PyObject *value) { return encode(out, value, 0); }
+int ext_encode(sp_buf *out, PyObject *value, ext_gifts *gifts) {
+  target to = {*out, gifts};
+  int result = encode(&to.bytes, value, 0);
+  *out = to.bytes;
+  return result;
+}

@@ -3,7 +3,7 @@
 #include "ext_call.h"
 
 /* The value of an input. */
-static PyObject *value_of(const sp_buf *bytes) {
+static PyObject *value_of(const sp_buf *bytes, const sp_attached *attached) {
   sp_bridge_chunk chunk;
   int err = sp_bridge_get_chunk(bytes->data, bytes->len, &chunk, NULL, NULL);
   if (err != SP_OK) {
@@ -12,7 +12,7 @@ static PyObject *value_of(const sp_buf *bytes) {
   }
   if (!chunk.has_cbor)
     Py_RETURN_NONE;
-  return ext_decode(chunk.cbor.data, chunk.cbor.len);
+  return ext_decode(chunk.cbor.data, chunk.cbor.len, attached);
 }
 
 static void ask_for(ext_call *call, sp_job *job, uint32_t n) {
@@ -20,20 +20,24 @@ static void ask_for(ext_call *call, sp_job *job, uint32_t n) {
   for (size_t i = 0; i < 4; i++)
     bytes[i] = (uint8_t)(n >> (8 * i));
   /* Where the BEAM is gone, the wait for inputs says so. */
-  (void)ext_call_send(call, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes);
+  (void)ext_call_send(call, job, SP_FRAME_INPUT_CREDIT, bytes, sizeof bytes,
+                      NULL);
 }
 
 /* The job is kept by the caller. */
 static PyObject *poll(ext_call *call, sp_job *job, PyObject *none) {
   sp_link *link = call->link->connection;
   sp_buf bytes;
+  sp_attached *attached;
   uint32_t ask;
   PyObject *result = NULL;
   (void)sp_job_await_input(link, job, false, false); /* reads what is there */
-  switch (sp_job_input(link, job, &bytes, &ask)) {
+  switch (sp_job_input(link, job, &bytes, &attached, &ask)) {
   case SP_INPUT_THERE:
-    result = value_of(&bytes);
+    result = value_of(&bytes, attached);
     sp_buf_free(&bytes);
+    sp_shared_drop(attached); /* objects hold what they need */
+    sp_shared_flush();
     break;
   case SP_INPUT_END:
     PyErr_SetNone(PyExc_StopIteration);

@@ -1,5 +1,5 @@
 /* Link: the connection to the BEAM, as Python sees it. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include <sched.h>
 #include <structmember.h>
@@ -81,6 +81,9 @@ static int link_init(PyObject *object, PyObject *args, PyObject *kwargs) {
     return -1;
   }
   config.threaded = threaded != 0;
+  size_t threshold = ext_shared_threshold();
+  config.segments = threshold != SIZE_MAX;
+  self->threshold = config.segments ? threshold : 0;
   Py_INCREF(on_cancel);
   Py_XDECREF(self->on_cancel);
   self->on_cancel = on_cancel;

@@ -1,5 +1,5 @@
 /* The module _snakepit_native: what snakepit_bridge._native finds. */
-#include "ext.h"
+#include "ext_shared.h"
 
 ext_hooks ext;
 
@@ -43,7 +43,7 @@ static PyObject *encode(PyObject *module, PyObject *value) {
   if (!check_configured())
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
-  if (ext_encode(&out, value) == 0)
+  if (ext_encode(&out, value, NULL) == 0)
     result =
         PyBytes_FromStringAndSize((const char *)out.data, (Py_ssize_t)out.len);
   sp_buf_free(&out);
@@ -57,7 +57,7 @@ static PyObject *decode(PyObject *module, PyObject *bytes) {
   Py_ssize_t len;
   if (!check_configured() || PyBytes_AsStringAndSize(bytes, &data, &len) != 0)
     return NULL;
-  return ext_decode((const uint8_t *)data, (size_t)len);
+  return ext_decode((const uint8_t *)data, (size_t)len, NULL);
 }
 
 static PyMethodDef functions[] = {
@@ -97,7 +97,8 @@ PyInit__snakepit_native(void) {
   PyObject *request =
       link != NULL ? add_type(module, &ext_request_spec, "Request") : NULL;
   Py_XDECREF(link);
-  if (request == NULL) {
+  if (request == NULL || ext_shared_init(module) != 0) {
+    Py_XDECREF(request);
     Py_XDECREF(call);
     Py_DECREF(module);
     return NULL;

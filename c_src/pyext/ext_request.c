@@ -1,5 +1,5 @@
 /* Request: a method of the BEAM's that is called, as Python sees it. */
-#include "ext.h"
+#include "ext_shared.h"
 
 #include "../core/sp_error.h"
 
@@ -86,15 +86,16 @@ static PyObject *request_cancel(PyObject *object, PyObject *unused) {
 
 /* Steals |self|; returns it, or NULL and an exception. */
 static PyObject *send_request(ext_request *self, uint8_t method,
-                              const uint8_t *bytes, size_t len) {
+                              const uint8_t *bytes, size_t len,
+                              sp_given *given) {
   sp_link *link = self->link->connection;
   sp_upcall *request = self->request;
   enum sp_link_result sent =
-      sp_upcall_send(link, request, method, bytes, len, false);
+      sp_upcall_send(link, request, method, bytes, len, given, false);
   if (sent == SP_LINK_NOTHING) {
     self->link->users++;
     Py_BEGIN_ALLOW_THREADS;
-    sent = sp_upcall_send(link, request, method, bytes, len, true);
+    sent = sp_upcall_send(link, request, method, bytes, len, given, true);
     Py_END_ALLOW_THREADS;
     self->link->users--;
   }
@@ -123,7 +124,7 @@ PyObject *ext_link_request(PyObject *object, PyObject *args) {
   if (self == NULL)
     return NULL;
   return send_request(self, (uint8_t)method, (const uint8_t *)bytes,
-                      (size_t)len);
+                      (size_t)len, NULL);
 }
 
 static int put_metadata(sp_buf *out, PyObject *metadata) {
@@ -141,10 +142,11 @@ static int put_metadata(sp_buf *out, PyObject *metadata) {
 }
 
 /* The arguments as CBOR; encoding them may run code. */
-static int put_arguments(sp_buf *out, PyObject *arguments) {
+static int put_arguments(sp_buf *out, PyObject *arguments, ext_gifts *gifts) {
   sp_bridge_mark mark;
   int err = sp_bridge_begin_arguments(out, &mark);
-  if (err == SP_OK && ext_encode(out, arguments) != 0)
+  if (err == SP_OK &&
+      (ext_encode(out, arguments, gifts) != 0 || ext_gifts_finish(gifts) != 0))
     return -1;
   if (err == SP_OK)
     err = sp_bridge_end_arguments(out, &mark);
@@ -173,16 +175,19 @@ PyObject *ext_link_tool_request(PyObject *object, PyObject *args) {
   PyObject *tool, *session, *metadata, *arguments, *result = NULL;
   long long left_ms;
   sp_buf out;
+  ext_gifts gifts = {((ext_link *)object)->threshold, NULL};
   if (!PyArg_ParseTuple(args, "UUO!O!L", &tool, &session, &PyDict_Type,
                         &metadata, &PyDict_Type, &arguments, &left_ms))
     return NULL;
   sp_buf_init(&out, sp_mem_default(), 0);
   if (put_tool_request(&out, tool, session, metadata, left_ms) == 0 &&
-      put_arguments(&out, arguments) == 0) {
+      put_arguments(&out, arguments, &gifts) == 0) {
     ext_request *self = new_request((ext_link *)object);
     if (self != NULL)
-      result = send_request(self, EXECUTE_ELIXIR_TOOL, out.data, out.len);
+      result = send_request(self, EXECUTE_ELIXIR_TOOL, out.data, out.len,
+                            gifts.given);
   }
+  ext_gifts_free(&gifts);
   sp_buf_free(&out);
   return result;
 }
@@ -319,7 +324,7 @@ static PyObject *bytes_or_none(sp_slice bytes) {
                                    (Py_ssize_t)bytes.len);
 }
 
-static PyObject *tool_result(sp_slice bytes) {
+static PyObject *tool_result(sp_slice bytes, const sp_attached *attached) {
   sp_bridge_response r;
   int err = sp_bridge_get_response(bytes.data, bytes.len, &r);
   if (err != SP_OK) {
@@ -333,7 +338,8 @@ static PyObject *tool_result(sp_slice bytes) {
                     ? ext_text(r.error_details.data, r.error_details.len)
                     : none());
   return four(0, PyBool_FromLong(1),
-              r.has_cbor ? ext_decode(r.cbor.data, r.cbor.len) : none(),
+              r.has_cbor ? ext_decode(r.cbor.data, r.cbor.len, attached)
+                         : none(),
               bytes_or_none(r.binary_result));
 }
 
@@ -351,7 +357,7 @@ static PyObject *request_tool_reply(PyObject *object, PyObject *unused) {
   sp_upcall *request = self->request;
   self->request = NULL;
   PyObject *result = status == 0
-                         ? tool_result(bytes)
+                         ? tool_result(bytes, sp_upcall_attached(request))
                          : four(status, PyBool_FromLong(0),
                                 ext_text(bytes.data, bytes.len), none());
   if (self->link->connection != NULL)

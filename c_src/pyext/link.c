@@ -68,7 +68,10 @@ static int connect_to(sp_link *link, const char *path) {
 
 static bool say_hello(sp_link *link, const uint8_t *token) {
   uint8_t hello[SP_HELLO_BYTES];
-  sp_hello_put(hello, token, link->config.threaded ? 0 : SP_HELLO_OFFERS);
+  unsigned flags = link->config.threaded ? 0 : SP_HELLO_OFFERS;
+  if (link->config.segments)
+    flags |= SP_HELLO_SEGMENTS;
+  sp_hello_put(hello, token, flags);
   ssize_t sent = send(link->socket, hello, sizeof hello, MSG_NOSIGNAL);
   return sent == (ssize_t)sizeof hello;
 }
@@ -212,6 +215,7 @@ static void free_jobs(sp_job *job) {
   while (job != NULL) {
     sp_job *next = job->next;
     sp_link_drop_inputs(job);
+    sp_shared_drop(job->attached);
     sp_buf_free(&job->payload);
     free(job);
     job = next;
@@ -268,6 +272,8 @@ static int set_up(sp_link *link) {
   if (!registered && pthread_atfork(NULL, NULL, forget_in_child) != 0)
     return -1;
   registered = true;
+  if (sp_shared_open(link) != 0)
+    return -1;
   return start_watcher(link);
 }
 
@@ -290,6 +296,7 @@ int sp_link_open(const char *path, const uint8_t token[SP_LINK_TOKEN],
   *out = link;
   return 0;
 failed:
+  sp_shared_close(link);
   free_link(link);
   return -1;
 }
@@ -305,12 +312,14 @@ void sp_link_close(sp_link *link) {
   while (link->messenger || link->probe_since != 0)
     pthread_cond_wait(&link->messenger_gone, &link->lock);
   pthread_mutex_unlock(&link->lock);
+  sp_shared_close(link);
   if (link->socket >= 0) { /* else we are the child of a fork */
     sp_link_ring(link->kick);
     pthread_join(link->watcher, NULL);
   }
   the_link = NULL;
   free_link(link);
+  sp_shared_collect(); /* what calls that never ran have held */
 }
 
 /* ---- the end ------------------------------------------------------------- */

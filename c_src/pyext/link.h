@@ -14,6 +14,7 @@
 
 #include "../core/sp_buf.h"
 #include "../core/sp_frame.h"
+#include "link_shared.h"
 
 #define SP_LINK_TOKEN 32
 /* Chunks of a stream that may be under way before the BEAM gives credit. */
@@ -32,6 +33,8 @@ typedef struct sp_link_config {
   /* Sent to the thread that opened the link when a call that it took is
    * cancelled. */
   int interrupt_signal;
+  /* Takes segments and gives some (link_shared.h). */
+  bool segments;
   /* As interrupt_signal for calls that other threads took. Called on a thread
    * that may wait; no two at a time. */
   void (*cancelled)(void *user, uint64_t call);
@@ -87,6 +90,10 @@ enum sp_link_result sp_link_take(sp_link *link, bool main, bool wait,
 /* Of the request; until sp_job_end. */
 const uint8_t *sp_job_request(const sp_job *job, size_t *len);
 uint64_t sp_job_call(const sp_job *job);
+/* What its request has attached, or NULL; until sp_job_end, or sp_job_let_go
+ * says that the request is not looked at any more. */
+const sp_attached *sp_job_attached(const sp_job *job);
+void sp_job_let_go(sp_link *link, sp_job *job);
 /* From any thread while the job is kept. */
 bool sp_job_is_cancelled(const sp_job *job);
 /* When it came (see sp_link_now). */
@@ -101,9 +108,11 @@ enum sp_link_result sp_job_credit(sp_link *link, sp_job *job, bool main,
 
 /* Sends a frame for a job: SP_FRAME_CHUNK or _ANSWER. With |wait| false
  * NOTHING is returned, and nothing sent, when it cannot be done at once. DONE,
- * CLOSED, NOTHING. */
+ * CLOSED, NOTHING, NOMEM (2 GiB or more). |given| is what the frame attaches;
+ * NULL for nothing. */
 enum sp_link_result sp_job_send(sp_link *link, const sp_job *job, uint8_t kind,
-                                const uint8_t *bytes, size_t len, bool wait);
+                                const uint8_t *bytes, size_t len,
+                                sp_given *given, bool wait);
 
 /* ---- inputs ------------------------------------------------------------ */
 
@@ -116,9 +125,9 @@ enum sp_input_result {
 
 /* The next input of a job, a ToolChunk that is handed over in |*out|. Does not
  * wait. |*ask| is how many more are to be asked for now, with
- * SP_FRAME_INPUT_CREDIT; 0 for none. */
+ * SP_FRAME_INPUT_CREDIT; 0 for none. |*attached|, or NULL, is to be dropped. */
 enum sp_input_result sp_job_input(sp_link *link, sp_job *job, sp_buf *out,
-                                  uint32_t *ask);
+                                  sp_attached **attached, uint32_t *ask);
 /* Waits until that is not NONE. With |wait| false it only looks whether
  * something has come. DONE, CLOSED, NOTHING, INTERRUPTED. */
 enum sp_link_result sp_job_await_input(sp_link *link, sp_job *job, bool main,
@@ -141,7 +150,7 @@ sp_upcall *sp_upcall_new(sp_link *link);
  * be done at once. */
 enum sp_link_result sp_upcall_send(sp_link *link, sp_upcall *request,
                                    uint8_t method, const uint8_t *bytes,
-                                   size_t len, bool wait);
+                                   size_t len, sp_given *given, bool wait);
 /* Waits until the reply is there: DONE. NOTHING when |job| (or NULL) is
  * cancelled or over before, or when |until| (see sp_link_now; 0 for never) has
  * passed. CLOSED, INTERRUPTED (only with |main|). */
@@ -155,6 +164,8 @@ enum sp_link_result sp_upcall_state(sp_link *link, const sp_upcall *request);
 /* Of one that is DONE: the status' byte and what follows it, until its end. At
  * least one byte. */
 const uint8_t *sp_upcall_reply(const sp_upcall *request, size_t *len);
+/* What it has attached, or NULL. */
+const sp_attached *sp_upcall_attached(const sp_upcall *request);
 /* Frees it. If the reply has not come, the BEAM is told that nobody waits. */
 void sp_upcall_end(sp_link *link, sp_upcall *request);
 

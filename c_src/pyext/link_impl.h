@@ -14,12 +14,14 @@
 /* A ToolChunk that no tool has taken yet. */
 typedef struct sp_input {
   sp_buf chunk;
+  sp_attached *attached;
   struct sp_input *next;
 } sp_input;
 
 struct sp_job {
   uint64_t call;
   sp_buf payload;
+  sp_attached *attached;
   int64_t came;    /* when it was read */
   int64_t started; /* and when it was begun */
   atomic_bool cancelled;
@@ -52,6 +54,7 @@ enum sp_wait_for { SP_WAIT_CALL, SP_WAIT_CREDIT, SP_WAIT_INPUT, SP_WAIT_REPLY };
 struct sp_upcall {
   uint64_t number;
   sp_buf reply; /* filled when it is done */
+  sp_attached *attached;
   bool sent;
   bool done;
   int fd; /* to write to; -1 for none */
@@ -141,6 +144,8 @@ void sp_link_ring(int fd);
 bool sp_link_hear(int fd);
 /* True when the socket says that the BEAM is gone. */
 bool sp_link_is_over(const sp_link *link);
+/* Sends what is to be released; without |wait| the watcher may have to. */
+void sp_link_send_releases(sp_link *link, bool wait);
 
 /* The following want the lock. */
 
@@ -172,8 +177,9 @@ sp_job *sp_link_running(sp_link *link, uint64_t call);
 void sp_link_init_inputs(sp_job *job);
 /* Frees what nobody has taken. */
 void sp_link_drop_inputs(sp_job *job);
-/* An input, or the end of them. */
-void sp_link_take_input(sp_link *link, const sp_frame *frame);
+/* An input, or the end of them. What it takes of |*attached| is set to NULL. */
+void sp_link_take_input(sp_link *link, const sp_frame *frame,
+                        sp_attached **attached);
 /* Whether there is something to take, or nothing will come. */
 bool sp_link_has_input(const sp_job *job);
 /* Wakes those that may have got what they wait for. */
@@ -186,8 +192,19 @@ enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait);
 void sp_link_hand_over(sp_link *link);
 void sp_link_wake(sp_waiter *w);
 /* The frame's bytes become the buffer's, whose memory the reader takes. */
-void sp_link_take_payload(sp_link *link, sp_buf *buf);
-void sp_link_take_reply(sp_link *link, const sp_frame *frame);
+void sp_link_take_payload(sp_link *link, const sp_frame *frame, sp_buf *buf);
+/* As sp_link_take_input. */
+void sp_link_take_reply(sp_link *link, const sp_frame *frame,
+                        sp_attached **attached);
+/* The segments of a frame, whose descriptors come before it. False, and the
+ * link is abandoned, when they are not what it says. */
+bool sp_link_take_attached(sp_link *link, const sp_frame *frame,
+                           sp_attached **attached);
+void sp_link_take_forget(sp_link *link, const sp_frame *frame);
+/* The socket has something, or its other end is closed. */
+void sp_link_hear_socket(sp_link *link);
+/* Releases, and mappings that nobody uses: gives the lock up for them. */
+void sp_link_tidy(sp_link *link);
 /* No reply will come: tells those that listen. */
 void sp_link_end_requests(sp_link *link);
 void sp_link_free_requests(sp_link *link);
@@ -197,7 +214,7 @@ void sp_link_free_requests(sp_link *link);
 /* Sends a frame. With |wait| false it is all or nothing. */
 enum sp_link_result sp_link_send(sp_link *link, uint8_t kind, uint64_t call,
                                  const sp_frame_part *parts, size_t count,
-                                 bool wait);
+                                 sp_given *given, bool wait);
 void *sp_link_watch(void *arg);
 
 #endif

@@ -23,6 +23,7 @@ void sp_link_init_inputs(sp_job *job) {
 }
 
 static void free_input(sp_input *input) {
+  sp_shared_drop(input->attached);
   sp_buf_free(&input->chunk);
   free(input);
 }
@@ -41,23 +42,27 @@ bool sp_link_has_input(const sp_job *job) {
          sp_job_is_cancelled(job);
 }
 
-static int append(sp_job *job, const sp_frame *frame) {
+static int append(sp_job *job, const sp_frame *frame, sp_attached **attached) {
   sp_input *input = malloc(sizeof *input);
   if (input == NULL)
     return SP_ERR_NOMEM;
+  input->attached = NULL;
   sp_buf_init(&input->chunk, sp_mem_default(), 0);
   int err = sp_buf_add(&input->chunk, frame->payload, frame->len);
   if (err != SP_OK) {
     free_input(input);
     return err;
   }
+  input->attached = *attached;
+  *attached = NULL;
   input->next = NULL;
   *job->inputs_end = input;
   job->inputs_end = &input->next;
   return SP_OK;
 }
 
-void sp_link_take_input(sp_link *link, const sp_frame *frame) {
+void sp_link_take_input(sp_link *link, const sp_frame *frame,
+                        sp_attached **attached) {
   sp_bridge_chunk chunk;
   sp_job *job = sp_link_running(link, frame->call);
   if (job == NULL)
@@ -72,7 +77,7 @@ void sp_link_take_input(sp_link *link, const sp_frame *frame) {
     job->inputs_over = true;
   } else {
     job->inputs_due--;
-    if (append(job, frame) != SP_OK) {
+    if (append(job, frame, attached) != SP_OK) {
       sp_link_abandon_locked(link, 1, NO_MEMORY);
       return;
     }
@@ -97,9 +102,10 @@ static uint32_t to_ask(sp_job *job) {
 }
 
 enum sp_input_result sp_job_input(sp_link *link, sp_job *job, sp_buf *out,
-                                  uint32_t *ask) {
+                                  sp_attached **attached, uint32_t *ask) {
   enum sp_input_result result = SP_INPUT_NONE;
   sp_input *input = NULL;
+  *attached = NULL;
   *ask = 0;
   pthread_mutex_lock(&link->lock);
   if (sp_job_is_cancelled(job) || job->over) {
@@ -118,6 +124,7 @@ enum sp_input_result sp_job_input(sp_link *link, sp_job *job, sp_buf *out,
   pthread_mutex_unlock(&link->lock);
   if (input != NULL) {
     *out = input->chunk;
+    *attached = input->attached;
     free(input);
   }
   return result;

@@ -8,7 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include "../core/sp_bridge_worker.h"
@@ -43,6 +42,7 @@ static sp_job *new_job(sp_link *link) {
     sp_buf_init(&job->payload, sp_mem_default(), 0);
   }
   atomic_init(&job->cancelled, false);
+  job->attached = NULL;
   job->on_main = job->over = false;
   job->signal_at = 0;
   job->refs = 1;
@@ -54,6 +54,8 @@ static sp_job *new_job(sp_link *link) {
 
 void sp_link_recycle(sp_link *link, sp_job *job) {
   sp_link_drop_inputs(job);
+  sp_shared_drop(job->attached);
+  job->attached = NULL;
   if (link->spare_count >= SPARE_JOBS) {
     sp_buf_free(&job->payload);
     free(job);
@@ -125,6 +127,7 @@ void sp_job_release(sp_link *link, sp_job *job) {
   if (--link->kept == 0)
     pthread_cond_signal(&link->messenger_gone);
   pthread_mutex_unlock(&link->lock);
+  sp_shared_flush();
 }
 
 void sp_job_end(sp_link *link, sp_job *job) {
@@ -145,18 +148,23 @@ void sp_job_end(sp_link *link, sp_job *job) {
   }
   release(link, job);
   pthread_mutex_unlock(&link->lock);
+  sp_shared_flush();
 }
 
 /* ---- what the BEAM says ---------------------------------------------------
  */
 
-void sp_link_take_payload(sp_link *link, sp_buf *buf) {
+void sp_link_take_payload(sp_link *link, const sp_frame *frame, sp_buf *buf) {
   sp_buf empty = *buf;
   *buf = link->reader.payload;
   link->reader.payload = empty;
+  if (frame->attached > 0) /* the entries are dealt with */
+    memmove(buf->data, frame->payload, frame->len);
+  buf->len = frame->len;
 }
 
-static void take_call(sp_link *link, const sp_frame *frame) {
+static void take_call(sp_link *link, const sp_frame *frame,
+                      sp_attached **attached) {
   bool offered = frame->kind == SP_FRAME_OFFER;
   if (offered && (link->closing || link->config.threaded))
     return; /* not begun: the BEAM takes it back */
@@ -172,7 +180,9 @@ static void take_call(sp_link *link, const sp_frame *frame) {
   job->call = frame->call;
   job->offered = offered;
   job->came = sp_link_now();
-  sp_link_take_payload(link, &job->payload);
+  sp_link_take_payload(link, frame, &job->payload);
+  job->attached = *attached;
+  *attached = NULL;
   push(&link->queue, job);
   sp_link_notify(link, SP_WAIT_CALL, NULL);
 }
@@ -254,8 +264,39 @@ void sp_link_refuse(sp_link *link, uint64_t call, const char *message) {
   sp_buf_free(&response);
 }
 
+static void handle(sp_link *link, const sp_frame *frame,
+                   sp_attached **attached) {
+  switch (frame->kind) {
+  case SP_FRAME_CALL:
+  case SP_FRAME_OFFER:
+    take_call(link, frame, attached);
+    break;
+  case SP_FRAME_CANCEL:
+    take_cancel(link, frame);
+    break;
+  case SP_FRAME_CREDIT:
+    take_credit(link, frame);
+    break;
+  case SP_FRAME_INPUT:
+    sp_link_take_input(link, frame, attached);
+    break;
+  case SP_FRAME_PING:
+    sp_link_pinged(link, frame->call);
+    break;
+  case SP_FRAME_REPLY:
+    sp_link_take_reply(link, frame, attached);
+    break;
+  case SP_FRAME_FORGET:
+    sp_link_take_forget(link, frame);
+    break;
+  default:
+    sp_link_abandon_locked(link, 1, BAD_FRAME);
+  }
+}
+
 bool sp_link_read(sp_link *link) {
   sp_frame frame;
+  sp_attached *attached;
   bool bell = false;
   if (atomic_load_explicit(&link->gone, memory_order_relaxed))
     return false;
@@ -266,31 +307,10 @@ bool sp_link_read(sp_link *link) {
     sp_link_abandon_locked(link, 1, got == SP_ERR_NOMEM ? NO_MEMORY : BAD_RING);
     return false;
   }
-  if (got == 0)
+  if (got == 0 || !sp_link_take_attached(link, &frame, &attached))
     return false;
-  switch (frame.kind) {
-  case SP_FRAME_CALL:
-  case SP_FRAME_OFFER:
-    take_call(link, &frame);
-    break;
-  case SP_FRAME_CANCEL:
-    take_cancel(link, &frame);
-    break;
-  case SP_FRAME_CREDIT:
-    take_credit(link, &frame);
-    break;
-  case SP_FRAME_INPUT:
-    sp_link_take_input(link, &frame);
-    break;
-  case SP_FRAME_PING:
-    sp_link_pinged(link, frame.call);
-    break;
-  case SP_FRAME_REPLY:
-    sp_link_take_reply(link, &frame);
-    break;
-  default:
-    sp_link_abandon_locked(link, 1, BAD_FRAME);
-  }
+  handle(link, &frame, &attached);
+  sp_shared_drop(attached); /* of what is not run, or nobody waits for */
   return true;
 }
 
@@ -383,9 +403,8 @@ static bool spin(sp_link *link, const sp_waiter *w) {
 }
 
 bool sp_link_is_over(const sp_link *link) {
-  char byte;
-  ssize_t n = recv(link->socket, &byte, 1, MSG_DONTWAIT);
-  return n >= 0 || (errno != EAGAIN && errno != EINTR);
+  struct pollfd fd = {.fd = link->socket, .events = POLLRDHUP};
+  return poll(&fd, 1, 0) > 0;
 }
 
 /* Waits for the bell. True when a signal came in between. */
@@ -400,15 +419,14 @@ static bool doze(sp_link *link, const sp_waiter *w) {
                            .tv_nsec = left % 1000000000};
   int n = ppoll(fds, 3, w->until == 0 ? NULL : &limit, NULL);
   bool interrupted = n < 0 && errno == EINTR;
-  bool over = n > 0 && fds[1].revents != 0 && sp_link_is_over(link);
   if (n > 0 && fds[2].revents != 0)
     (void)sp_link_hear(link->poke);
   pthread_mutex_lock(&link->lock);
   if (sp_link_hear(link->own_bell) && sp_link_now() - since < SP_LINK_SPIN_NS)
     link->spin = SP_LINK_SPIN_NS;
   sp_link_awake(link);
-  if (over)
-    sp_link_abandon_locked(link, 0, NULL);
+  if (n > 0 && fds[1].revents != 0)
+    sp_link_hear_socket(link);
   return interrupted;
 }
 
@@ -477,6 +495,8 @@ enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait) {
       return SP_LINK_NOTHING;
     if (link->owed != NULL)
       sp_link_pay(link);
+    else if (sp_shared_has_releases())
+      sp_link_tidy(link);
     else if (!may_lead)
       follow(link, w);
     else if (lead(link, w) && w->main)

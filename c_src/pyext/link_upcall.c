@@ -26,6 +26,7 @@ sp_upcall *sp_upcall_new(sp_link *link) {
     if (request == NULL)
       return NULL;
     sp_buf_init(&request->reply, sp_mem_default(), 0);
+    request->attached = NULL;
     pthread_mutex_lock(&link->lock);
   }
   request->sent = request->done = false;
@@ -39,12 +40,12 @@ sp_upcall *sp_upcall_new(sp_link *link) {
 
 enum sp_link_result sp_upcall_send(sp_link *link, sp_upcall *request,
                                    uint8_t method, const uint8_t *bytes,
-                                   size_t len, bool wait) {
+                                   size_t len, sp_given *given, bool wait) {
   sp_frame_part parts[2] = {{&method, 1}, {bytes, len}};
   /* Before: the reply may come while this thread is still sending. */
   request->sent = true;
-  enum sp_link_result sent =
-      sp_link_send(link, SP_FRAME_REQUEST, request->number, parts, 2, wait);
+  enum sp_link_result sent = sp_link_send(
+      link, SP_FRAME_REQUEST, request->number, parts, 2, given, wait);
   if (sent != SP_LINK_DONE)
     request->sent = false;
   return sent;
@@ -64,7 +65,8 @@ static void tell(sp_link *link, sp_upcall *request) {
   link->listening--;
 }
 
-void sp_link_take_reply(sp_link *link, const sp_frame *frame) {
+void sp_link_take_reply(sp_link *link, const sp_frame *frame,
+                        sp_attached **attached) {
   sp_upcall *request = *bucket(link, frame->call);
   while (request != NULL && request->number != frame->call)
     request = request->next;
@@ -72,7 +74,9 @@ void sp_link_take_reply(sp_link *link, const sp_frame *frame) {
     sp_link_abandon_locked(link, 1, BAD_REPLY);
   if (frame->len == 0 || request == NULL || request->done)
     return; /* nobody waits any more */
-  sp_link_take_payload(link, &request->reply);
+  sp_link_take_payload(link, frame, &request->reply);
+  request->attached = *attached;
+  *attached = NULL;
   request->done = true;
   tell(link, request);
   for (sp_waiter *w = link->followers; w != NULL; w = w->next)
@@ -133,10 +137,15 @@ const uint8_t *sp_upcall_reply(const sp_upcall *request, size_t *len) {
   return request->reply.data;
 }
 
+const sp_attached *sp_upcall_attached(const sp_upcall *request) {
+  return request->attached;
+}
+
 /* ---- the end ---------------------------------------------------------------
  */
 
 static void free_request(sp_upcall *request) {
+  sp_shared_drop(request->attached);
   sp_buf_free(&request->reply);
   free(request);
 }
@@ -153,12 +162,15 @@ void sp_upcall_end(sp_link *link, sp_upcall *request) {
     sp_link_owe(link, SP_FRAME_REQUEST_CANCEL, request->number, NULL, 0);
     sp_link_ring(link->kick); /* the watcher sends it */
   }
+  sp_shared_drop(request->attached);
+  request->attached = NULL;
   bool keep = link->spare_request == NULL && request->reply.cap <= SPARE_BYTES;
   if (keep)
     link->spare_request = request;
   pthread_mutex_unlock(&link->lock);
   if (!keep)
     free_request(request);
+  sp_shared_flush();
 }
 
 void sp_link_free_requests(sp_link *link) {

@@ -97,7 +97,7 @@ int64_t sp_link_insist(sp_link *link) {
 /* ---- watching ---------------------------------------------------------------
  */
 
-enum { KICK, SOCKET, SIGNALS, BELL, FD_COUNT };
+enum { KICK, SOCKET, SIGNALS, BELL, CHILDREN, FD_COUNT };
 
 /* What the watcher does next: how long it waits, and whether for the bell. */
 typedef struct plan {
@@ -113,6 +113,8 @@ static void drain(sp_link *link) {
       continue;
     if (link->owed != NULL)
       sp_link_pay(link);
+    else if (sp_shared_has_releases())
+      sp_link_tidy(link);
     else if (link->leader != NULL || link->closing || sp_link_sleep(link))
       return;
   }
@@ -189,10 +191,12 @@ static void look(sp_link *link, const struct pollfd *fds) {
   if (fds[KICK].revents != 0 &&
       read(link->kick, &count, sizeof count) != sizeof count)
     return;
+  if (fds[CHILDREN].revents != 0)
+    sp_shared_reap();
   if (fds[SIGNALS].revents != 0)
     take_signals(link);
-  if (fds[SOCKET].revents != 0 && !link->closing && sp_link_is_over(link))
-    sp_link_abandon_locked(link, 0, NULL);
+  if (fds[SOCKET].revents != 0 && !link->closing)
+    sp_link_hear_socket(link);
   /* A leader that sleeps is woken by the same bell, which is then its own. */
   if (fds[BELL].revents != 0 && link->leader == NULL &&
       sp_link_hear(link->own_bell))
@@ -204,7 +208,8 @@ static void wait_for(sp_link *link, plan next) {
       [KICK] = {.fd = link->kick, .events = POLLIN},
       [SOCKET] = {.fd = link->closing ? -1 : link->socket, .events = POLLIN},
       [SIGNALS] = {.fd = link->signals[0], .events = POLLIN},
-      [BELL] = {.fd = next.bell ? link->own_bell : -1, .events = POLLIN}};
+      [BELL] = {.fd = next.bell ? link->own_bell : -1, .events = POLLIN},
+      [CHILDREN] = {.fd = sp_shared_watched(), .events = POLLIN}};
   struct timespec time = {.tv_sec = next.wait / 1000000000,
                           .tv_nsec = next.wait % 1000000000};
   link->watcher_waits = next.wait == FOREVER || next.wait > TICK_LAST_NS;
@@ -222,6 +227,7 @@ void *sp_link_watch(void *arg) {
   int64_t tick = TICK_LAST_NS;
   pthread_mutex_lock(&link->lock);
   while (!link->released) {
+    sp_link_tidy(link);
     plan next = make_plan(link, &seen, &tick);
     if (next.wait == 0)
       _exit(link->status);

@@ -171,11 +171,18 @@ class Listener:
             assert part, "the worker left during the handshake"
             hello += part
         assert hello[:12] + hello[16:] == MAGIC[:12] + self.token
-        self.takes_offers = struct.unpack_from("<I", hello, 12)[0] == 1
+        flags = struct.unpack_from("<I", hello, 12)[0]
+        self.takes_offers, self.takes_segments = flags & 1 != 0, flags & 2 != 0
         return Connection(connection, self.capacity)
 
     def close(self) -> None:
         self.listener.close()
+
+
+class Frame(bytes):
+    """A payload, and the entries before it: ids and how many bytes."""
+
+    attached: list[tuple[int, int]]
 
 
 class Connection:
@@ -190,7 +197,8 @@ class Connection:
         self.out = Ring(self.memory, 0, capacity)
         self.inward = Ring(self.memory, CONTROL + capacity, capacity)
         self.buffer = b""
-        self.frames: dict[int, list[tuple[int, bytes]]] = {}
+        self.frames: dict[int, list[tuple[int, Frame]]] = {}
+        self.descriptors: dict[int, int] = {}  # of the worker's segments
         self._next_call = 0
         self._lock = threading.Lock()
         fds = [memory, self.worker_bell, self.own_bell][:count]
@@ -200,8 +208,8 @@ class Connection:
 
     # ---- frames -----------------------------------------------------------
 
-    def send(self, kind: int, call: int, payload: bytes = b"") -> None:
-        self.send_raw(struct.pack("<IBxxxQ", len(payload), kind, call) + payload)
+    def send(self, kind: int, call: int, payload: bytes = b"", attached: int = 0) -> None:
+        self.send_raw(struct.pack("<IBBxxQ", len(payload), kind, attached, call) + payload)
 
     def send_raw(self, data: bytes) -> None:
         end = time.monotonic() + PATIENCE
@@ -223,13 +231,31 @@ class Connection:
         self.buffer += data
         at = 0
         while len(self.buffer) - at >= 16:
-            length, kind, call = struct.unpack_from("<IBxxxQ", self.buffer, at)
+            length, kind, count, call = struct.unpack_from("<IBBxxQ", self.buffer, at)
             if len(self.buffer) - at - 16 < length:
                 break
-            self.frames.setdefault(call, []).append((kind, self.buffer[at + 16 :][:length]))
+            frame = Frame(self.buffer[at + 16 + 16 * count : at + 16 + length])
+            frame.attached = [
+                struct.unpack_from("<QQ", self.buffer, at + 16 + 16 * n) for n in range(count)
+            ]
+            self.frames.setdefault(call, []).append((kind, frame))
             at += 16 + length
         self.buffer = self.buffer[at:]
         return bool(data)
+
+    def take_descriptors(self) -> bool:
+        """Those of the worker's segments; False when it is gone."""
+        while select.select([self.socket], [], [], 0)[0]:
+            try:
+                data, fds, _, _ = socket.recv_fds(self.socket, 16, 2)
+            except OSError:
+                return False
+            if not data:
+                return False
+            assert len(data) == 16
+            assert len(fds) == 1
+            self.descriptors[struct.unpack_from("<Q", data)[0]] = fds[0]
+        return True
 
     def wait(self, ready: Callable[[], Any], what: str) -> Any:
         """Until ``ready`` says so, reading and sleeping as the BEAM does."""
@@ -244,7 +270,7 @@ class Connection:
                 readable = select.select([self.own_bell, self.socket], [], [], 0.2)[0]
                 if self.own_bell in readable:
                     os.read(self.own_bell, 8)
-                if self.socket in readable:
+                if self.socket in readable and not self.take_descriptors():
                     self.pump()
                     value = ready()
                     if value:
@@ -252,7 +278,7 @@ class Connection:
                     raise ConnectionError(f"the worker is gone; waited for {what}")
             self.inward.awake()
 
-    def take(self, call: int) -> tuple[int, bytes]:
+    def take(self, call: int) -> tuple[int, Frame]:
         """The next frame of that call."""
         self.wait(lambda: self.frames.get(call), f"a frame of call {call}")
         queue = self.frames[call]
@@ -382,6 +408,8 @@ class Connection:
 
     def close(self) -> None:
         self.socket.close()
+        for descriptor in self.descriptors.values():
+            os.close(descriptor)
         os.close(self.worker_bell)
         os.close(self.own_bell)
 

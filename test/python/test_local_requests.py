@@ -11,7 +11,8 @@ from typing import Any
 import cbor
 import pytest
 from harness import ToolFailed
-from local_peer import LocalWorker
+from local_peer import Frame, LocalWorker
+from segment_peer import Lender
 from test_local import Start, extension, start  # noqa: F401
 
 REPLY, REQUEST, REQUEST_CANCEL = 6, 20, 21
@@ -23,12 +24,13 @@ ADAPTER = "asking_tools:AskingTools"
 class Asked:
     """A request that has come."""
 
-    def __init__(self, worker: LocalWorker, number: int, payload: bytes) -> None:
+    def __init__(self, worker: LocalWorker, number: int, payload: Frame) -> None:
         import snakepit_bridge_pb2 as pb2
 
         self.pb2 = pb2
         self.worker = worker
         self.number = number
+        self.frame = payload
         self.method = payload[0]
         self.bytes = payload[1:]
 
@@ -40,13 +42,13 @@ class Asked:
     def arguments(self) -> Any:
         return cbor.loads(self.tool.arguments_cbor)
 
-    def reply(self, message: Any) -> None:
-        self.worker.send(REPLY, self.number, b"\0" + message.SerializeToString())
+    def reply(self, message: Any, entries: bytes = b"") -> None:
+        payload = entries + b"\0" + message.SerializeToString()
+        self.worker.send(REPLY, self.number, payload, len(entries) // 16)
 
-    def answer(self, value: Any) -> None:
-        self.reply(
-            self.pb2.ExecuteElixirToolResponse(success=True, result_cbor=cbor.dumps(value))
-        )
+    def answer(self, value: Any, entries: bytes = b"") -> None:
+        response = self.pb2.ExecuteElixirToolResponse(success=True, result_cbor=cbor.dumps(value))
+        self.reply(response, entries)
 
     def fail(self, message: str, **details: Any) -> None:
         metadata = {"error": json.dumps(details)} if details else {}
@@ -212,13 +214,36 @@ def test_threads_of_the_tools_own(worker: LocalWorker) -> None:
     assert worker.value(call) == list(range(20))
 
 
-def test_large_values(worker: LocalWorker) -> None:
+def test_large_values(start: Start) -> None:  # noqa: F811
+    worker = start(ADAPTER, env={"SNAKEPIT_ZERO_COPY_THRESHOLD": "0"})
     big = "x" * 5_000_000
     call = begin(worker, "ask", {"name": "t", "args": {"big": big}})
     request = asked(worker)
     assert request.arguments() == {"big": big}
     request.answer(big)
     assert worker.value(call) == big
+
+
+def test_large_values_go_beside_the_messages(worker: LocalWorker) -> None:
+    lender = Lender(worker)
+    big, bigger = b"x" * 100_000, b"y" * 2_000_000
+    call = begin(worker, "ask", {"name": "t", "args": {"big": big}})
+    request = asked(worker)
+    assert len(request.frame) < 1000
+    arguments = cbor.loads(request.tool.arguments_cbor)
+    assert lender.resolve(arguments, request.frame) == {"big": big}
+    segment, (tag,) = lender.lend([bigger])
+    request.answer(tag, lender.entries([segment]))
+    assert lender.value(call) == bigger
+    lender.wait_released(segment)
+    # A reply for which nobody waits any more.
+    begin(worker, "ask", {"name": "t"})
+    request = asked(worker)
+    worker.cancel(worker._next_call)
+    request.cancelled()
+    request.answer(tag, lender.entries([segment]))
+    lender.wait_released(segment)
+    lender.close()
 
 
 def test_what_cannot_be_sent_is_not(worker: LocalWorker) -> None:

@@ -4,6 +4,7 @@ defmodule Snakepit.ZeroCopyCallsTest do
 
   import Snakepit.Test.Pools
 
+  alias Snakepit.Bridge.{SessionStore, ToolRegistry}
   alias Snakepit.{Error, Telemetry, ZeroCopy, ZeroCopyRef}
   alias Snakepit.ZeroCopy.Tensor
 
@@ -82,6 +83,30 @@ defmodule Snakepit.ZeroCopyCallsTest do
       assert_received %ZeroCopyRef{bytes: ^size} = ref
       assert {:ok, data} = ZeroCopy.to_binary(ref)
       assert byte_size(data) == size
+    end
+  end
+
+  test "Elixir's tools get handles and give them" do
+    start()
+    session = "handles-#{System.pid()}-#{System.unique_integer([:positive])}"
+    on_exit(fn -> if Process.whereis(SessionStore), do: SessionStore.delete_session(session) end)
+
+    twice = fn %{"value" => ref} ->
+      {:ok, data} = ZeroCopy.to_binary(ref)
+      {:ok, ref} = ZeroCopy.to_dlpack(data <> data, dtype: :u8, shape: {2, byte_size(data)})
+      %{"twice" => ref}
+    end
+
+    exposed = %{exposed_to_python: true}
+    :ok = ToolRegistry.register_elixir_tool(session, "handle_tool", twice, exposed)
+
+    for size <- [3, 100_000] do
+      {:ok, ref} = ZeroCopy.to_dlpack(:binary.copy(<<5>>, size))
+
+      assert %{"twice" => %ZeroCopyRef{shape: {2, ^size}} = back} =
+               run("through", %{value: ref}, session_id: session)
+
+      assert ZeroCopy.to_binary(back) == {:ok, :binary.copy(<<5>>, 2 * size)}
     end
   end
 

@@ -56,6 +56,10 @@ class ZeroCopyTools(BaseAdapter):  # type: ignore[misc]
         for size in sizes:
             yield {"handle": self.make(size)}
 
+    @tool("Hands its argument to an Elixir tool, and back")
+    def through(self, ctx: Any, value: Any) -> Any:
+        return ctx.call_elixir_tool("handle_tool", {"value": value})
+
     @tool("So many bytes")
     def produce(self, size: int) -> bytes:
         return b"\x81" * size

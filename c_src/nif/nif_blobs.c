@@ -123,12 +123,23 @@ static int put_reference(sp_buf *out, bool text, unsigned index, size_t offset,
   return err;
 }
 
+/* Most bytes that are no text show that soon. */
+#define PEEK ((size_t)16 * 1024)
+#define LONGEST_CHARACTER 4
+
+static bool begins_as_text(const uint8_t *data, size_t len) {
+  size_t bad = 0;
+  return len <= PEEK || sp_cbor_check_text(data, PEEK, &bad) == SP_OK ||
+         bad > PEEK - LONGEST_CHARACTER;
+}
+
 int nif_blobs_put(nif_encoder *e, const uint8_t *data, size_t len,
                   bool may_be_text) {
   nif_blobs *blobs = e->blobs;
   size_t offset;
   unsigned index;
   nif_segment *seg = find(blobs, data, len, &offset);
+  may_be_text = may_be_text && begins_as_text(data, len);
   blobs->work += (seg == NULL ? len : 0) + (may_be_text ? len : 0);
   if (blobs->work > WORK && is_normal()) {
     if (seg != NULL)

@@ -238,6 +238,7 @@ static void close_pool(nif_pool *pool, ErlNifEnv *env) {
     enif_release_resource(slots);
     slots = next;
   }
+  nif_segments_close(pool->segments);
   /* Lets a timer that keeps the pool fire. */
   enif_mutex_lock(pool->lock);
   bool armed = pool->armed != SP_DISPATCH_NEVER;
@@ -257,8 +258,10 @@ static void pool_dtor(ErlNifEnv *env, void *obj) {
   nif_pool *pool = obj;
   (void)env;
   sp_dispatch_del(pool->dispatch);
-  if (pool->segments != NULL)
+  if (pool->segments != NULL) {
     nif_segments_close(pool->segments);
+    nif_segments_release(pool->segments);
+  }
   if (pool->name_env != NULL)
     enif_free_env(pool->name_env);
   if (pool->lock != NULL)

@@ -13,6 +13,9 @@
 #ifdef __linux__
 #include <linux/magic.h>
 #include <sys/vfs.h>
+#ifndef F_SEAL_FUTURE_WRITE /* glibc has it later than the kernel */
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 #endif
 
 #include "../core/sp_error.h"
@@ -104,10 +107,11 @@ static nif_segment *place_of(const uint8_t *data, size_t len) {
  * worker as it lies there. A part of a piece has not, as the worker might write
  * into the rest of it. */
 static bool is_piece(const nif_segment *seg, size_t offset, size_t len) {
-  if (seg->kind == NIF_SEGMENT_GIVEN)
-    return offset == NIF_SEGMENT_PAGE && len < seg->bytes - offset &&
-           seg->bytes - offset - len <= NIF_SEGMENT_PAGE &&
-           seg->map[offset + len] == 0;
+  if (seg->kind == NIF_SEGMENT_GIVEN) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    return offset == page && len < seg->bytes - offset &&
+           seg->bytes - offset - len <= page && seg->map[offset + len] == 0;
+  }
   for (unsigned i = 0; i < seg->slots; i++)
     if (nif_segment_offset(seg, i) == offset)
       return seg->lens[i] == len;
@@ -513,5 +517,5 @@ int nif_segment_load(ErlNifEnv *env) {
   view_type = enif_open_resource_type_x(env, "snakepit_segment_view", &init,
                                         ERL_NIF_RT_CREATE, NULL);
   set_limits();
-  return view_type == NULL ? -1 : 0;
+  return view_type == NULL ? -1 : nif_segment_handle_load(env);
 }

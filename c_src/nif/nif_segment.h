@@ -9,9 +9,12 @@
 #include "../core/sp_segment.h"
 #include "nif.h"
 
-/* As workers see them, whatever this machine's pages are: what lies between two
- * pieces. */
+/* What lies between two pieces: a page, or more where pages may be larger. */
+#if defined(__x86_64__)
 #define NIF_SEGMENT_PAGE ((size_t)4096)
+#else
+#define NIF_SEGMENT_PAGE ((size_t)65536)
+#endif
 /* Pieces of one segment that is shared by many small blobs. */
 #define NIF_SEGMENT_SLOTS 16
 
@@ -85,7 +88,7 @@ void nif_segment_destroy(nif_segment *seg);
 
 /* A pool's. NULL when there is no memory. */
 nif_segments *nif_segments_new(void);
-/* Its pool is gone: nothing is kept for later any more. Drops the reference. */
+/* Its pool is closed: nothing is kept for later any more. */
 void nif_segments_close(nif_segments *home);
 void nif_segments_keep(nif_segments *home);
 void nif_segments_release(nif_segments *home);

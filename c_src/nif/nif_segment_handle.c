@@ -55,7 +55,7 @@ NIF(nif_segment_alloc) {
        !enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool)) ||
       !enif_get_uint64(env, argv[1], &size) || size == 0)
     return enif_make_badarg(env);
-  if (size > SP_SEGMENT_BYTES_MAX / (2 * NIF_SEGMENT_SLOTS))
+  if (size > SP_SEGMENT_BYTES_MAX / 2 / NIF_SEGMENT_SLOTS)
     return refused(env, SP_ERR_LIMIT);
   int err =
       nif_segment_new(pool == NULL ? NULL : pool->segments, NIF_SEGMENT_KEPT, 0,

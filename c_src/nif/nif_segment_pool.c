@@ -171,7 +171,6 @@ void nif_segments_close(nif_segments *home) {
   nif_segment *out = trim(home, 0);
   enif_mutex_unlock(home->lock);
   destroy_all(out);
-  nif_segments_release(home);
 }
 
 /* ---- limits -------------------------------------------------------------- */
@@ -217,7 +216,7 @@ void nif_segment_fill(nif_segment *seg, unsigned i, const uint8_t *data,
 int nif_segments_take(nif_segments *home, const uint8_t *data, size_t len,
                       unsigned slots, bool fresh, nif_segment **out) {
   size_t room;
-  if (len > SP_SEGMENT_BYTES_MAX / (2 * NIF_SEGMENT_SLOTS))
+  if (len > SP_SEGMENT_BYTES_MAX / 2 / NIF_SEGMENT_SLOTS)
     return SP_ERR_LIMIT;
   unsigned class = class_of(len, &room) + (slots > 1 ? CLASSES : 0);
   enif_mutex_lock(home->lock);

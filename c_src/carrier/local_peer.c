@@ -363,8 +363,9 @@ static void end_reading(sp_local_peer *peer) {
   bool quiet = peer->broken || sp_ring_wait_data(&peer->in);
   if (quiet && atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
     return;
+  bool broken = peer->broken; /* the next reader's from here on */
   atomic_store(&peer->reading, 0);
-  if (!peer->broken)
+  if (!broken)
     ring_bell(peer->again);
 }
 

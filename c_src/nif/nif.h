@@ -165,7 +165,6 @@ int nif_message_load(ErlNifEnv *env);
 int nif_server_load(ErlNifEnv *env);
 int nif_guard_load(ErlNifEnv *env);
 int nif_segment_load(ErlNifEnv *env);
-int nif_segment_handle_load(ErlNifEnv *env);
 
 /* Every NIF has this shape. */
 #define NIF(name)                                                              \

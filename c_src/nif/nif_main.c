@@ -96,10 +96,19 @@ static void at_exit(void) {
   sp_reactor_stop(nif_reactor);
 }
 
+static void make_atoms(ErlNifEnv *env) {
+#define NIF_ATOM(name) {&am_##name, #name},
+  static const struct {
+    ERL_NIF_TERM *atom;
+    const char *name;
+  } atoms[] = {NIF_ATOMS(NIF_ATOM)};
+  for (size_t i = 0; i < sizeof atoms / sizeof *atoms; i++)
+    *atoms[i].atom = enif_make_atom(env, atoms[i].name);
+}
+
 static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   (void)priv;
-#define NIF_MAKE_ATOM(name) am_##name = enif_make_atom(env, #name);
-  NIF_ATOMS(NIF_MAKE_ATOM)
+  make_atoms(env);
   unsigned long long seed = (unsigned long long)sp_reactor_now();
 #ifdef __linux__
   bool random = getrandom(&seed, sizeof seed, 0) == sizeof seed;
@@ -117,7 +126,7 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
       nif_guard_load(env) != 0 || nif_segment_load(env) != 0 ||
-      nif_segment_handle_load(env) != 0 || nif_struct_load(env, info) != 0)
+      nif_struct_load(env, info) != 0)
     return -1;
   return 0;
 }

@@ -13,6 +13,9 @@
 #ifdef __linux__
 #include <linux/magic.h>
 #include <sys/vfs.h>
+#ifndef F_SEAL_FUTURE_WRITE /* glibc has it later than the kernel */
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
 #endif
 
 #include "../core/sp_error.h"
@@ -514,5 +517,5 @@ int nif_segment_load(ErlNifEnv *env) {
   view_type = enif_open_resource_type_x(env, "snakepit_segment_view", &init,
                                         ERL_NIF_RT_CREATE, NULL);
   set_limits();
-  return view_type == NULL ? -1 : 0;
+  return view_type == NULL ? -1 : nif_segment_handle_load(env);
 }

@@ -21,6 +21,9 @@ struct nif_segment_node {
 };
 extern struct nif_segment_node nif_segment_node;
 
+/* nif_segment_handle.c; as nif_segment_load. */
+int nif_segment_handle_load(ErlNifEnv *env);
+
 /* nif_attach.c: no worker will see these again. */
 void nif_segment_forget(const uint64_t *ids, size_t count);
 

@@ -126,7 +126,13 @@ defmodule Snakepit.HostileSegmentsTest do
   test "idle ones make room for one of another size" do
     start_hostile("fine")
     :ok = Native.pool_set_segments(handle(), %{max_bytes: 500_000})
-    for size <- [100_000, 200_000, 300_000, 400_000, 100_000], do: assert({:ok, _} = call(size))
+
+    for size <- [100_000, 200_000, 300_000, 400_000, 100_000] do
+      assert {:ok, _} = call(size)
+      # The worker lets go a moment after its answer.
+      eventually(fn -> Native.pool_segments(handle()).lent == 0 end)
+    end
+
     assert %{inline: 0} = Native.pool_segments(handle())
   end
 

@@ -15,7 +15,8 @@ const path = require('node:path');
 
 const SERVICE = '/snakepit.bridge.BridgeService/';
 const ANY_URL = 'type.googleapis.com/google.protobuf.StringValue';
-const MAX_MESSAGE = 64 * 1024 * 1024;
+// Against a sender without end. A JSON text has less, for V8's strings are no longer.
+const MAX_MESSAGE = 1024 * 1024 * 1024;
 const STATUS = {INVALID_ARGUMENT: 3, RESOURCE_EXHAUSTED: 8, UNIMPLEMENTED: 12, INTERNAL: 13};
 
 class StatusError extends Error {

@@ -100,6 +100,10 @@ defmodule Snakepit.Adapters.GenericJavaScriptTest do
 
     big = :binary.copy(<<0, 255>>, 1_000_000)
     assert {:ok, 2_000_000} = Snakepit.execute("size", %{}, binary_parameters: %{value: big})
+    huge = :binary.copy(<<0x81>>, 70_000_000)
+    assert {:ok, 70_000_000} = Snakepit.execute("size", %{}, binary_parameters: %{value: huge})
+    long = String.duplicate("a", 5_000_000)
+    assert {:ok, %{"echoed" => %{"a" => ^long}}} = Snakepit.execute("echo", %{a: long})
     text = String.duplicate("ä", 500_000)
     assert {:ok, {:binary, ^text}} = Snakepit.execute("bytes", %{value: text})
   end

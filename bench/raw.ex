@@ -50,6 +50,13 @@ defmodule Bench.Raw do
   def memcpy(bytes, ms),
     do: program() |> samples(["memcpy", "#{bytes}", "#{ms}"]) |> Stats.median()
 
+  @doc "Bytes by `json` or `pickle` through a pipe from one Python process to another."
+  @spec way(String.t(), pos_integer, pos_integer) :: [float]
+  def way(way, bytes, ms) do
+    script = Path.expand("python/ways.py", __DIR__)
+    samples(python(), [script, way, "#{bytes}", "#{ms}"])
+  end
+
   defp samples(program, args, opts \\ []) do
     for line <- String.split(output(program, args, opts), "\n", trim: true),
         do: String.to_integer(line) / 1000

@@ -4,7 +4,7 @@
 #     mix run --no-start bench/run.exs [options]
 #
 #   --quick              fewer points, shorter
-#   --only NAME          latency, throughput, sessions, streams, payload, callback,
+#   --only NAME          latency, throughput, sessions, streams, payload, handover, callback,
 #                        telemetry, deadlines, concurrency, scale, start or memory; may be
 #                        given several times
 #   --transport NAME     auto (each that there is), local or grpc
@@ -12,6 +12,7 @@
 
 modules = ~w(stats format machine recorder pools raw load targets
   figures/latency figures/throughput figures/sessions figures/streams figures/payload
+  figures/handover
   figures/callback figures/telemetry figures/deadlines figures/concurrency figures/start
   figures/scale figures/memory
   report/json report/table report/svg report/plots report/html options)
@@ -27,6 +28,7 @@ defmodule Bench do
     sessions: {"Sessions", Figures.Sessions},
     streams: {"Streams", Figures.Streams},
     payload: {"Payloads", Figures.Payload},
+    handover: {"Memory that is handed over", Figures.Handover},
     callback: {"Python to Elixir", Figures.Callback},
     telemetry: {"Telemetry", Figures.Telemetry},
     deadlines: {"Deadlines", Figures.Deadlines},
@@ -73,8 +75,6 @@ defmodule Bench do
       module.run(carrier, options)
     end
 
-    Recorder.heading("What there is not yet")
-    Recorder.left_out("zero copy", "this build hands over no memory")
     :ok
   end
 

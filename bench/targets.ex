@@ -72,6 +72,8 @@ defmodule Bench.Targets do
         published: 700_000,
         peer: {"pythonx", 16_000}
       },
+      %{id: "handover", floor: 300, target: 60},
+      %{id: "handover_back", floor: 300, target: 60},
       %{id: "floats", floor: 20_000, target: 6_000, published: 180_000},
       %{id: "deadline", floor: 50_000, target: 5_000},
       %{id: "start_rate", floor: 100 / 3, target: 125, published: 100 / 24.7},

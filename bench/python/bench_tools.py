@@ -5,11 +5,21 @@ from __future__ import annotations
 import collections
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from snakepit_bridge import zero_copy
 from snakepit_bridge.adapters.showcase.adapter import ShowcaseAdapter
 from snakepit_bridge.base_adapter import tool
+
+_made: dict[int, Any] = {}
+
+
+def _kept(key: int, make: Callable[[], Any]) -> Any:
+    if key not in _made:
+        _made.clear()
+        _made[key] = make()
+    return _made[key]
 
 
 class BenchTools(ShowcaseAdapter):
@@ -28,6 +38,25 @@ class BenchTools(ShowcaseAdapter):
     @tool("Gives each input back")
     def echo_inputs(self, inputs: Any) -> Iterator[Any]:
         yield from inputs
+
+    @tool("The size of its argument")
+    def take(self, data: Any) -> int:
+        return len(data)
+
+    @tool("Memory that was allocated to be handed over")
+    def give(self, size: int) -> Any:
+        return _kept(size, lambda: zero_copy.empty(size))
+
+    @tool("Any bytes")
+    def give_bytes(self, size: int) -> Any:
+        return _kept(-size, lambda: b"\x81" * size)
+
+    @tool("Frames, each in memory of its own", supports_streaming=True)
+    def frames(self, count: int, size: int) -> Iterator[dict[str, Any]]:
+        for number in range(count):
+            frame = zero_copy.empty(size)
+            frame[::4096] = number % 256
+            yield {"frame": frame}
 
     @tool("Waits")
     def wait_ms(self, ms: int) -> None:

@@ -23,6 +23,8 @@ defmodule Bench.Report.Plots do
       rates(results),
       single_times(results),
       payload(results),
+      handover(results),
+      crossing(results),
       start(results),
       scale(results, :scale_callers, "callers"),
       scale(results, :scale_workers, "workers")
@@ -74,6 +76,8 @@ defmodule Bench.Report.Plots do
     "callback_p50" => "Python to Elixir, p50",
     "echo_1048576" => "1 MiB there and back",
     "echo_16777216" => "16 MiB there and back",
+    "handover" => "memory to Python",
+    "handover_back" => "memory from Python",
     "floats" => "100,000 floats there and back",
     "start_rate" => "workers ready",
     "replacement" => "replacement of a killed one",
@@ -153,6 +157,41 @@ defmodule Bench.Report.Plots do
     results
     |> series(:payload)
     |> plot("Bytes there and back", "A binary to a tool that gives it back.", x, y)
+  end
+
+  defp handover(results) do
+    y = %{label: "time of one way", scale: :log, format: &Format.tick(&1, :us)}
+
+    results
+    |> series(:handover)
+    |> plot(
+      "Memory that is handed over",
+      "Until a tool has it, or the caller; copying it, and JSON and pickles through a pipe, beside.",
+      sizes([1024, 65_536, 1_048_576, 16_777_216, 268_435_456]),
+      y
+    )
+  end
+
+  defp crossing(results) do
+    y = %{label: "time of a call, best tenth", scale: :log, format: &Format.tick(&1, :us)}
+
+    results
+    |> series(:crossing)
+    |> plot(
+      "From where on segments pay",
+      "The same binaries in the message and by segment; the threshold lies where the lines cross.",
+      sizes([4096, 16_384, 65_536, 262_144, 1_048_576]),
+      y
+    )
+  end
+
+  defp sizes(ticks) do
+    %{
+      label: "size",
+      scale: :log,
+      format: &Format.bytes(round(&1)),
+      ticks: for(n <- ticks, do: {n, Format.bytes(n)})
+    }
   end
 
   defp start(results) do

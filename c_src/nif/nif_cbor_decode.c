@@ -7,6 +7,7 @@
 #include "../core/sp_cbor.h"
 #include "../core/sp_error.h"
 #include "../core/sp_value.h"
+#include "nif_handle.h"
 #include "nif_struct.h"
 #include "nif_value.h"
 
@@ -73,16 +74,26 @@ static bool is_misplaced(nif_builder *b, const sp_cbor_token *t) {
 
 static int end_container(nif_builder *b, bool map) {
   size_t count;
+  bool handle = map && nif_build_top(b)->mark != 0;
   ERL_NIF_TERM *items = nif_build_close(b, &count);
   if (map) {
     ERL_NIF_TERM made;
     int err = nif_build_strict_map(b->env, items, count / 2, &made);
+    if (err == SP_OK && handle)
+      err = nif_build_handle(b, made, &made);
     return err == SP_OK ? nif_build_push(b, made) : err;
   }
   if (count > UINT32_MAX)
     return SP_ERR_LIMIT;
   return nif_build_push(
       b, enif_make_list_from_array(b->env, items, (unsigned)count));
+}
+
+/* A key or a value of a map: nif_build_handle finds out. */
+static void note_handle(nif_builder *b, const sp_cbor_token *t) {
+  nif_frame *top = nif_build_top(b);
+  if (top != NULL && top->kind == MAP && nif_handle_is_key(t->bytes, t->len))
+    top->mark = 1;
 }
 
 static int leaf(nif_builder *b, const sp_cbor_token *t) {
@@ -101,6 +112,8 @@ static int leaf(nif_builder *b, const sp_cbor_token *t) {
   case SP_CBOR_DOUBLE:
     return nif_build_push(b, nif_build_double(b->env, t->d));
   case SP_CBOR_TEXT:
+    note_handle(b, t);
+    return nif_build_push(b, nif_make_bytes(b->env, t->bytes, t->len));
   case SP_CBOR_BYTES:
     return nif_build_push(b, nif_make_bytes(b->env, t->bytes, t->len));
   default: /* simple values mean nothing here */

@@ -195,6 +195,8 @@ static int put_struct(nif_encoder *e, ERL_NIF_TERM map, ERL_NIF_TERM name,
     return put_set(e, s.members, depth);
   case NIF_STRUCT_DECIMAL:
     return put_decimal(e, &s);
+  case NIF_STRUCT_HANDLE:
+    return put_pairs(e, s.plain, depth);
   default:
     return nif_encode_refuse(e, NIF_A_STRUCT);
   }

@@ -6,10 +6,13 @@
 #include "../core/sp_error.h"
 #include "../core/sp_json.h"
 #include "../core/sp_value.h"
+#include "nif_handle.h"
 #include "nif_struct.h"
 #include "nif_value.h"
 
 enum { ARRAY, OBJECT };
+/* Marks of an object, by keys that it has. */
+enum { PLAIN, MARKED, HANDLE };
 
 /* ---- leaves ------------------------------------------------------------ */
 
@@ -36,7 +39,9 @@ static int push_text(nif_builder *b, const sp_json_token *t) {
 static int push_key(nif_builder *b, const sp_json_token *t) {
   static const char marker[] = SP_VALUE_MARKER;
   if (t->len == sizeof marker - 1 && memcmp(t->text, marker, t->len) == 0)
-    nif_build_top(b)->mark = 1;
+    nif_build_top(b)->mark = MARKED;
+  else if (nif_handle_is_key(t->text, t->len))
+    nif_build_top(b)->mark = HANDLE;
   return push_text(b, t);
 }
 
@@ -112,15 +117,15 @@ static int marked(nif_builder *b, const ERL_NIF_TERM *items,
   return SP_ERR_NOTFOUND;
 }
 
-static int end_object(nif_builder *b, bool may_be_marker, ERL_NIF_TERM *items,
+static int end_object(nif_builder *b, uint64_t mark, ERL_NIF_TERM *items,
                       size_t count) {
   ERL_NIF_TERM made;
   int err =
-      may_be_marker && count == 4 ? marked(b, items, &made) : SP_ERR_NOTFOUND;
+      mark == MARKED && count == 4 ? marked(b, items, &made) : SP_ERR_NOTFOUND;
   /* What only looks like a marker of ours is a map as well. */
   if (err == SP_ERR_NOTFOUND || err == SP_ERR_SYNTAX) {
     made = nif_build_map(b->env, items, count / 2);
-    err = SP_OK;
+    err = mark == HANDLE ? nif_build_handle(b, made, &made) : SP_OK;
   }
   return err == SP_OK ? nif_build_push(b, made) : err;
 }
@@ -130,7 +135,7 @@ static int end(nif_builder *b) {
   size_t count;
   ERL_NIF_TERM *items = nif_build_close(b, &count);
   if (f.kind == OBJECT)
-    return end_object(b, f.mark != 0, items, count);
+    return end_object(b, f.mark, items, count);
   if (count > UINT32_MAX)
     return SP_ERR_LIMIT;
   return nif_build_push(

@@ -245,6 +245,8 @@ static int put_set(nif_encoder *e, ERL_NIF_TERM members, uint32_t depth) {
   return err == SP_OK ? sp_buf_add_byte(e->out, ']') : err;
 }
 
+static int put_map(nif_encoder *e, ERL_NIF_TERM map, uint32_t depth);
+
 static int put_struct(nif_encoder *e, ERL_NIF_TERM map, ERL_NIF_TERM name,
                       uint32_t depth) {
   char text[SP_TIME_TEXT_MAX];
@@ -260,6 +262,8 @@ static int put_struct(nif_encoder *e, ERL_NIF_TERM map, ERL_NIF_TERM name,
     TRY(sp_buf_add_byte(e->out, '"'));
     TRY(nif_decimal_text(e, &s, e->out));
     return sp_buf_add_byte(e->out, '"');
+  case NIF_STRUCT_HANDLE:
+    return put_map(e, s.plain, depth);
   default:
     return refuse(e, NIF_A_STRUCT);
   }

@@ -6,17 +6,33 @@
 
 #define NIF_FIELDS(X)                                                          \
   X(NaN)                                                                       \
+  X(arrow)                                                                     \
+  X(bytes)                                                                     \
   X(calendar)                                                                  \
   X(coef)                                                                      \
+  X(copy)                                                                      \
+  X(cpu)                                                                       \
+  X(cuda)                                                                      \
   X(day)                                                                       \
+  X(device)                                                                    \
+  X(dlpack)                                                                    \
+  X(dtype)                                                                     \
+  X(elixir)                                                                    \
   X(exp)                                                                       \
   X(hour)                                                                      \
   X(inf)                                                                       \
+  X(kind)                                                                      \
   X(map)                                                                       \
+  X(metadata)                                                                  \
   X(microsecond)                                                               \
   X(minute)                                                                    \
   X(month)                                                                     \
+  X(mps)                                                                       \
+  X(owner)                                                                     \
+  X(python)                                                                    \
+  X(ref)                                                                       \
   X(second)                                                                    \
+  X(shape)                                                                     \
   X(sign)                                                                      \
   X(std_offset)                                                                \
   X(time_zone)                                                                 \
@@ -31,7 +47,8 @@
   X(Decimal, "Decimal")                                                        \
   X(MapSet, "MapSet")                                                          \
   X(NaiveDateTime, "NaiveDateTime")                                            \
-  X(Time, "Time")
+  X(Time, "Time")                                                              \
+  X(ZeroCopyRef, "Snakepit.ZeroCopyRef")
 
 #define NIF_DECLARE_FIELD(name) extern ERL_NIF_TERM nif_field_##name;
 NIF_FIELDS(NIF_DECLARE_FIELD)

@@ -6,6 +6,7 @@
 #include "../core/sp_error.h"
 #include "../core/sp_json.h"
 #include "nif_fields.h"
+#include "nif_handle.h"
 
 #define FIELD(name) ERL_NIF_TERM nif_field_##name;
 NIF_FIELDS(FIELD)
@@ -203,6 +204,9 @@ void nif_get_struct(ErlNifEnv *env, ERL_NIF_TERM map, ERL_NIF_TERM name,
     out->kind = NIF_STRUCT_SET;
   else if (find_decimal(env, map, out))
     out->kind = NIF_STRUCT_DECIMAL;
+  else if (enif_is_identical(name, nif_module_ZeroCopyRef) &&
+           nif_handle_plain(env, map, &out->plain))
+    out->kind = NIF_STRUCT_HANDLE;
 }
 
 /* An integer of 2,048 bytes takes about half a millisecond. */

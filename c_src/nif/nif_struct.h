@@ -1,6 +1,7 @@
 /* Structs that have a form of their own on the wire: dates and times, sets,
- * decimals. Every other one is refused as NIF_A_STRUCT, which Elixir turns
- * into plain data; so are rare cases of these, such as other calendars. */
+ * decimals, handles of memory. Every other one is refused as NIF_A_STRUCT,
+ * which Elixir turns into plain data; so are rare cases of these, such as other
+ * calendars. */
 #ifndef SNAKEPIT_NIF_STRUCT_H
 #define SNAKEPIT_NIF_STRUCT_H
 
@@ -13,7 +14,8 @@ enum nif_struct_kind {
   NIF_STRUCT_OTHER,
   NIF_STRUCT_TIME,
   NIF_STRUCT_SET,
-  NIF_STRUCT_DECIMAL
+  NIF_STRUCT_DECIMAL,
+  NIF_STRUCT_HANDLE
 };
 
 typedef struct nif_struct {
@@ -21,6 +23,7 @@ typedef struct nif_struct {
   enum sp_time_kind time_kind;
   sp_time time;
   ERL_NIF_TERM members; /* of a set: the keys of this map */
+  ERL_NIF_TERM plain;   /* of a handle: the map that it is on the wire */
   bool negative;
   ERL_NIF_TERM coef; /* an integer that is not negative */
   int64_t exponent;

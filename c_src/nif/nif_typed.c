@@ -9,6 +9,7 @@
 #include "../core/sp_error.h"
 #include "../core/sp_json.h"
 #include "nif_fields.h"
+#include "nif_handle.h"
 
 /* Written at load only. */
 static ErlNifEnv *volatile template_env; /* never read: but not lost either */
@@ -25,7 +26,7 @@ int nif_struct_load(ErlNifEnv *env, ERL_NIF_TERM info) {
   NIF_MODULES(MODULE)
 #undef MODULE
   atomic_init(&decimals, false);
-  if (!enif_is_map(env, info))
+  if (!enif_is_map(env, info) || nif_handle_load(env) != 0)
     return -1;
   template_env = enif_alloc_env();
   if (template_env == NULL)

@@ -10,7 +10,7 @@ defmodule Snakepit.Application do
 
   use Application
 
-  alias Snakepit.{Config, Defaults, Native}
+  alias Snakepit.{Config, Defaults, Native, ZeroCopy}
 
   @doc false
   @spec child_spec(term) :: Supervisor.child_spec()
@@ -31,6 +31,7 @@ defmodule Snakepit.Application do
 
     with :ok <- check(pooling?) do
       Config.Keys.warn()
+      :ok = ZeroCopy.Segment.configure_node()
 
       base = [
         Snakepit.Bridge.SessionStore,

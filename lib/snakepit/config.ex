@@ -10,6 +10,7 @@ defmodule Snakepit.Config do
   alias Snakepit.Config.{Explain, Listener}
   alias Snakepit.Defaults
   alias Snakepit.Spawner.Settings
+  alias Snakepit.ZeroCopy.Config, as: ZeroCopy
 
   @type pool_config :: map
   @type normalized_pool_config :: map
@@ -87,7 +88,8 @@ defmodule Snakepit.Config do
       concurrency: 1,
       cpu_affinity: :none,
       containment: Application.get_env(:snakepit, :containment, :auto),
-      cgroup: Application.get_env(:snakepit, :cgroup)
+      cgroup: Application.get_env(:snakepit, :cgroup),
+      zero_copy: nil
     }
     |> Map.merge(drop_nil(config))
     |> Map.update!(:affinity, &known_atom(&1, @affinities))
@@ -234,6 +236,7 @@ defmodule Snakepit.Config do
       &check_ttl/1,
       &check_max_requests/1,
       &check_numbers/1,
+      &check_zero_copy/1,
       &Settings.problem/1,
       &check_crash_barrier/1
     ]
@@ -374,6 +377,11 @@ defmodule Snakepit.Config do
 
   defp check_python_calls(%{python_calls: other}),
     do: {:invalid_pool_option, :python_calls, other, "python_calls is true or false"}
+
+  defp check_zero_copy(%{zero_copy: own}) do
+    with {key, value, text} <- ZeroCopy.problem(own, :pool),
+         do: {:invalid_pool_option, key, value, text}
+  end
 
   defp check_ttl(%{worker_ttl: :infinity}), do: nil
 

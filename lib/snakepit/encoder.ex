@@ -4,6 +4,7 @@ defmodule Snakepit.Encoder do
   # {:encode_struct, path}. What the NIF encodes by itself stays as it is.
 
   alias Snakepit.{Encodable, ZeroCopyRef}
+  alias Snakepit.ZeroCopy.{Tensor, Wire}
 
   # What nests deeper is left for the NIF to refuse: an Encodable that never
   # gets plain ends there too.
@@ -38,10 +39,16 @@ defmodule Snakepit.Encoder do
               exp in -0x8000000000000000..0x7FFFFFFFFFFFFFFF,
        do: decimal
 
-  # Nothing to hand over yet: left for the NIF to refuse.
-  defp struct(ZeroCopyRef, ref, _depth), do: ref
+  # The NIF encodes those with bytes; without anything to hand over it refuses them.
+  defp struct(ZeroCopyRef, ref, _depth), do: on_wire(Wire.handle(ref), ref)
+
+  defp struct(module, tensor, _depth) when module in [Nx.Tensor, Tensor],
+    do: on_wire(Wire.tensor(tensor), tensor)
 
   defp struct(_module, struct, depth), do: plain(Encodable.to_wire(struct), depth)
+
+  defp on_wire({:ok, map}, _struct), do: map
+  defp on_wire(:error, struct), do: struct
 
   # Every struct that the NIF takes, and text for those that Python has not.
   defp time(module, time) do

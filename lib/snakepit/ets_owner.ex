@@ -6,6 +6,8 @@ defmodule Snakepit.ETSOwner do
 
   use GenServer
 
+  alias Snakepit.ZeroCopy.Handles
+
   @type table_name :: :snakepit_worker_taints | :snakepit_zero_copy_handles
 
   @tables [:snakepit_worker_taints, :snakepit_zero_copy_handles]
@@ -44,4 +46,13 @@ defmodule Snakepit.ETSOwner do
     _ = :ets.whereis(name) == :undefined and :ets.new(name, @options)
     {:reply, name, state}
   end
+
+  # A handle that nobody has any more: see Snakepit.ZeroCopy.Handles.
+  @impl true
+  def handle_info({:snakepit_guard, token}, state) do
+    :ok = Handles.forget(token)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
 end

@@ -260,6 +260,23 @@ defmodule Snakepit.Native do
   @spec build_decimals(boolean) :: :ok
   def build_decimals(_yes), do: err!()
 
+  # ---- handles ------------------------------------------------------------
+
+  @doc """
+  A term that holds another one until it is closed or nobody has it any more.
+  Those in decoded values hold `{data | nil, token | nil, nil}`, see Snakepit.ZeroCopy.
+  """
+  @spec handle_new(term) :: handle
+  def handle_new(_term), do: err!()
+
+  @doc "What it holds."
+  @spec handle_get(handle) :: {:ok, term} | :closed
+  def handle_get(_handle), do: err!()
+
+  @doc "The same, for the last time."
+  @spec handle_close(handle) :: {:ok, term} | :closed
+  def handle_close(_handle), do: err!()
+
   # ---- gRPC client --------------------------------------------------------
 
   @doc "A channel to `host:port` or `unix:path`; connects when first used."

@@ -31,7 +31,8 @@ defmodule Snakepit.ConfigPropertyTest do
     user: ["nobody", nil],
     worker_max_requests: [:infinity, 5, 0],
     worker_profile: [:process, "thread", :thread, nil],
-    worker_ttl: [:infinity, {1, :hours}, 5]
+    worker_ttl: [:infinity, {1, :hours}, 5],
+    zero_copy: [[threshold: 1], %{"enabled" => true}, [max_bytes: -1], :yes, nil]
   }
 
   defp config do

@@ -99,6 +99,8 @@ defmodule Snakepit.NativeTest do
   end
 
   # What is right with such an argument.
+  defp allowed?(:handle_new, _junk, _pool, _slot), do: true
+
   defp allowed?(name, junk, _pool, _slot) when is_binary(junk),
     do:
       name in [:decode_response, :decode_chunk, :json_decode, :cbor_decode] or

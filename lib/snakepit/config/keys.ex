@@ -5,6 +5,7 @@ defmodule Snakepit.Config.Keys do
   alias Snakepit.Config.Explain
   alias Snakepit.{Config, Defaults, Logger}
   alias Snakepit.Telemetry.Naming
+  alias Snakepit.ZeroCopy
 
   # Beside those of Snakepit.Defaults.
   @global [
@@ -116,7 +117,8 @@ defmodule Snakepit.Config.Keys do
           key not in known and key not in @others and not module?(key),
           do: line("config :snakepit", key, known)
 
-    lines ++ unknown_in_pools()
+    own = Application.get_env(:snakepit, :zero_copy)
+    lines ++ ZeroCopy.Config.unknown(own, "config :snakepit") ++ unknown_in_pools()
   end
 
   defp unknown_in_pools do
@@ -126,9 +128,14 @@ defmodule Snakepit.Config.Keys do
     for pool <- if(is_list(pools), do: pools, else: []),
         is_map(pool) or Keyword.keyword?(pool),
         not own_profile?(pool[:worker_profile]),
-        {key, _value} <- pool,
-        key not in known,
-        do: line("pool #{inspect(pool[:name])}", key, known)
+        text <- unknown_in(pool, known),
+        do: text
+  end
+
+  defp unknown_in(pool, known) do
+    where = "pool #{inspect(pool[:name])}"
+    lines = for {key, _value} <- pool, key not in known, do: line(where, key, known)
+    lines ++ ZeroCopy.Config.unknown(pool[:zero_copy], where)
   end
 
   # A profile of the user's gets the whole pool, and may have keys of its own.
@@ -156,6 +163,7 @@ defmodule Snakepit.Config.Keys do
       end)
 
     wrong = wrong || wrong_events(Application.get_env(:snakepit, :telemetry_events))
+    wrong = wrong || wrong_zero_copy(Application.get_env(:snakepit, :zero_copy))
     if wrong, do: {:error, wrong}, else: :ok
   end
 
@@ -165,6 +173,11 @@ defmodule Snakepit.Config.Keys do
   defp wrong_events(value) do
     if value != nil and not Naming.valid_config?(value),
       do: {:invalid_value, :telemetry_events, value, @events}
+  end
+
+  defp wrong_zero_copy(given) do
+    with {_key, value, text} <- ZeroCopy.Config.problem(given, :node),
+         do: {:invalid_value, :zero_copy, value, text}
   end
 
   @choices %{

@@ -9,6 +9,7 @@ defmodule Snakepit.GRPCWorker.Launch do
   alias Snakepit.Pool.{ApplicationCleanup, ProcessRegistry}
   alias Snakepit.Python.Wire
   alias Snakepit.Spawner.Settings
+  alias Snakepit.ZeroCopy.Config, as: ZeroCopy
 
   @threaded_adapter "snakepit_bridge.adapters.threaded_showcase.ThreadedShowcaseAdapter"
   @address_variable "SNAKEPIT_GRPC_ADDRESS"
@@ -176,6 +177,7 @@ defmodule Snakepit.GRPCWorker.Launch do
     |> Map.merge(threads(config))
     |> Map.merge(identity(program))
     |> Map.merge(Wire.environment(config))
+    |> Map.merge(ZeroCopy.environment(config))
     |> Map.merge(Map.new(PythonRuntime.config().extra_env, fn {k, v} -> {"#{k}", "#{v}"} end))
     |> override(config[:adapter_env] || [])
     |> Enum.to_list()

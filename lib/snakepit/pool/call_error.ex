@@ -88,7 +88,7 @@ defmodule Snakepit.Pool.CallError do
   end
 
   def new({:encode_struct, path}, context),
-    do: new({:encode, path, "a struct that has no plain form"}, context)
+    do: new({:encode, path, "a struct that has no plain form, or a closed handle"}, context)
 
   def new({:decode, text}, context) do
     Error.worker_error(

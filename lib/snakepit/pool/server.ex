@@ -11,6 +11,7 @@ defmodule Snakepit.Pool.Server do
   alias Snakepit.Pool.WorkerSupervisor
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.Worker.StarterRegistry
+  alias Snakepit.ZeroCopy.Segment
 
   @impl true
   def init(_opts) do
@@ -52,6 +53,7 @@ defmodule Snakepit.Pool.Server do
     handle = Native.pool_new(config.name, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
     grace = config[:cancel_grace_ms] || Defaults.cancel_grace_ms()
     :ok = Native.pool_set_cancel_grace(handle, grace)
+    :ok = Segment.configure_pool(handle, config)
     :ok = Targets.put(Call.target(config.name, handle, config))
     Elastic.open(Roster.new(config, size), handle)
   end

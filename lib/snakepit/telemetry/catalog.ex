@@ -25,6 +25,7 @@ defmodule Snakepit.Telemetry.Catalog do
   ]
   @waiting [:pool, :command, :session_id, :correlation_id]
   @crash [:worker_id, :pool, :reason, :exit_code, :device]
+  @handle [:kind, :device, :dtype, :shape]
   @run [:beam_run_id, :timestamp]
   @script [:run_id, :exit_mode, :stop_mode, :owned?, :status, :cleanup_result]
   @python [:node, :worker_id, :pool_name, :python_pid, :correlation_id, :timestamp_ns]
@@ -139,6 +140,9 @@ defmodule Snakepit.Telemetry.Catalog do
     {[:retry, :success], [attempts: :number, total_duration: :native], [[:pool], [:operation]]},
     {[:retry, :exhausted], [attempts: :number, total_duration: :native],
      [[:pool], [:operation], [:last_error]]},
+    {[:zero_copy, :export], [duration_ms: :ms, bytes: [:bytes]], @handle},
+    {[:zero_copy, :import], [duration_ms: :ms, bytes: [:bytes]], @handle},
+    {[:zero_copy, :fallback], [duration_ms: :ms, bytes: [:bytes]], @handle},
     {[:error, :shape_mismatch], [], [:expected, :got, :dimension, :operation]},
     {[:error, :device], [], [:expected_device, :actual_device, :operation]},
     {[:error, :oom], [requested_bytes: :bytes, available_bytes: :bytes], [:device, :operation]},

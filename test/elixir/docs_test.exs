@@ -164,6 +164,20 @@ defmodule Snakepit.DocsTest do
     assert {8, _} = quietly(fn -> run_all(blocks, ~r//) end)
   end
 
+  test "guides/zero_copy.md: large data, and handles", %{python: python} do
+    # Python that no file is named for shows a piece of a tool.
+    blocks =
+      for {language, code} = block <- blocks("guides/zero_copy.md"),
+          language == "elixir" or first_line(code) =~ ~r/^# priv/,
+          do: block
+
+    write_python(blocks)
+    assert [settings, _limits] = configs(blocks)
+
+    start(settings, python)
+    assert {8, _} = quietly(fn -> run_all(blocks, ~r//) end)
+  end
+
   test "guides/streams.md: chunks out, inputs in", %{python: python} do
     blocks = blocks("guides/streams.md")
     write_python(blocks)

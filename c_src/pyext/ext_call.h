@@ -48,6 +48,12 @@ typedef enum sp_link_result ext_wait(sp_link *link, sp_job *job, bool main,
 int ext_call_await(const ext_call *call, sp_link *link, sp_job *job,
                    ext_wait *wait, enum sp_link_result *got);
 
+/* ext_put.c: of a result, or a chunk, all but what the call knows; nothing of a
+ * Link is used, for encoding may run code. -1 and an exception. */
+int ext_put_result(sp_buf *out, PyObject *value, ext_gifts *gifts);
+int ext_put_chunk(sp_buf *out, PyObject *value, PyObject *metadata,
+                  ext_gifts *gifts);
+
 /* ext_input.c: poll_input(none), await_input() */
 PyObject *ext_call_poll_input(PyObject *self, PyObject *none);
 PyObject *ext_call_await_input(PyObject *self, PyObject *unused);

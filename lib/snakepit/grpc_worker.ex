@@ -13,7 +13,7 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.{WorkerRequests, WorkerTools}
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
+  alias Snakepit.GRPCWorker.{Ask, Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
   alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
@@ -54,15 +54,15 @@ defmodule Snakepit.GRPCWorker do
   @spec execute(worker, String.t(), map, timeout | keyword | nil, keyword) ::
           {:ok, term} | {:error, term}
   def execute(worker, command, args, timeout_or_opts \\ nil, opts \\ []) do
-    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
-    with {:ok, target} <- direct(worker), do: Call.execute(target, command, args, opts)
+    opts = Ask.options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
+    with {:ok, target} <- Ask.direct(worker), do: Call.execute(target, command, args, opts)
   end
 
   @doc "The same in a session."
   @spec execute_in_session(worker, String.t(), String.t(), map, timeout | keyword | nil, keyword) ::
           {:ok, term} | {:error, term}
   def execute_in_session(worker, session_id, command, args, timeout_or_opts \\ nil, opts \\ []) do
-    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
+    opts = Ask.options(timeout_or_opts, opts, Defaults.grpc_worker_execute_timeout())
     execute(worker, command, args, Keyword.put(opts, :session_id, session_id))
   end
 
@@ -76,20 +76,20 @@ defmodule Snakepit.GRPCWorker do
           keyword
         ) :: :ok | {:error, term}
   def execute_stream(worker, command, args, callback_fn, timeout_or_opts \\ nil, opts \\ []) do
-    opts = options(timeout_or_opts, opts, Defaults.grpc_worker_stream_timeout())
+    opts = Ask.options(timeout_or_opts, opts, Defaults.grpc_worker_stream_timeout())
 
-    with {:ok, target} <- direct(worker),
+    with {:ok, target} <- Ask.direct(worker),
          do: Call.stream(target, command, args, callback_fn, opts)
   end
 
   @doc "Asks the worker whether it answers."
   @spec get_health(worker) :: {:ok, map} | {:error, term}
   def get_health(worker),
-    do: call(worker, :get_health, Defaults.grpc_worker_health_check_timeout_ms())
+    do: Ask.call(worker, :get_health, Defaults.grpc_worker_health_check_timeout_ms())
 
   @doc "What is known of it: id, pool, port, OS process, session."
   @spec get_info(worker) :: {:ok, map} | {:error, term}
-  def get_info(worker), do: call(worker, :get_info)
+  def get_info(worker), do: Ask.call(worker, :get_info)
 
   @doc false
   # Gets nothing new, finishes what it runs, and ends for good.
@@ -104,52 +104,15 @@ defmodule Snakepit.GRPCWorker do
   @doc false
   # For calls to this very worker; :not_found, :not_ready, :closed or :timeout.
   @spec direct_target(String.t()) :: {:ok, Call.target()} | {:error, atom}
-  def direct_target(worker_id), do: call(worker_id, :direct)
+  def direct_target(worker_id), do: Ask.call(worker_id, :direct)
 
   @doc "Its gRPC channel."
   @spec get_channel(worker) :: {:ok, reference} | {:error, :not_connected | :not_found}
-  def get_channel(worker), do: call(worker, :get_channel)
+  def get_channel(worker), do: Ask.call(worker, :get_channel)
 
   @doc "The session id that it sends for calls without one."
   @spec get_session_id(worker) :: {:ok, String.t()} | {:error, :not_found}
-  def get_session_id(worker), do: call(worker, :get_session_id)
-
-  defp call(worker, request, timeout \\ 5_000)
-
-  defp call(worker, request, timeout) when is_binary(worker) do
-    case Workers.get_worker_pid(worker) do
-      {:ok, pid} -> call(pid, request, timeout)
-      error -> error
-    end
-  end
-
-  defp call(worker, request, timeout) do
-    GenServer.call(worker, request, timeout + 1_000)
-  catch
-    :exit, {:timeout, _} -> {:error, :timeout}
-    :exit, _gone -> {:error, :not_found}
-  end
-
-  defp direct(worker) do
-    case call(worker, :direct) do
-      {:ok, target} ->
-        {:ok, target}
-
-      {:error, :not_found} ->
-        {:error,
-         Error.worker_error("there is no worker #{inspect(worker)}", %{worker_id: worker})}
-
-      {:error, why} ->
-        message = "worker #{inspect(worker)} is not ready"
-        {:error, Error.worker_error(message, %{reason: why, worker_id: worker})}
-    end
-  end
-
-  defp options(opts, more, default) when is_list(opts),
-    do: opts |> Keyword.merge(more) |> Keyword.put_new(:timeout, default)
-
-  defp options(nil, opts, default), do: Keyword.put_new(opts, :timeout, default)
-  defp options(timeout, opts, _default), do: Keyword.put(opts, :timeout, timeout)
+  def get_session_id(worker), do: Ask.call(worker, :get_session_id)
 
   # ---- start --------------------------------------------------------------
 

@@ -79,12 +79,14 @@
   X(queued)                                                                    \
   X(range)                                                                     \
   X(ready)                                                                     \
+  X(received)                                                                  \
   X(refused)                                                                   \
   X(requests)                                                                  \
   X(running)                                                                   \
   X(saturated)                                                                 \
   X(sealed)                                                                    \
   X(segments)                                                                  \
+  X(sent)                                                                      \
   X(served)                                                                    \
   X(session_worker_unavailable)                                                \
   X(sessions)                                                                  \

@@ -169,6 +169,16 @@ const char *nif_link_introduce(nif_link *link, const nif_attached *a) {
   return why;
 }
 
+/* Of the pool that the worker is in; NULL when it is in none. The link's lock
+ * is held. */
+static nif_segments *home_of(const nif_link *link) {
+  nif_segments *home = NULL;
+  for (int i = 0; i < 2 && home == NULL; i++)
+    if (link->slots[i] != NULL)
+      home = link->slots[i]->pool->segments;
+  return home;
+}
+
 bool nif_link_use(nif_link *link, const nif_attached *a) {
   bool there = true;
   enif_mutex_lock(link->lock);
@@ -179,6 +189,9 @@ bool nif_link_use(nif_link *link, const nif_attached *a) {
     nif_segment_keep(a->segs[i]);
     nif_segment_count_lent(a->segs[i], 1);
   }
+  nif_segments *home = there ? home_of(link) : NULL;
+  if (home != NULL)
+    nif_segments_count_moved(home, a->count, 0);
   enif_mutex_unlock(link->lock);
   return there;
 }
@@ -272,19 +285,6 @@ static nif_segment *lent_to(nif_link *link, uint64_t id) {
   return seg;
 }
 
-/* What a worker's memory counts for; counted, or NULL. */
-static nif_segments *home_of(nif_link *link) {
-  nif_segments *home = NULL;
-  enif_mutex_lock(link->lock);
-  for (int i = 0; i < 2 && home == NULL; i++)
-    if (link->slots[i] != NULL)
-      home = link->slots[i]->pool->segments;
-  if (home != NULL)
-    nif_segments_keep(home);
-  enif_mutex_unlock(link->lock);
-  return home;
-}
-
 static int take_given(nif_link *link, const sp_segment_entry *entry,
                       nif_segment **out) {
   uint64_t bytes;
@@ -296,7 +296,11 @@ static int take_given(nif_link *link, const sp_segment_entry *entry,
     close(fd);
     return SP_ERR_SYNTAX;
   }
+  enif_mutex_lock(link->lock);
   nif_segments *home = home_of(link);
+  if (home != NULL)
+    nif_segments_keep(home);
+  enif_mutex_unlock(link->lock);
   err = nif_segment_given(home, fd, bytes, out);
   if (home != NULL)
     nif_segments_release(home);
@@ -340,6 +344,13 @@ int nif_incoming_take(nif_link *link, const sp_frame *frame, nif_incoming *in) {
                     "descriptors, segments or bytes (zero_copy: max_bytes)";
     else if (err != SP_OK)
       in->refused = "no memory for the worker's large values";
+  }
+  if (in->count > 0) {
+    enif_mutex_lock(link->lock);
+    nif_segments *home = home_of(link);
+    if (home != NULL)
+      nif_segments_count_moved(home, 0, in->count);
+    enif_mutex_unlock(link->lock);
   }
   return SP_OK;
 }

@@ -112,10 +112,13 @@ void nif_segments_put(nif_segment *seg);
 bool nif_segments_charge(nif_segments *home, size_t bytes);
 void nif_segments_discharge(nif_segments *home, size_t bytes);
 struct nif_segments_stats {
-  uint64_t segments, bytes, idle, idle_bytes, lent, inlined, max_bytes,
-      max_idle, from;
+  uint64_t segments, bytes, idle, idle_bytes, lent, inlined, sent, received,
+      max_bytes, max_idle, from;
 };
 void nif_segments_stats(nif_segments *home, struct nif_segments_stats *out);
 void nif_segments_count(nif_segments *home, long lent, long inlined);
+/* So many were attached to a message to a worker, or to one from it. */
+void nif_segments_count_moved(nif_segments *home, unsigned sent,
+                              unsigned received);
 
 #endif

@@ -19,6 +19,7 @@ struct nif_segments {
   atomic_size_t from;
   atomic_llong lent;
   atomic_ullong inlined;
+  atomic_ullong sent, received;
   ErlNifMutex *lock; /* guards what follows */
   bool closed;
   uint64_t segments;
@@ -68,6 +69,12 @@ size_t nif_segments_from(nif_segments *home) {
 void nif_segments_count(nif_segments *home, long lent, long inlined) {
   atomic_fetch_add(&home->lent, lent);
   atomic_fetch_add(&home->inlined, (unsigned long long)inlined);
+}
+
+void nif_segments_count_moved(nif_segments *home, unsigned sent,
+                              unsigned received) {
+  atomic_fetch_add(&home->sent, sent);
+  atomic_fetch_add(&home->received, received);
 }
 
 /* ---- sizes --------------------------------------------------------------- */
@@ -252,6 +259,8 @@ void nif_segments_stats(nif_segments *home, struct nif_segments_stats *out) {
   long long lent = atomic_load(&home->lent);
   out->lent = lent > 0 ? (uint64_t)lent : 0;
   out->inlined = atomic_load(&home->inlined);
+  out->sent = atomic_load(&home->sent);
+  out->received = atomic_load(&home->received);
   out->from = nif_segments_from(home);
 }
 
@@ -263,11 +272,13 @@ NIF(nif_pool_segments) {
   if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool))
     return enif_make_badarg(env);
   nif_segments_stats(pool->segments, &s);
-  ERL_NIF_TERM keys[] = {
-      am_segments, am_bytes,     am_idle,           am_idle_bytes, am_lent,
-      am_inline,   am_max_bytes, am_max_idle_bytes, am_threshold,  am_shared};
-  uint64_t counts[] = {s.segments, s.bytes,   s.idle,      s.idle_bytes,
-                       s.lent,     s.inlined, s.max_bytes, s.max_idle};
+  ERL_NIF_TERM keys[] = {am_segments,       am_bytes,     am_idle,
+                         am_idle_bytes,     am_lent,      am_inline,
+                         am_sent,           am_received,  am_max_bytes,
+                         am_max_idle_bytes, am_threshold, am_shared};
+  uint64_t counts[] = {s.segments,  s.bytes,   s.idle, s.idle_bytes,
+                       s.lent,      s.inlined, s.sent, s.received,
+                       s.max_bytes, s.max_idle};
   enum { N = sizeof keys / sizeof *keys, COUNTS = N - 2 };
   ERL_NIF_TERM values[N];
   for (size_t i = 0; i < COUNTS; i++)

@@ -520,7 +520,10 @@ defmodule Snakepit.Native do
   # ---- segments -------------------------------------------------------------
   # Memory that goes to local workers and back beside the messages.
 
-  @doc "What a pool has of it: counts, bytes, limits; `:inline` went the other way."
+  @doc """
+  What a pool has of it: counts, bytes, limits. `:sent` and `:received` are the segments
+  that were attached to messages, `:inline` the binaries for which there was none.
+  """
   @spec pool_segments(handle) :: %{atom => non_neg_integer | :infinity | boolean}
   def pool_segments(_pool), do: err!()
 

@@ -17,7 +17,7 @@ defmodule Snakepit.ZeroCopy do
   """
 
   alias Snakepit.Pool.Targets
-  alias Snakepit.{Telemetry, ZeroCopyRef}
+  alias Snakepit.{Native, Telemetry, ZeroCopyRef}
   alias Snakepit.ZeroCopy.{Config, Device, DType, Handles, Segment, Source, Tensor}
 
   @type export_opts :: [
@@ -174,12 +174,13 @@ defmodule Snakepit.ZeroCopy do
 
   @doc """
   What there is: `:available`, `:enabled`, `:threshold`, `:handles` (made here and alive), `:segments`, the
-  node's shared memory, and `:pools`, that of each pool (empty where there is none). Of shared memory:
+  node's shared memory, and `:pools`, that of each pool. Of shared memory:
 
     * `:segments`, `:bytes` - how many there are, and how large; `:idle`, `:idle_bytes` those of them that
       nobody uses, which are kept for later
     * `:lent` - uses by workers
     * `:descriptors`, `:mapped` - descriptors that are open, bytes that workers gave
+    * `:sent`, `:received` - of a pool: segments that were attached to messages to workers, and from them
     * `:inline` - binaries that went in the message because there was no segment for them
     * `:max_bytes`, `:max_descriptors` - the limits
   """
@@ -192,8 +193,8 @@ defmodule Snakepit.ZeroCopy do
       enabled: settings.enabled,
       threshold: settings.threshold,
       handles: Handles.count(),
-      segments: Segment.info(),
-      pools: Map.new(Targets.all(), &{&1.name, Segment.info(&1.handle)})
+      segments: Native.segment_info(),
+      pools: Map.new(Targets.all(), &{&1.name, Native.pool_segments(&1.handle)})
     }
   end
 

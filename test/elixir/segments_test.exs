@@ -87,6 +87,20 @@ defmodule Snakepit.SegmentsTest do
     end)
   end
 
+  test "which way values went is counted" do
+    apart(fn ->
+      %{sent: sent, received: received, inline: inline} = moved()
+      value = bytes(@from)
+      assert call!("echo", %{value: value}) == value
+      assert moved() == %{sent: sent + 1, received: received + 1, inline: inline}
+      assert call!("echo", %{value: bytes(@from - 1)}) |> byte_size() == @from - 1
+      assert moved() == %{sent: sent + 1, received: received + 1, inline: inline}
+    end)
+  end
+
+  defp moved,
+    do: Map.take(Snakepit.ZeroCopy.info().pools.default, [:sent, :received, :inline])
+
   test "small values go the old way" do
     apart(fn ->
       value = bytes(@from - 1)

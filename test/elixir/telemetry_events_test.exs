@@ -35,7 +35,10 @@ defmodule Snakepit.TelemetryEventsTest do
                queue_depth: 1,
                total_workers: 1,
                available_workers: 0,
-               busy_workers: 1
+               busy_workers: 1,
+               segments_sent: 0,
+               segments_received: 0,
+               segments_missing: 0
              }
 
       assert about.node == node()

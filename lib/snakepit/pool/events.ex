@@ -43,6 +43,7 @@ defmodule Snakepit.Pool.Events do
 
   defp status(event, target) do
     stats = Native.pool_stats(target.handle)
+    segments = Native.pool_segments(target.handle)
 
     Telemetry.execute(
       event,
@@ -50,7 +51,10 @@ defmodule Snakepit.Pool.Events do
         queue_depth: stats.queued,
         total_workers: stats.slots,
         available_workers: stats.slots_available,
-        busy_workers: stats.slots_busy
+        busy_workers: stats.slots_busy,
+        segments_sent: segments.sent,
+        segments_received: segments.received,
+        segments_missing: segments.inline
       },
       %{node: node(), pool_name: target.name}
     )

@@ -54,7 +54,10 @@ defmodule Snakepit.Telemetry.Catalog do
        queue_depth: :number,
        total_workers: :number,
        available_workers: :number,
-       busy_workers: :number
+       busy_workers: :number,
+       segments_sent: :number,
+       segments_received: :number,
+       segments_missing: :number
      ], [:node, :pool_name]},
     {[:pool, :saturated], [queue_size: :number, max_queue_size: :number],
      [:pool, :available_workers, :busy_workers]},

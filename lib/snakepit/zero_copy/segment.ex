@@ -5,17 +5,12 @@ defmodule Snakepit.ZeroCopy.Segment do
   alias Snakepit.Native
   alias Snakepit.ZeroCopy.Config
 
-  @functions [segment_alloc: 2, segment_write: 3, segment_binary: 1]
-
   # Writing more than this at once would hold a scheduler for too long.
   @piece 16 * 1024 * 1024
 
-  @doc "Whether this system and this build have it."
+  @doc "Whether this system has it."
   @spec available?() :: boolean
-  def available? do
-    :os.type() == {:unix, :linux} and
-      Enum.all?(@functions, fn {name, arity} -> function_exported?(Native, name, arity) end)
-  end
+  def available?, do: :os.type() == {:unix, :linux}
 
   @doc """
   A binary of `size` bytes, in shared memory where there is some, that `fill` writes:
@@ -40,22 +35,18 @@ defmodule Snakepit.ZeroCopy.Segment do
     else
       with {:ok, segment} <- alloc(byte_size(binary)) do
         0 = pieces(binary, 0, &write(segment, &1, &2))
-        {:ok, call(:segment_binary, [segment])}
+        {:ok, Native.segment_binary(segment)}
       end
     end
   end
 
   @doc "Whether the binary's bytes lie in shared memory."
   @spec shared?(binary) :: boolean
-  def shared?(binary) do
-    function_exported?(Native, :binary_segment, 1) and
-      match?({:ok, _id, _offset}, call(:binary_segment, [binary]))
-  end
+  def shared?(binary), do: match?({:ok, _id, _offset}, Native.binary_segment(binary))
 
   defp alloc(0), do: {:error, :unavailable}
 
-  defp alloc(size),
-    do: if(available?(), do: call(:segment_alloc, [nil, size]), else: {:error, :unavailable})
+  defp alloc(size), do: Native.segment_alloc(nil, size)
 
   # ---- filling ------------------------------------------------------------
 
@@ -73,7 +64,7 @@ defmodule Snakepit.ZeroCopy.Segment do
         else: written(segment, from, iodata, length)
     end
 
-    filled(fill, put, at, size, fn -> {:shared, call(:segment_binary, [segment])} end)
+    filled(fill, put, at, size, fn -> {:shared, Native.segment_binary(segment)} end)
   end
 
   defp written(segment, from, iodata, length) when length <= @piece,
@@ -97,7 +88,7 @@ defmodule Snakepit.ZeroCopy.Segment do
     end
   end
 
-  defp write(segment, at, iodata), do: call(:segment_write, [segment, at, iodata])
+  defp write(segment, at, iodata), do: Native.segment_write(segment, at, iodata)
 
   defp plain(size, fill) do
     at = :counters.new(1, [])
@@ -137,30 +128,11 @@ defmodule Snakepit.ZeroCopy.Segment do
   @spec configure_node() :: :ok
   def configure_node do
     {bytes, descriptors} = Config.of_node()
-    if_there(:segments_set_limit, [bytes, descriptors])
+    Native.segments_set_limit(bytes, descriptors)
   end
 
   @doc "A new pool's settings."
   @spec configure_pool(reference, map) :: :ok
   def configure_pool(handle, config),
-    do: if_there(:pool_set_segments, [handle, Config.of_pool(config)])
-
-  defp if_there(name, args) do
-    if function_exported?(Native, name, length(args)), do: call(name, args), else: :ok
-  end
-
-  @doc "What the node has of it; empty where there is none."
-  @spec info() :: map
-  def info,
-    do: if(function_exported?(Native, :segment_info, 0), do: call(:segment_info, []), else: %{})
-
-  @doc "The same of a pool."
-  @spec info(reference) :: map
-  def info(pool) do
-    if function_exported?(Native, :pool_segments, 1),
-      do: call(:pool_segments, [pool]),
-      else: %{}
-  end
-
-  defp call(name, args), do: apply(Native, name, args)
+    do: Native.pool_set_segments(handle, Config.of_pool(config))
 end

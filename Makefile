@@ -81,7 +81,7 @@ test-elixir:
 # but where a test is about that.
 test-elixir-grpc:
 	@SNAKEPIT_TEST_TRANSPORT=grpc SNAKEPIT_TEST_PREFORK=0 SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" \
-	  mix test $$(grep -l Snakepit.Test.Pools test/elixir/*_test.exs)
+	  PARTS=2 scripts/test_parts.sh $$(grep -l Snakepit.Test.Pools test/elixir/*_test.exs)
 
 # What Python code sees and does, in workers with threads.
 test-elixir-threads:

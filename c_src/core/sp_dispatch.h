@@ -53,7 +53,8 @@ enum sp_dispatch_event_kind {
   SP_DISPATCH_CANCEL,   /* |req| runs on |slot| and nobody wants it any more:
                            tell the worker. The slot stays booked until
                            sp_dispatch_complete. */
-  SP_DISPATCH_ASSIGNED, /* |req|'s session has |slot| from now on */
+  SP_DISPATCH_ASSIGNED, /* |req|'s session has |slot| from now on; comes right
+                           before its START */
   SP_DISPATCH_RELEASE   /* the dispatcher has forgotten |req|; |user| is the
                            owner's again */
 };

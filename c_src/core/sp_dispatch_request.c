@@ -105,9 +105,10 @@ void sp_request_unlink(sp_request_list *list, sp_request *r) {
 
 /* ---- events ------------------------------------------------------------- */
 
-/* The order in which the events of one request come. */
+/* The order in which the events of one request come. What it runs on may ask
+ * for its session at once, which is therefore told of first. */
 static const enum sp_dispatch_event_kind kinds[] = {
-    SP_DISPATCH_START, SP_DISPATCH_ASSIGNED, SP_DISPATCH_ANSWER,
+    SP_DISPATCH_ASSIGNED, SP_DISPATCH_START, SP_DISPATCH_ANSWER,
     SP_DISPATCH_CANCEL, SP_DISPATCH_RELEASE};
 
 /* A request keeps its own pending events, so that none needs memory. */

@@ -96,6 +96,7 @@ typedef struct nif_call {
   bool inputs;          /* the tool may read inputs: see nif_input.c */
   bool more;            /* a plain RPC that takes more messages */
   bool watched;         /* the caller is told which worker it starts on */
+  bool assigned;        /* its session gets its worker with it */
   bool may_wait;        /* call_await may wait for the answer */
   bool served;          /* ... with its end, where submit has not said so */
   atomic_int telling;   /* enum nif_telling, of a watched one */

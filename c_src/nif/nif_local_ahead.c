@@ -92,8 +92,9 @@ bool nif_local_post(nif_call *call) {
   nif_slot *slot = call->slot;
   if (slot->link == NULL)
     return false;
-  /* A message about its start is sent first, without the lock. */
-  if (!nif_call_tells(call) && is_small(call, slot->link)) {
+  /* Messages about its start, or what that is of its session, are sent first,
+   * without the lock. */
+  if (!nif_call_tells(call) && !call->assigned && is_small(call, slot->link)) {
     if (!nif_link_enter(slot->link, call, false))
       return true; /* its slot is about to be removed, which answers it */
     if (put(call, slot, SP_FRAME_CALL)) {

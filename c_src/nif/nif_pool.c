@@ -39,10 +39,17 @@ typedef struct job {
 
 #define BATCH 32
 
+/* A START that comes right after its ASSIGNED stays with it. */
+static bool is_more(const job *jobs, size_t n) {
+  return n < BATCH ||
+         (n == BATCH && jobs[n - 1].event.kind == SP_DISPATCH_ASSIGNED);
+}
+
 /* Takes events out under the lock, with a reference on all they name. */
 static size_t collect(nif_pool *pool, job *jobs) {
   size_t n = 0;
-  while (n < BATCH && sp_dispatch_next_event(pool->dispatch, &jobs[n].event)) {
+  while (is_more(jobs, n) &&
+         sp_dispatch_next_event(pool->dispatch, &jobs[n].event)) {
     sp_dispatch_event *event = &jobs[n].event;
     jobs[n].slot = NULL;
     jobs[n].full = false;
@@ -55,6 +62,8 @@ static size_t collect(nif_pool *pool, job *jobs) {
       if (jobs[n].slot != NULL)
         enif_keep_resource(jobs[n].slot);
     }
+    if (event->kind == SP_DISPATCH_ASSIGNED)
+      ((nif_call *)event->user)->assigned = true;
     if (event->kind == SP_DISPATCH_START && jobs[n].slot != NULL) {
       nif_call *call = event->user;
       call->slot = jobs[n].slot;
@@ -161,7 +170,7 @@ static void set_timer(nif_pool *pool, int64_t at) {
 }
 
 void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
-  job jobs[BATCH];
+  job jobs[BATCH + 1];
   nif_slot *to_ring[BATCH];
   bool more;
   do {
@@ -169,7 +178,7 @@ void nif_pool_leave(nif_pool *pool, ErlNifEnv *env) {
     bool arm = rearm(pool);
     int64_t at = pool->armed;
     size_t bells = nif_local_take_bells(pool, to_ring, BATCH);
-    more = n == BATCH || bells == BATCH;
+    more = n >= BATCH || bells == BATCH;
     enif_mutex_unlock(pool->lock);
     nif_local_ring(to_ring, bells);
     if (arm)

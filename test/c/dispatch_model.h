@@ -289,11 +289,11 @@ static void start(request *r, slot *s) {
   r->slot = s->id;
   r->started = ++w.clock;
   use(s);
-  expect(SP_DISPATCH_START, SP_REASON_NONE, r);
   if (r->session >= 0 && w.sessions[r->session].slot != s->id) {
     w.sessions[r->session].slot = s->id;
     expect(SP_DISPATCH_ASSIGNED, SP_REASON_NONE, r);
   }
+  expect(SP_DISPATCH_START, SP_REASON_NONE, r);
   update_ring();
 }
 

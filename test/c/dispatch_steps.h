@@ -146,8 +146,8 @@ static inline sp_dispatch_stats stats(const sp_dispatch *d) {
 static inline sp_req_id occupy(sp_dispatch *d, const char *session,
                                sp_slot_id slot) {
   sp_req_id id = submit(d, of(session, SP_AFFINITY_HINT), 0);
-  started(d, id, slot);
   assigned(d, id, slot);
+  started(d, id, slot);
   no_event(d);
   return id;
 }

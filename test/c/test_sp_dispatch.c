@@ -456,8 +456,8 @@ static void test_events_taken_late(void **state) {
   sp_req_id id = submit(d, request, 0);
   sp_dispatch_tick(d, 5);
   assert_int_equal(sp_dispatch_slot_remove(d, slot, 6), SP_OK);
-  started(d, id, slot);
   assigned(d, id, slot);
+  started(d, id, slot);
   answered(d, SP_REASON_DEADLINE, id, slot);
   cancelled(d, id, slot);
   released(d, id, slot);

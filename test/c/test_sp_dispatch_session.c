@@ -24,8 +24,8 @@ static void test_hint_moves(void **state) {
   sp_dispatch *d = new_of(2, slots);
   sp_req_id first = occupy(d, "s", slots[0]);
   sp_req_id second = submit(d, of("s", SP_AFFINITY_HINT), 0);
-  started(d, second, slots[1]);
   assigned(d, second, slots[1]);
+  started(d, second, slots[1]);
   complete(d, first, 0);
   released(d, first, slots[0]);
   refused(d, of("s", SP_AFFINITY_STRICT_FAIL), 0, SP_ERR_BUSY);
@@ -42,8 +42,8 @@ static void test_hint_waits_for_any(void **state) {
   sp_req_id waits = submit(d, of("s", SP_AFFINITY_HINT), 0);
   no_event(d);
   complete(d, other, 0);
-  started(d, waits, slots[1]);
   assigned(d, waits, slots[1]);
+  started(d, waits, slots[1]);
   released(d, other, slots[1]);
   no_event(d);
   sp_dispatch_del(d);
@@ -76,8 +76,8 @@ static void test_strict_fail(void **state) {
   sp_dispatch *d = new_of(2, slots);
   sp_dispatch_request request = of("s", SP_AFFINITY_STRICT_FAIL);
   sp_req_id id = submit(d, request, 0);
-  started(d, id, slots[0]); /* it had none: any */
-  assigned(d, id, slots[0]);
+  assigned(d, id, slots[0]); /* it had none: any */
+  started(d, id, slots[0]);
   refused(d, request, 0, SP_ERR_BUSY);
   complete(d, id, 0);
   released(d, id, slots[0]);
@@ -91,8 +91,8 @@ static void test_strict_fail(void **state) {
   submit(d, request, 0);
   no_event(d);
   complete(d, id, 0);
-  started(d, waits, slots[0]);
   assigned(d, waits, slots[0]);
+  started(d, waits, slots[0]);
   released(d, id, slots[0]);
   refused(d, of("new", SP_AFFINITY_STRICT_FAIL), 0, SP_ERR_BUSY);
   sp_dispatch_del(d);
@@ -108,8 +108,8 @@ static void test_first_assignment_is_atomic(void **state) {
   sp_req_id a = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
   sp_req_id b = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
   complete(d, y, 0);
-  started(d, a, slots[1]);
   assigned(d, a, slots[1]);
+  started(d, a, slots[1]);
   released(d, y, slots[1]);
   complete(d, x, 0);
   released(d, x, slots[0]); /* free, but not for the second one */
@@ -150,8 +150,8 @@ static void test_strict_follows_a_move(void **state) {
   sp_slot_id large = add(d, 2);
   no_event(d);
   sp_req_id moves = submit(d, of("s", SP_AFFINITY_HINT), 0);
-  started(d, moves, large);
   assigned(d, moves, large);
+  started(d, moves, large);
   started(d, waits, large);
   no_event(d);
   sp_dispatch_del(d);
@@ -296,8 +296,8 @@ static void test_forget(void **state) {
   sp_req_id a = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
   sp_req_id b = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
   assert_int_equal(sp_dispatch_forget(d, (const uint8_t *)"s", 1), SP_OK);
-  started(d, a, slots[1]);
   assigned(d, a, slots[1]);
+  started(d, a, slots[1]);
   no_event(d); /* b waits for that one again */
   complete(d, runs, 0);
   released(d, runs, slots[0]);
@@ -324,9 +324,9 @@ static void test_forget_keeps_order(void **state) {
   no_event(d);
   for (size_t i = 0; i < 4; i++) {
     complete(d, runs, 0);
-    started(d, ids[i], slot);
     if (i == 0)
       assigned(d, ids[i], slot);
+    started(d, ids[i], slot);
     released(d, runs, slot);
     runs = ids[i];
   }
@@ -384,12 +384,12 @@ static void test_session_of_a_lost_slot(void **state) {
   sp_slot_id again = add(d, 1); /* its place in memory, another slot */
   refused(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0, SP_ERR_GONE);
   sp_req_id id = submit(d, of("s", SP_AFFINITY_HINT), 0);
-  started(d, id, slots[1]);
   assigned(d, id, slots[1]);
+  started(d, id, slots[1]);
   assert_int_equal(sp_dispatch_forget(d, (const uint8_t *)"t", 1), SP_OK);
   id = submit(d, of("t", SP_AFFINITY_STRICT_QUEUE), 0);
-  started(d, id, again);
   assigned(d, id, again);
+  started(d, id, again);
   sp_dispatch_del(d);
 }
 

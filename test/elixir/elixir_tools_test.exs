@@ -446,7 +446,8 @@ defmodule Snakepit.ElixirToolsTest do
     opts = Keyword.merge(opts, timeout: 50_000, correlation_id: "outer")
     assert {:ok, inner} = Snakepit.execute("call", %{name: "inner"}, opts)
     assert inner["correlation_id"] == "outer"
-    assert inner["remaining"] <= 50.1
+    # Of 50 s; over gRPC the worker has a moment more. By itself a call has 60.
+    assert inner["remaining"] < 55
   end
 
   # ---- the stub, and tools of workers -------------------------------------

@@ -82,7 +82,7 @@ static double measure(const load *l, size_t waiting, size_t slots) {
     if (n == REQUESTS / 10)
       start = seconds();
     check(sp_dispatch_complete(d, run.ids[run.first++ & run.mask], (int64_t)i,
-                               &owed));
+                               -1, &owed));
     take_events(d, &run);
     submit(d, l, i++, &run);
   }

@@ -377,7 +377,7 @@ defmodule Snakepit.SpawnerSettingsTest do
       [{daemon, start}] = read_pids(id, 1)
       [path] = cgroups_of(first)
       ref = Process.monitor(first)
-      kill!([Spawner.info(first).os_pid, parent!(pid)])
+      kill_at_once!([Spawner.info(first).os_pid, parent!(pid)])
       assert_receive {:DOWN, ^ref, :process, ^first, _}, @patience
 
       second = start_supervised!(spec, id: :second)

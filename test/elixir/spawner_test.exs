@@ -322,7 +322,7 @@ defmodule Snakepit.SpawnerTest do
     {id, pid} = sh!(spawner, "sleep 1000 & echo $!; wait")
     family = [{pid, start_time!(pid)} | read_pids(id, 1)]
     ref = Process.monitor(spawner)
-    kill!([Spawner.info(spawner).os_pid, parent!(pid)])
+    kill_at_once!([Spawner.info(spawner).os_pid, parent!(pid)])
     assert_receive {:DOWN, ^ref, :process, ^spawner, {:spawner_lost, _}}, @patience
     refute alive?(hd(family))
     eventually(fn -> alive(family) == [] end)

@@ -3,7 +3,8 @@ defmodule Snakepit.BeamDeathTest do
   # family outlives its BEAM.
   use ExUnit.Case, async: false
 
-  import Snakepit.Test.Spawning, only: [kill!: 1, kill!: 2, stat: 1, eventually: 1]
+  import Snakepit.Test.Spawning,
+    only: [kill!: 1, kill!: 2, kill_at_once!: 1, stat: 1, eventually: 1]
 
   alias Snakepit.Test.Beam
 
@@ -39,7 +40,7 @@ defmodule Snakepit.BeamDeathTest do
     test "BEAM and spawner by SIGKILL at once, #{containment}" do
       if beam = start(unquote(containment)) do
         what = "BEAM and spawner killed (#{unquote(containment)})"
-        Beam.assert_nobody_left(beam, what, fn -> kill!([beam.beam, beam.spawner]) end)
+        Beam.assert_nobody_left(beam, what, fn -> kill_at_once!([beam.beam, beam.spawner]) end)
       end
     end
 
@@ -55,7 +56,9 @@ defmodule Snakepit.BeamDeathTest do
     if beam = start(:pid_namespace) do
       what = "BEAM, spawner and guards killed (pid_namespace)"
 
-      Beam.assert_nobody_left(beam, what, fn -> kill!([beam.beam, beam.spawner | beam.guards]) end)
+      Beam.assert_nobody_left(beam, what, fn ->
+        kill_at_once!([beam.beam, beam.spawner | beam.guards])
+      end)
     end
   end
 

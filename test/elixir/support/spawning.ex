@@ -122,6 +122,21 @@ defmodule Snakepit.Test.Spawning do
     {_, 0} = System.cmd("kill", ["-#{signal}" | Enum.map(List.wrap(pids), &to_string/1)])
   end
 
+  @doc """
+  Kills all of them at once, parents first in the list: none has time to die of
+  another's death, or to act on it. A dead child of a stopped parent keeps its
+  number until the parent is killed as well.
+  """
+  def kill_at_once!(pids) do
+    kill!(pids, "STOP")
+
+    eventually(fn ->
+      Enum.all?(pids, &match?({state, _, _} when state in ["T", "t"], stat(&1)))
+    end)
+
+    kill!(Enum.reverse(pids))
+  end
+
   def tmp_dir! do
     name = "snakepit_spawner_#{System.pid()}_#{System.unique_integer([:positive])}"
     dir = Path.join(System.tmp_dir!(), name)

@@ -154,6 +154,11 @@ def test_only_adapters_with_their_own_registration_register(
     assert worker.call("hello", session="b") == "hello"
     assert beam.names() == ["RegisterToolsRequest"] * 2
     assert [request.session_id for request in beam.requests] == ["a", "b"]
+    # A session's tools end with it.
+    assert worker.call("snakepit.sessions.end", {"sessions": ["a", "never", 7]}) == 0
+    for session in ["a", "b", "a"]:
+        assert worker.call("hello", session=session) == "hello"
+    assert [request.session_id for request in beam.requests] == ["a", "b", "a"]
 
 
 # ---- what failures say ------------------------------------------------------------

@@ -68,7 +68,10 @@ class AdapterHost:
         self.executes = _own_method(adapter, "execute_tool")
         self.has_hooks = not isinstance(adapter, ModuleType)
         self.lifetimes = lifetimes(adapter)
-        self.keeps_sessions = self.lifetimes is not None and self.lifetimes.by_session
+        # Whether it is to be told of sessions that end.
+        self.keeps_sessions = self.registers or (
+            self.lifetimes is not None and self.lifetimes.by_session
+        )
         self._known_async: dict[str, bool] = {}
         # See watch_threads.
         self.checker: Optional[ThreadSafetyChecker] = None
@@ -198,6 +201,10 @@ class AdapterHost:
             self._registered.add(context.session_id)
         except Exception as error:
             _log.warning("register_with_session failed: %s", text_of(error))
+
+    def forget(self, sessions: list[str]) -> None:
+        """A later session of that name has none of its tools."""
+        self._registered.difference_update(sessions)
 
 
 class Request:
@@ -343,8 +350,9 @@ class Request:
         lifetimes, host = self.host.lifetimes, self.host
         sessions = self.call.parameters().get("sessions")
         self.lane.disarm()
-        ids = sessions if isinstance(sessions, list) else []
-        ended = lifetimes.end(i for i in ids if isinstance(i, str)) if lifetimes else []
+        ids = [i for i in sessions if isinstance(i, str)] if isinstance(sessions, list) else []
+        host.forget(ids)
+        ended = lifetimes.end(ids) if lifetimes else []
         for adapter in ended:
             host.clean_up(adapter, self.lane, self._loop, "the end of a session")
         reply: Reply = self.call.result(len(ended))

@@ -1,8 +1,13 @@
 #include "reactor.h"
 
 #include <pthread.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "../core/sp_error.h"
 
@@ -36,6 +41,27 @@ gpr_timespec sp_reactor_timespec(int64_t at) {
   int64_t left = at - sp_reactor_now();
   return gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
                       gpr_time_from_nanos(left < 0 ? 0 : left, GPR_TIMESPAN));
+}
+
+static size_t processors(void) {
+#ifdef __linux__
+  /* Of the program: a scheduler's thread may be bound to one of them. */
+  cpu_set_t set;
+  if (sched_getaffinity(getpid(), sizeof set, &set) == 0)
+    return (size_t)CPU_COUNT(&set);
+#endif
+  long n = sysconf(_SC_NPROCESSORS_ONLN);
+  return n > 0 ? (size_t)n : 1;
+}
+
+size_t sp_reactor_processors(void) {
+  static atomic_size_t known;
+  size_t n = atomic_load(&known);
+  if (n == 0) {
+    n = processors();
+    atomic_store(&known, n);
+  }
+  return n;
 }
 
 grpc_completion_queue *sp_reactor_queue(sp_reactor *r) { return r->cq; }

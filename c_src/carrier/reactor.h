@@ -34,6 +34,10 @@ int64_t sp_reactor_now(void);
 /* That time as gRPC wants it; INT64_MAX is the infinite future. */
 gpr_timespec sp_reactor_timespec(int64_t at);
 
+/* How many processors this program may run on, 1 or more: those that are there
+ * when it is asked first. */
+size_t sp_reactor_processors(void);
+
 /* Operations started on it end up in their tag's |fn|. */
 grpc_completion_queue *sp_reactor_queue(sp_reactor *r);
 

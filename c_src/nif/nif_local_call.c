@@ -2,7 +2,6 @@
 #include "nif_local_call.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "../core/sp_bridge.h"
 #include "../core/sp_error.h"
@@ -252,16 +251,6 @@ void nif_local_frame(nif_link *link, const sp_frame *frame,
 
 /* ---- waiting in submit ------------------------------------------------- */
 
-static bool more_than_one_core(void) {
-  static atomic_int cores;
-  int n = atomic_load(&cores);
-  if (n == 0) {
-    n = (int)sysconf(_SC_NPROCESSORS_ONLN);
-    atomic_store(&cores, n);
-  }
-  return n > 1;
-}
-
 void nif_local_listen(nif_slot *slot, nif_call *call, ErlNifEnv *env) {
   await_env = env;
   await_call = call;
@@ -278,7 +267,7 @@ static bool is_over(void *arg) { return await_left || nif_call_held(arg); }
 void nif_local_await(nif_call *call, ErlNifEnv *env) {
   nif_slot *slot = call->slot;
   int quick = atomic_load(&slot->quick);
-  if (!more_than_one_core() || (quick < 0 && (call->req & 15) != 0))
+  if (sp_reactor_processors() == 1 || (quick < 0 && (call->req & 15) != 0))
     return;
   await_env = env;
   await_call = call;
@@ -301,7 +290,7 @@ static bool has_left(void *arg) {
 void nif_local_linger(nif_link *link, ErlNifEnv *env) {
   static _Thread_local unsigned turns;
   int quick = atomic_load(&link->quick);
-  if (!more_than_one_core() || (quick < 0 && (++turns & 15) != 0))
+  if (sp_reactor_processors() == 1 || (quick < 0 && (++turns & 15) != 0))
     return;
   await_env = env;
   await_left = false;

@@ -2,7 +2,6 @@
 #include "nif_local.h"
 
 #include <string.h>
-#include <unistd.h>
 
 #include "../core/sp_error.h"
 #include "nif_pool.h"
@@ -286,11 +285,6 @@ int nif_pool_load(ErlNifEnv *env) {
   return nif_pool_type == NULL ? -1 : 0;
 }
 
-static size_t processors(void) {
-  long n = sysconf(_SC_NPROCESSORS_ONLN);
-  return n > 0 ? (size_t)n : 1;
-}
-
 NIF(nif_pool_new) {
   ErlNifUInt64 max_queue, hold_ms;
   (void)argc;
@@ -308,7 +302,7 @@ NIF(nif_pool_new) {
                                .affinity_ttl_ns = SP_DISPATCH_NEVER,
                                .hold_ns = (int64_t)hold_ms * 1000000 + 1,
                                .ahead_ns = AHEAD_NS,
-                               .parallel = processors(),
+                               .parallel = sp_reactor_processors(),
                                .join_ns = JOIN_NS,
                                .stuck_ns = STUCK_NS,
                                .waits = nif_local_waits,

@@ -556,6 +556,12 @@ defmodule Snakepit.Config do
     "dependent" => :dependent
   }
 
+  @heartbeat_names Enum.map(Map.keys(@heartbeat_keys), &String.to_atom/1)
+
+  @doc false
+  @spec heartbeat_keys() :: [atom]
+  def heartbeat_keys, do: @heartbeat_names
+
   defp heartbeat(config) do
     Map.new(plain_map(config), fn {key, value} ->
       {Map.get(@heartbeat_keys, to_string(key), key), value}

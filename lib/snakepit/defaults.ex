@@ -156,7 +156,19 @@ defmodule Snakepit.Defaults do
     grpc_command_timeout: [grpc_config: :request_timeout]
   }
 
-  @boundless [:grpc_max_connections, :session_max_sessions]
+  # Those that may be `:infinity`.
+  @boundless [
+    :crash_barrier_checkout_timeout,
+    :executor_batch_timeout,
+    :grpc_batch_inference_timeout,
+    :grpc_large_dataset_timeout,
+    :grpc_max_connections,
+    :pool_await_ready_timeout,
+    :pool_idle_timeout_ms,
+    :pool_startup_timeout,
+    :retry_max_backoff_ms,
+    :session_max_sessions
+  ]
 
   for {name, value, unit, text} <- @values do
     type =
@@ -254,6 +266,21 @@ defmodule Snakepit.Defaults do
     @values
     |> Map.new(fn {name, value, _unit, _text} -> {name, value} end)
     |> Map.merge(Map.new(@derived, fn {name, _from, _text} -> {name, :derived} end))
+  end
+
+  @doc false
+  # The whole numbers that may be :infinity.
+  @spec boundless() :: [atom]
+  def boundless, do: @boundless
+
+  @doc false
+  # What stands under an older name: the key, that name, and the value.
+  @spec older() :: [{atom, atom | {atom, atom}, term}]
+  def older do
+    for {key, others} <- Enum.sort(@aliases),
+        other <- others,
+        (value = configured(other)) != nil,
+        do: {key, other, value}
   end
 
   @doc false

@@ -234,6 +234,23 @@ defmodule Snakepit.TaintTest do
     assert available() == 2
   end
 
+  test "a start is told of as one after a taint only if it was one", %{workers: [one, two]} do
+    seen = listen([[:snakepit, :worker, :restarted]])
+    taint(one, 1)
+    eventually(fn -> available() == 2 end)
+    TaintRegistry.taint_worker(two, duration_ms: @forever, reason: :by_hand)
+    Enum.each([one, two], &settle/1)
+    back = listen_for_workers()
+
+    for id <- [one, two] do
+      kill(os_pid(id), "TERM")
+      await_worker(back, id)
+    end
+
+    assert %{worker_id: ^two, reason: :by_hand} = event(seen, [:snakepit, :worker, :restarted])
+    refute_received {^seen, _, _, _}
+  end
+
   test "whatever is done at once, what is known is what holds", %{workers: [one, two]} do
     for _ <- 1..30 do
       acts = for id <- [one, two], _ <- 1..3, act <- [&taint/1, &clear/1], do: {act, id}

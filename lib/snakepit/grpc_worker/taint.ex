@@ -85,6 +85,8 @@ defmodule Snakepit.GRPCWorker.Taint do
   def look(state) do
     _ = state.taint_timer && Process.cancel_timer(state.taint_timer)
     left = set(state.slot, state.id)
+    # It is over without a start in between: the next one is none after a taint.
+    _ = state.taint_timer && left == 0 && TaintRegistry.consume_restart(state.id)
     %{state | taint_timer: if(state.slot && left > 0, do: timer(left))}
   end
 

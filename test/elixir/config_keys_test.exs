@@ -229,6 +229,8 @@ defmodule Snakepit.ConfigKeysTest do
       assert pools.([%{name: :a, pool_size: 0}]) =~ "positive number of workers, not 0"
       assert pools.([%{name: :a, startup_batch_size: 0}]) =~ ":startup_batch_size is 0"
       assert pools.([%{name: :a, heartbeat: %{timeout_ms: 0}}]) =~ ":timeout_ms is 0"
+      assert pools.([%{name: :a, heartbeat: 5}]) =~ "a keyword list, but :heartbeat is 5"
+      assert pools.([%{name: :a, heartbeat: [5]}]) =~ ":heartbeat is [5]"
       assert pools.([%{}]) =~ "a pool needs :name"
       assert pools.([%{name: :a}, %{name: :a}]) =~ "two pools have the name :a"
       assert pools.([1]) =~ "a pool is a map or a keyword list"

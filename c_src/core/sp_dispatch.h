@@ -35,7 +35,9 @@ enum sp_affinity {
 enum sp_slot_state {
   SP_SLOT_READY,
   SP_SLOT_DRAINING, /* finishes what it runs, gets nothing new */
-  SP_SLOT_TAINTED   /* like draining, but may become ready again */
+  SP_SLOT_TAINTED,  /* like draining, but may become ready again */
+  SP_SLOT_AVOIDED   /* tainted while any slot is ready that is not avoided,
+                       else ready: no pool is left without a slot for it */
 };
 
 enum sp_dispatch_reason {
@@ -191,6 +193,9 @@ int64_t sp_dispatch_next_deadline(const sp_dispatch *d);
  * requests start on it. SP_ERR_INVAL (also when closed), SP_ERR_NOMEM. */
 int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
                          sp_slot_id *out);
+/* The same, avoided from its first moment. */
+int sp_dispatch_slot_add_avoided(sp_dispatch *d, uint32_t capacity, int64_t now,
+                                 sp_slot_id *out);
 /* Its requests are answered SP_REASON_SLOT_LOST, requests pinned to it
  * SP_REASON_SESSION_GONE; sessions remember that they had one. Strict
  * requests of such a session get SP_ERR_GONE; hint requests pick another slot
@@ -198,7 +203,7 @@ int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
 int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now);
 /* Requests pinned to a slot that stops being ready are answered
  * SP_REASON_SESSION_GONE. A draining slot stays draining: SP_ERR_INVAL when it
- * should be ready, nothing happens when it should be tainted.
+ * should be ready, nothing happens when it should be tainted or avoided.
  * SP_ERR_NOTFOUND. */
 int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
                                enum sp_slot_state state, int64_t now);

@@ -186,6 +186,11 @@ bool sp_ahead_recall(sp_dispatch *d, sp_slot *slot, const sp_session *s) {
   return some;
 }
 
+void sp_ahead_recall_all(sp_dispatch *d) {
+  while (d->laden_first != NULL)
+    (void)sp_ahead_recall(d, d->laden_first, NULL);
+}
+
 bool sp_ahead_leaves(sp_dispatch *d, const sp_request *r, const sp_slot *slot) {
   sp_slot *old = r->session != NULL ? sp_session_slot(r->session) : NULL;
   return old != NULL && old != slot && sp_ahead_recall(d, old, r->session);

@@ -94,7 +94,8 @@ struct sp_slot {
   sp_slot_id id;    /* 0 when removed */
   uint32_t capacity;
   uint32_t load;
-  enum sp_slot_state state;
+  enum sp_slot_state state; /* of one that is avoided what follows from it */
+  bool avoided;
   bool open; /* ready and with room: in |by_load| */
   sp_slot *prev;
   sp_slot *next; /* in |by_load|, or in the list of free ones */
@@ -112,6 +113,8 @@ struct sp_slot {
   int64_t pace;  /* what one takes, times a constant */
   bool eager;    /* in |eager| */
   bool touched;  /* in |touched| */
+  sp_slot *avoided_prev;
+  sp_slot *avoided_next;
   sp_slot *eager_prev;
   sp_slot *eager_next;
   sp_slot *touched_next;
@@ -151,6 +154,8 @@ struct sp_dispatch {
   sp_slot *free_slots;
   sp_slot_id last_slot;
   size_t open_slots;
+  size_t trusted;   /* slots that are ready and not avoided */
+  sp_slot *avoided; /* a list: tainted while |trusted| > 0, else ready */
   /* Rings, the one whose load changed last first. */
   sp_slot *by_load[SP_LOADS];
   uint64_t loads[SP_LOADS / 64]; /* which of them are not empty */
@@ -266,6 +271,8 @@ bool sp_ahead_take_back(sp_dispatch *d, sp_request *r);
 void sp_ahead_drop(sp_dispatch *d, sp_request *r);
 /* Takes back all, or those of |s|, from |slot|. True when there were some. */
 bool sp_ahead_recall(sp_dispatch *d, sp_slot *slot, const sp_session *s);
+/* Takes back all from all slots. */
+void sp_ahead_recall_all(sp_dispatch *d);
 /* Takes back what runs on |slot| only by the books. */
 void sp_ahead_return(sp_dispatch *d, sp_slot *slot);
 /* Takes back what lies behind slow requests. */

@@ -118,14 +118,70 @@ void sp_slot_fill(sp_dispatch *d, sp_slot *slot) {
   }
 }
 
-/* ---- slots --------------------------------------------------------------- */
-
 sp_slot *sp_slot_find(const sp_dispatch *d, sp_slot_id id) {
   return (sp_slot *)sp_map_get(&d->slots, (const uint8_t *)&id, sizeof id);
 }
 
-int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
-                         sp_slot_id *out) {
+/* ---- states -------------------------------------------------------------- */
+
+static bool is_in(const sp_slot *slot, enum sp_slot_state state) {
+  return slot->avoided ? state == SP_SLOT_AVOIDED : slot->state == state;
+}
+
+static bool is_trusted(const sp_slot *slot) {
+  return is_in(slot, SP_SLOT_READY);
+}
+
+static void list_avoided(sp_dispatch *d, sp_slot *slot) {
+  if (slot->avoided)
+    return;
+  slot->avoided = true;
+  slot->avoided_prev = NULL;
+  slot->avoided_next = d->avoided;
+  if (d->avoided != NULL)
+    d->avoided->avoided_prev = slot;
+  d->avoided = slot;
+}
+
+static void unlist_avoided(sp_dispatch *d, sp_slot *slot) {
+  if (!slot->avoided)
+    return;
+  slot->avoided = false;
+  if (slot->avoided_prev != NULL)
+    slot->avoided_prev->avoided_next = slot->avoided_next;
+  else
+    d->avoided = slot->avoided_next;
+  if (slot->avoided_next != NULL)
+    slot->avoided_next->avoided_prev = slot->avoided_prev;
+}
+
+static void turn(sp_dispatch *d, sp_slot *slot, enum sp_slot_state state) {
+  if (slot->state == state)
+    return;
+  unlist(d, slot);
+  slot->state = state;
+  list(d, slot, false);
+  if (state != SP_SLOT_READY) {
+    (void)sp_ahead_recall(d, slot, NULL);
+    sp_queue_refuse(d, slot, SP_REASON_SESSION_GONE);
+  }
+}
+
+/* The avoided ones serve if nobody else does. What lies ahead may run on those
+ * that do from now on. */
+static void turn_avoided(sp_dispatch *d) {
+  enum sp_slot_state state = d->trusted > 0 ? SP_SLOT_TAINTED : SP_SLOT_READY;
+  for (sp_slot *slot = d->avoided; slot != NULL; slot = slot->avoided_next) {
+    if (slot->state != state && state == SP_SLOT_READY)
+      sp_ahead_recall_all(d);
+    turn(d, slot, state);
+  }
+}
+
+/* ---- slots --------------------------------------------------------------- */
+
+static int add(sp_dispatch *d, uint32_t capacity, bool avoided, int64_t now,
+               sp_slot_id *out) {
   sp_dispatch_set_now(d, now);
   if (capacity == 0 || capacity > INT32_MAX || d->closed)
     return SP_ERR_INVAL;
@@ -144,9 +200,23 @@ int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
   sp_map_put(&d->slots, &slot->node, (const uint8_t *)&slot->id,
              sizeof slot->id);
   *out = slot->id;
+  if (avoided)
+    list_avoided(d, slot);
   list(d, slot, false);
+  d->trusted += is_trusted(slot);
+  turn_avoided(d);
   sp_dispatch_hand_out(d, slot);
   return SP_OK;
+}
+
+int sp_dispatch_slot_add(sp_dispatch *d, uint32_t capacity, int64_t now,
+                         sp_slot_id *out) {
+  return add(d, capacity, false, now, out);
+}
+
+int sp_dispatch_slot_add_avoided(sp_dispatch *d, uint32_t capacity, int64_t now,
+                                 sp_slot_id *out) {
+  return add(d, capacity, true, now, out);
 }
 
 int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
@@ -154,6 +224,8 @@ int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
   sp_slot *found = sp_slot_find(d, slot);
   if (found == NULL)
     return SP_ERR_NOTFOUND;
+  d->trusted -= is_trusted(found);
+  unlist_avoided(d, found);
   unlist(d, found);
   found->state = SP_SLOT_DRAINING;
   (void)sp_ahead_recall(d, found, NULL);
@@ -172,6 +244,7 @@ int sp_dispatch_slot_remove(sp_dispatch *d, sp_slot_id slot, int64_t now) {
   found->id = 0;
   found->next = d->free_slots;
   d->free_slots = found;
+  turn_avoided(d);
   sp_dispatch_hand_out(d, NULL);
   return SP_OK;
 }
@@ -184,16 +257,18 @@ int sp_dispatch_slot_set_state(sp_dispatch *d, sp_slot_id slot,
     return SP_ERR_NOTFOUND;
   if (found->state == SP_SLOT_DRAINING && state == SP_SLOT_READY)
     return SP_ERR_INVAL;
-  if (found->state == SP_SLOT_DRAINING || found->state == state)
+  if (found->state == SP_SLOT_DRAINING || is_in(found, state))
     return SP_OK;
-  unlist(d, found);
-  found->state = state;
-  list(d, found, false);
-  if (state != SP_SLOT_READY) {
-    (void)sp_ahead_recall(d, found, NULL);
-    sp_queue_refuse(d, found, SP_REASON_SESSION_GONE);
+  d->trusted -= is_trusted(found);
+  if (state == SP_SLOT_AVOIDED) {
+    list_avoided(d, found);
+  } else {
+    unlist_avoided(d, found);
+    turn(d, found, state);
   }
-  sp_dispatch_hand_out(d, state == SP_SLOT_READY ? found : NULL);
+  d->trusted += is_trusted(found);
+  turn_avoided(d);
+  sp_dispatch_hand_out(d, found->open ? found : NULL);
   return SP_OK;
 }
 

@@ -18,6 +18,7 @@
   X(abandoned)                                                                 \
   X(acceptors)                                                                 \
   X(authorization)                                                             \
+  X(avoided)                                                                   \
   X(backlog)                                                                   \
   X(binary)                                                                    \
   X(bytes)                                                                     \

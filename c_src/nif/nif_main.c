@@ -136,7 +136,7 @@ static ErlNifFunc functions[] = {
     {"pool_close", 1, nif_pool_close, 0},
     {"pool_stats", 1, nif_pool_stats, 0},
     {"pool_set_cancel_grace", 2, nif_pool_set_cancel_grace, 0},
-    {"slot_add", 7, nif_slot_add, 0},
+    {"slot_add", 8, nif_slot_add, 0},
     {"slot_remove", 2, nif_slot_remove, 0},
     {"slot_set_state", 2, nif_slot_set_state, 0},
     {"slot_load", 1, nif_slot_load, 0},

@@ -164,12 +164,15 @@ done:
 }
 
 /* Puts a slot that is filled into its pool. */
-static int enter_slot(ErlNifEnv *env, nif_slot *slot, uint32_t capacity) {
+static int enter_slot(ErlNifEnv *env, nif_slot *slot, uint32_t capacity,
+                      bool avoided) {
   nif_pool *pool = slot->pool;
+  int (*add)(sp_dispatch *, uint32_t, int64_t, sp_slot_id *) =
+      avoided ? sp_dispatch_slot_add_avoided : sp_dispatch_slot_add;
   enif_mutex_lock(pool->lock);
-  int err = pool->closed ? SP_ERR_NOTREADY
-                         : sp_dispatch_slot_add(pool->dispatch, capacity,
-                                                sp_reactor_now(), &slot->id);
+  int err = pool->closed
+                ? SP_ERR_NOTREADY
+                : add(pool->dispatch, capacity, sp_reactor_now(), &slot->id);
   if (err == SP_OK) {
     (void)sp_dispatch_slot_tie(pool->dispatch, slot->id, slot);
     nif_local_take_ahead(slot);
@@ -251,10 +254,10 @@ static bool is_removed(nif_slot *slot) {
   return removed;
 }
 
-/* A slot that is filled gets its place; what slot_add/7 returns. */
-static ERL_NIF_TERM add_slot(ErlNifEnv *env, nif_slot *slot,
-                             uint32_t capacity) {
-  int err = enter_slot(env, slot, capacity);
+/* A slot that is filled gets its place; what slot_add/8 returns. */
+static ERL_NIF_TERM add_slot(ErlNifEnv *env, nif_slot *slot, uint32_t capacity,
+                             bool avoided) {
+  int err = enter_slot(env, slot, capacity, avoided);
   if (err == SP_ERR_NOTREADY)
     return enif_raise_exception(env, am_pool_closed);
   if (err != SP_OK)
@@ -270,18 +273,35 @@ static ERL_NIF_TERM add_slot(ErlNifEnv *env, nif_slot *slot,
   return enif_make_resource(env, slot);
 }
 
+static bool get_state(ERL_NIF_TERM term, enum sp_slot_state *state) {
+  if (enif_is_identical(term, am_ready))
+    *state = SP_SLOT_READY;
+  else if (enif_is_identical(term, am_draining))
+    *state = SP_SLOT_DRAINING;
+  else if (enif_is_identical(term, am_tainted))
+    *state = SP_SLOT_TAINTED;
+  else if (enif_is_identical(term, am_avoided))
+    *state = SP_SLOT_AVOIDED;
+  else
+    return false;
+  return true;
+}
+
 NIF(nif_slot_add) {
   nif_pool *pool;
   nif_channel *channel;
   nif_link *link;
   ErlNifPid worker;
   unsigned capacity;
+  enum sp_slot_state state;
   ERL_NIF_TERM result;
   (void)argc;
   if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
       !enif_get_local_pid(env, argv[1], &worker) ||
       !enif_get_uint(env, argv[4], &capacity) || capacity == 0 ||
-      !get_carrier(env, argv[5], &channel, &link))
+      !get_carrier(env, argv[5], &channel, &link) ||
+      !get_state(argv[7], &state) ||
+      (state != SP_SLOT_READY && state != SP_SLOT_AVOIDED))
     return enif_make_badarg(env);
   if (link != NULL && !nif_link_ready(link))
     return enif_raise_exception(env, am_closed);
@@ -294,7 +314,7 @@ NIF(nif_slot_add) {
     set_sharing(slot);
     int err = fill_slot(env, slot, argv);
     if (err == SP_OK)
-      result = add_slot(env, slot, capacity);
+      result = add_slot(env, slot, capacity, state == SP_SLOT_AVOIDED);
     else if (err == SP_ERR_INVAL)
       result = enif_make_badarg(env);
     else
@@ -321,15 +341,8 @@ NIF(nif_slot_set_state) {
   nif_slot *slot;
   enum sp_slot_state state;
   (void)argc;
-  if (!enif_get_resource(env, argv[0], nif_slot_type, (void **)&slot))
-    return enif_make_badarg(env);
-  if (enif_is_identical(argv[1], am_ready))
-    state = SP_SLOT_READY;
-  else if (enif_is_identical(argv[1], am_draining))
-    state = SP_SLOT_DRAINING;
-  else if (enif_is_identical(argv[1], am_tainted))
-    state = SP_SLOT_TAINTED;
-  else
+  if (!enif_get_resource(env, argv[0], nif_slot_type, (void **)&slot) ||
+      !get_state(argv[1], &state))
     return enif_make_badarg(env);
   enif_mutex_lock(slot->pool->lock);
   int err = sp_dispatch_slot_set_state(slot->pool->dispatch, slot->id, state,

@@ -135,15 +135,22 @@ defmodule Snakepit.Config do
   @spec validate_pool_config(map | keyword) :: {:ok, pool_config} | {:error, term}
   def validate_pool_config(config) do
     if is_map(config) or Keyword.keyword?(config) do
+      own = config[:heartbeat]
       config = normalize_pool_config(config)
 
-      case Enum.find_value(checks(), &failure(&1, config)) do
+      case settings_problem(own) || Enum.find_value(checks(), &failure(&1, config)) do
         nil -> {:ok, config}
         reason -> {:error, reason}
       end
     else
       {:error, {:invalid_pools_config, config}}
     end
+  end
+
+  # What is left of it when it is normalized does not tell.
+  defp settings_problem(own) do
+    if not (is_nil(own) or is_map(own) or Keyword.keyword?(own)),
+      do: {:invalid_heartbeat, :heartbeat, own, "heartbeat is a map or a keyword list"}
   end
 
   @doc "The module of the pool's worker profile; a module of the user's is itself."
@@ -555,6 +562,12 @@ defmodule Snakepit.Config do
     "enabled" => :enabled,
     "dependent" => :dependent
   }
+
+  @heartbeat_names Enum.map(Map.keys(@heartbeat_keys), &String.to_atom/1)
+
+  @doc false
+  @spec heartbeat_keys() :: [atom]
+  def heartbeat_keys, do: @heartbeat_names
 
   defp heartbeat(config) do
     Map.new(plain_map(config), fn {key, value} ->

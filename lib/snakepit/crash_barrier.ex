@@ -127,6 +127,10 @@ defmodule Snakepit.CrashBarrier do
   defp known(value, atoms), do: Enum.find(atoms, value, &("#{&1}" == "#{value}"))
 
   @doc false
+  @spec keys() :: [atom]
+  def keys, do: @keys ++ Map.keys(@aliases) ++ [:retry_idempotent]
+
+  @doc false
   # What is wrong with the settings, if anything: key, value, what is allowed.
   @spec problem(map | keyword) :: {atom, term, String.t()} | nil
   def problem(pool_config) do
@@ -171,14 +175,8 @@ defmodule Snakepit.CrashBarrier do
   defp allowed(:taint_on_error_types, value),
     do: {list?(value, &(is_binary(&1) or is_atom(&1))), "a list of texts"}
 
-  defp allowed(key, _value) do
-    Snakepit.Logger.warning(:startup, fn ->
-      "config :snakepit, crash_barrier has no key #{inspect(key)}; its keys are " <>
-        Enum.map_join(@keys, ", ", &inspect/1)
-    end)
-
-    {true, ""}
-  end
+  # Unknown keys are warned of with all others.
+  defp allowed(_key, _value), do: {true, ""}
 
   defp natural?(value), do: is_integer(value) and value >= 0
   defp list?(value, fits?), do: is_list(value) and Enum.all?(value, fits?)

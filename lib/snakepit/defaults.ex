@@ -70,8 +70,9 @@ defmodule Snakepit.Defaults do
     {:grpc_port_pool_size, 32, "ports", "ports of a listener in mode `:external_pool`"},
     {:grpc_server_ready_timeout, 30_000, "ms", "time a worker process may take to start"},
     {:grpc_socket_backlog, 512, "", "connections that may wait to be taken"},
-    {:grpc_worker_health_check_interval, 30_000, "ms", "period of a worker's health check"},
-    {:grpc_worker_health_check_timeout_ms, 5_000, "ms", "bound of that check"},
+    {:grpc_worker_health_check_interval, 30_000, "ms",
+     "of older configurations, without effect: heartbeats tell of workers that do not answer"},
+    {:grpc_worker_health_check_timeout_ms, 5_000, "ms", "bound of a worker's health check"},
     {:health_monitor_check_interval, 30_000, "ms", "period of `Snakepit.HealthMonitor`"},
     {:health_monitor_crash_window_ms, 60_000, "ms", "window in which crashes count"},
     {:health_monitor_max_crashes, 10, "", "crashes in it that make a pool unhealthy"},
@@ -87,9 +88,10 @@ defmodule Snakepit.Defaults do
     {:max_call_depth, 100, "calls", "calls that may wait for one another, back and forth"},
     {:pool_await_ready_timeout, 15_000, "ms", "default of `Snakepit.Pool.await_ready/2`"},
     {:pool_cancelled_retention_multiplier, 4, "",
-     "queue time-outs a cancelled request is remembered"},
+     "of older configurations, without effect: a cancelled request is forgotten at once"},
     {:pool_idle_timeout_ms, 60_000, "ms", "`idle_timeout` of a pool without one"},
-    {:pool_max_cancelled_entries, 1024, "", "cancelled requests that are remembered"},
+    {:pool_max_cancelled_entries, 1024, "",
+     "of older configurations, without effect: none is remembered"},
     {:pool_max_queue_size, 1000, "requests", "requests that may wait in a pool"},
     {:pool_max_workers, 150, "workers", "workers of a pool at most"},
     {:pool_reconcile_batch_size, 2, "workers", "workers that one look may replace"},
@@ -99,7 +101,8 @@ defmodule Snakepit.Defaults do
     {:pool_startup_batch_delay_ms, 500, "ms", "wait between batches of starting workers"},
     {:pool_startup_batch_size, 10, "workers", "workers in such a batch"},
     {:pool_status_interval_ms, 5_000, "ms", "how often `pool, status` is told; 0: never"},
-    {:pool_startup_timeout, 10_000, "ms", "bound of the start of a worker's supervisor"},
+    {:pool_startup_timeout, 10_000, "ms",
+     "of older configurations, without effect: a start is bounded by `grpc_server_ready_timeout`"},
     {:process_registry_cleanup_interval, 30_000, "ms",
      "period in which dead entries are removed"},
     {:process_registry_unregister_cleanup_attempts, 10, "", "looks for the end of a process"},
@@ -117,7 +120,8 @@ defmodule Snakepit.Defaults do
     {:shutdown_margin_ms, 2_000, "ms",
      "added to `graceful_shutdown_timeout_ms/0` by supervisors"},
     {:worker_call_margin_ms, 1000, "ms", "subtracted by `rpc_timeout/1`"},
-    {:worker_ready_timeout, 30_000, "ms", "wait of a worker for the pool"},
+    {:worker_ready_timeout, 30_000, "ms",
+     "of older configurations, without effect: a worker does not wait for its pool"},
     {:worker_starter_max_restarts, 3, "", "restarts of a worker by its starter"},
     {:worker_starter_max_seconds, 5, "s", "time in which they count"},
     {:worker_supervisor_max_restarts, 3, "", "restarts by `Snakepit.Pool.WorkerSupervisor`"},
@@ -156,7 +160,19 @@ defmodule Snakepit.Defaults do
     grpc_command_timeout: [grpc_config: :request_timeout]
   }
 
-  @boundless [:grpc_max_connections, :session_max_sessions]
+  # Those that may be `:infinity`.
+  @boundless [
+    :crash_barrier_checkout_timeout,
+    :executor_batch_timeout,
+    :grpc_batch_inference_timeout,
+    :grpc_large_dataset_timeout,
+    :grpc_max_connections,
+    :pool_await_ready_timeout,
+    :pool_idle_timeout_ms,
+    :pool_startup_timeout,
+    :retry_max_backoff_ms,
+    :session_max_sessions
+  ]
 
   for {name, value, unit, text} <- @values do
     type =
@@ -254,6 +270,21 @@ defmodule Snakepit.Defaults do
     @values
     |> Map.new(fn {name, value, _unit, _text} -> {name, value} end)
     |> Map.merge(Map.new(@derived, fn {name, _from, _text} -> {name, :derived} end))
+  end
+
+  @doc false
+  # The whole numbers that may be :infinity.
+  @spec boundless() :: [atom]
+  def boundless, do: @boundless
+
+  @doc false
+  # What stands under an older name: the key, that name, and the value.
+  @spec older() :: [{atom, atom | {atom, atom}, term}]
+  def older do
+    for {key, others} <- Enum.sort(@aliases),
+        other <- others,
+        (value = configured(other)) != nil,
+        do: {key, other, value}
   end
 
   @doc false

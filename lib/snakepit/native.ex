@@ -88,7 +88,8 @@ defmodule Snakepit.Native do
   none, `metadata` goes into every request. Raises `:pool_closed`, and
   `:transports_mixed` for a worker that does not take the encoding of the pool's
   first one (CBOR where that takes it, else JSON): arguments are encoded before
-  a worker is chosen; and `:closed` for a link that has ended.
+  a worker is chosen; and `:closed` for a link that has ended. `:avoided`: from its first
+  moment, see `slot_set_state/2`.
   """
   @spec slot_add(
           handle,
@@ -97,15 +98,25 @@ defmodule Snakepit.Native do
           session :: String.t(),
           capacity :: pos_integer,
           channel_or_link :: handle,
-          metadata :: [{String.t(), String.t()}]
+          metadata :: [{String.t(), String.t()}],
+          :ready | :avoided
         ) :: handle
-  def slot_add(_pool, _worker, _worker_id, _session, _capacity, _channel, _metadata), do: err!()
+  def slot_add(pool, worker, worker_id, session, capacity, channel, metadata, state \\ :ready)
+
+  def slot_add(_pool, _worker, _worker_id, _session, _capacity, _channel, _metadata, _state),
+    do: err!()
 
   @doc "Removes it; what runs on it is answered {:worker_exit, reason}."
   @spec slot_remove(handle, reason) :: :ok
   def slot_remove(_slot, _reason), do: err!()
 
-  @spec slot_set_state(handle, :ready | :draining | :tainted) :: :ok | {:error, :not_found}
+  @doc """
+  Only a `:ready` one gets requests; what runs goes on. A `:draining` one stays so. An
+  `:avoided` one is `:tainted` while the pool has another that is ready and not avoided,
+  and ready while it has none.
+  """
+  @spec slot_set_state(handle, :ready | :draining | :tainted | :avoided) ::
+          :ok | {:error, :not_found}
   def slot_set_state(_slot, _state), do: err!()
 
   @doc "Requests running on it now."
@@ -327,7 +338,7 @@ defmodule Snakepit.Native do
   @spec channel_close(handle) :: :ok
   def channel_close(_channel), do: err!()
 
-  @doc "The worker behind it said that it takes CBOR; before the channel's slot_add/7."
+  @doc "The worker behind it said that it takes CBOR; before the channel's slot_add/8."
   @spec channel_takes_cbor(handle) :: :ok
   def channel_takes_cbor(_channel), do: err!()
 
@@ -361,7 +372,7 @@ defmodule Snakepit.Native do
   @doc """
   Expects one worker, which shows the 32 bytes `token`. The calling process gets
 
-      {:snakepit_local, ref, :ready}            it has come: slot_add/7 takes the
+      {:snakepit_local, ref, :ready}            it has come: slot_add/8 takes the
                                                 link in place of a channel
       {:snakepit_local, ref, {:ready, :no_gil}} the same, and its threads run
                                                 Python without a global lock

@@ -98,8 +98,8 @@ defmodule Snakepit.RetryPolicy do
   @doc """
   Whether a result is an error worth another attempt. Understands
   `{:error, reason}`, `{:error, {reason, _details}}`, a `%Snakepit.Error{}` (by
-  its category and its `details.reason`) and a bare reason. A success is never
-  retried.
+  its category, its `grpc_status` and its `details.reason`) and a bare reason. A
+  success is never retried.
 
       iex> policy = Snakepit.RetryPolicy.new([])
       iex> Snakepit.RetryPolicy.retry_for_error?(policy, {:error, :timeout})
@@ -116,9 +116,11 @@ defmodule Snakepit.RetryPolicy do
   def retry_for_error?(policy, {:error, reason}), do: retriable?(policy, reason)
   def retry_for_error?(policy, reason), do: retriable?(policy, reason)
 
-  defp retriable?(policy, %Error{category: category, details: details}) do
+  defp retriable?(policy, %Error{category: category, grpc_status: status, details: details}) do
     reason = if is_map(details), do: Map.get(details, :reason)
-    category in policy.retriable_errors or retriable?(policy, reason)
+
+    category in policy.retriable_errors or
+      (status != nil and status in policy.retriable_errors) or retriable?(policy, reason)
   end
 
   defp retriable?(policy, reason) when is_tuple(reason) and tuple_size(reason) > 0,

@@ -65,7 +65,8 @@ typedef struct slot {
   sp_slot_id id; /* 0: no such */
   uint32_t capacity;
   enum sp_slot_state state;
-  int64_t stamp; /* greatest: used last */
+  int64_t stamp;    /* greatest: used last */
+  uint64_t avoided; /* since when; 0: it is not */
 } slot;
 
 typedef struct event_log {
@@ -411,6 +412,9 @@ static bool model_take_back(void *user) {
   r->open = false;
   if (w.closing)
     return back;
+  if (r->state == AHEAD) /* no more than that begin before their turn */
+    back =
+        back || load(slot_of(r->at)) >= slot_of(r->at)->capacity + w.set->ahead;
   assert_true(r->state == AHEAD ||
               (r->state == RUNNING && r->promoted && !r->settled));
   if (back) {
@@ -544,6 +548,37 @@ static void refuse_pinned(slot *s) {
   while ((r = oldest(NULL, s->id)) != NULL) {
     answer(r, SP_REASON_SESSION_GONE);
     finish(r);
+  }
+}
+
+static void turn(slot *s, enum sp_slot_state state) {
+  if (s->state == state)
+    return;
+  s->state = state;
+  if (state == SP_SLOT_READY)
+    s->stamp = -(int64_t)++w.clock;
+  else
+    refuse_pinned(s);
+}
+
+/* Avoided ones are ready while no other is; the last that came first. */
+static void turn_avoided(void) {
+  bool trusted = false;
+  for (size_t i = 0; i < MAX_SLOTS; i++)
+    trusted = trusted || (w.slots[i].id != 0 && w.slots[i].avoided == 0 &&
+                          w.slots[i].state == SP_SLOT_READY);
+  for (uint64_t before = UINT64_MAX;;) {
+    slot *last = NULL;
+    for (size_t i = 0; i < MAX_SLOTS; i++) {
+      slot *s = &w.slots[i];
+      if (s->avoided > 0 && s->avoided < before &&
+          (last == NULL || s->avoided > last->avoided))
+        last = s;
+    }
+    if (last == NULL)
+      return;
+    turn(last, trusted ? SP_SLOT_TAINTED : SP_SLOT_READY);
+    before = last->avoided;
   }
 }
 

@@ -223,7 +223,9 @@ static void op_slot_add(int64_t now) {
     return;
   sp_slot_id id = 0;
   uint32_t capacity = (uint32_t)chance(w.set->max_capacity + 1);
-  int err = sp_dispatch_slot_add(w.d, capacity, now, &id);
+  bool avoided = chance(8) == 0;
+  int err = avoided ? sp_dispatch_slot_add_avoided(w.d, capacity, now, &id)
+                    : sp_dispatch_slot_add(w.d, capacity, now, &id);
   set_now(now);
   if (capacity == 0 || w.closed) {
     assert_int_equal(err, SP_ERR_INVAL);
@@ -232,7 +234,12 @@ static void op_slot_add(int64_t now) {
   assert_int_equal(err, SP_OK);
   assert_true(id != 0 && slot_of(id) == NULL);
   w.ever_slot = true;
-  *s = (slot){id, capacity, SP_SLOT_READY, -(int64_t)++w.clock};
+  *s = (slot){.id = id,
+              .capacity = capacity,
+              .state = SP_SLOT_READY,
+              .stamp = -(int64_t)++w.clock,
+              .avoided = avoided ? ++w.clock : 0};
+  turn_avoided();
   if (w.set->ahead > 0 && capacity == 1) {
     void *tied = (void *)(uintptr_t)id;
     assert_int_equal(sp_dispatch_slot_tie(w.d, id, tied), SP_OK);
@@ -241,10 +248,21 @@ static void op_slot_add(int64_t now) {
   hand_out(s, NULL);
 }
 
+static void model_set(slot *s, enum sp_slot_state state) {
+  if (state != SP_SLOT_AVOIDED)
+    s->avoided = 0;
+  else if (s->avoided == 0)
+    s->avoided = ++w.clock;
+  if (state != SP_SLOT_AVOIDED)
+    turn(s, state);
+  turn_avoided();
+  hand_out(s, NULL);
+}
+
 static void op_slot_change(int64_t now) {
   slot *s = &w.slots[chance(MAX_SLOTS)];
   sp_slot_id id = s->id != 0 ? s->id : 4000000000;
-  enum sp_slot_state state = (enum sp_slot_state)chance(3);
+  enum sp_slot_state state = (enum sp_slot_state)chance(4);
   bool removes = chance(4) == 0;
   int err = removes ? sp_dispatch_slot_remove(w.d, id, now)
                     : sp_dispatch_slot_set_state(w.d, id, state, now);
@@ -255,17 +273,13 @@ static void op_slot_change(int64_t now) {
   } else if (removes) {
     assert_int_equal(err, SP_OK);
     model_remove(s);
+    turn_avoided();
     hand_out(NULL, NULL); /* what was taken back */
   } else if (s->state == SP_SLOT_DRAINING) {
     assert_int_equal(err, state == SP_SLOT_READY ? SP_ERR_INVAL : SP_OK);
   } else {
     assert_int_equal(err, SP_OK);
-    if (state == SP_SLOT_READY && s->state != state)
-      s->stamp = -(int64_t)++w.clock;
-    s->state = state;
-    if (state != SP_SLOT_READY)
-      refuse_pinned(s);
-    hand_out(s, NULL);
+    model_set(s, state);
   }
 }
 
@@ -360,9 +374,7 @@ static void begin(const setting *set, uint64_t seed) {
 static void restore(slot *s) {
   assert_int_equal(sp_dispatch_slot_set_state(w.d, s->id, SP_SLOT_READY, w.now),
                    SP_OK);
-  s->state = SP_SLOT_READY;
-  s->stamp = -(int64_t)++w.clock;
-  hand_out(s, NULL);
+  model_set(s, SP_SLOT_READY);
 }
 
 /* Workers finish what there is: then nothing may be left that waits. */

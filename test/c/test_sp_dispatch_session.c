@@ -444,6 +444,72 @@ static void test_draining(void **state) {
   sp_dispatch_del(d);
 }
 
+static void set(sp_dispatch *d, sp_slot_id slot, enum sp_slot_state state) {
+  assert_int_equal(sp_dispatch_slot_set_state(d, slot, state, 0), SP_OK);
+}
+
+static void test_avoided(void **state) {
+  (void)state;
+  sp_slot_id slots[2];
+  sp_dispatch *d = new_of(2, slots);
+  sp_req_id runs = occupy(d, "s", slots[0]);
+  sp_req_id pinned = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
+  set(d, slots[0], SP_SLOT_AVOIDED);
+  answered_and_released(d, SP_REASON_SESSION_GONE, pinned, 0);
+  refused(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0, SP_ERR_GONE);
+  assert_true(complete(d, runs, 0));
+  released(d, runs, slots[0]);
+  sp_req_id other = submit_plain(d);
+  started(d, other, slots[1]);
+  sp_req_id waits = submit_plain(d);
+  no_event(d);
+
+  /* The last one that is not avoided drains: they serve. */
+  set(d, slots[1], SP_SLOT_DRAINING);
+  started(d, waits, slots[0]);
+  sp_req_id strict = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
+  no_event(d);
+
+  /* And no longer, once there is another. */
+  sp_slot_id next = add(d, 1);
+  answered_and_released(d, SP_REASON_SESSION_GONE, strict, 0);
+  assert_true(complete(d, waits, 0));
+  released(d, waits, slots[0]);
+  assert_int_equal(stats(d).slots_available, 1);
+  assert_int_equal(sp_dispatch_slot_remove(d, next, 0), SP_OK);
+  assert_int_equal(stats(d).slots_available, 1);
+  strict = submit(d, of("s", SP_AFFINITY_STRICT_QUEUE), 0);
+  started(d, strict, slots[0]);
+  no_event(d);
+  sp_dispatch_del(d);
+}
+
+static void test_all_avoided(void **state) {
+  (void)state;
+  sp_slot_id slots[3], late;
+  sp_dispatch *d = new_of(3, slots);
+  for (size_t i = 0; i < 3; i++) {
+    set(d, slots[i], SP_SLOT_AVOIDED);
+    assert_int_equal(stats(d).slots_available, i < 2 ? 2 - i : 3);
+  }
+  set(d, slots[2], SP_SLOT_AVOIDED); /* is so already */
+  assert_int_equal(stats(d).slots_available, 3);
+  set(d, slots[1], SP_SLOT_READY);
+  assert_int_equal(stats(d).slots_available, 1);
+  sp_req_id runs = submit_plain(d);
+  started(d, runs, slots[1]);
+
+  /* What waits does not begin on one that is avoided from its first moment. */
+  sp_req_id waits = submit_plain(d);
+  assert_int_equal(sp_dispatch_slot_add_avoided(d, 1, 0, &late), SP_OK);
+  no_event(d);
+  set(d, slots[1], SP_SLOT_TAINTED); /* none is left but these */
+  started(d, waits, late);
+  assert_int_equal(stats(d).slots_available, 2);
+  no_event(d);
+  sp_dispatch_del(d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_hint_returns),
@@ -466,6 +532,8 @@ int main(void) {
       cmocka_unit_test(test_session_of_a_lost_slot),
       cmocka_unit_test(test_tainted),
       cmocka_unit_test(test_draining),
+      cmocka_unit_test(test_avoided),
+      cmocka_unit_test(test_all_avoided),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

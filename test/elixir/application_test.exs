@@ -3,7 +3,8 @@ defmodule Snakepit.ApplicationTest do
 
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Error, Pool}
+  alias Snakepit.{Error, Native, OSProcess, Pool}
+  alias Snakepit.Pool.ProcessRegistry
 
   defp children(supervisor) do
     for {id, pid, _type, _modules} <- Supervisor.which_children(supervisor), is_pid(pid), do: id
@@ -89,6 +90,22 @@ defmodule Snakepit.ApplicationTest do
     assert [_, _] = os_processes()
     assert stop_app() == []
     refute File.exists?(dir)
+  end
+
+  # What the registry knows of, and nobody has stopped before.
+  @tag :capture_log
+  test "cleanup_on_stop ends what is left of this run, and does not when it is off" do
+    for clean? <- [true, false] do
+      {:ok, _} = start_app(pooling_enabled: false, cleanup_on_stop: clean?)
+      port = Port.open({:spawn_executable, "/bin/sleep"}, args: ["1000"])
+      {:os_pid, pid} = Port.info(port, :os_pid)
+      start = OSProcess.start_time(pid)
+      on_exit(fn -> Native.os_signal(pid, start, 9) end)
+      :ok = ProcessRegistry.reserve_worker("left")
+      :ok = ProcessRegistry.activate_worker("left", self(), pid, "kind")
+      _ = stop_app()
+      assert OSProcess.alive?(pid, start) != clean?
+    end
   end
 
   @tag :capture_log

@@ -43,6 +43,63 @@ defmodule Snakepit.ConfigKeysTest do
       assert Keys.unknown() == []
     end
 
+    test "are told in settings too, as map and as keyword list, of a pool with its name" do
+      for {setting, key, meant} <- [
+            {:heartbeat, :ping_intervall_ms, :ping_interval_ms},
+            {:crash_barrier, :enabledd, :enabled},
+            {:crash_barrier, :taint_mss, :taint_ms},
+            {:grpc_listener, :bindhost, :bind_host},
+            {:pool_config, :pool_sise, :pool_size},
+            {:session_config, :cleanup_intervall, :cleanup_interval},
+            {:session_store, :max_session, :max_sessions},
+            {:grpc_config, :base_prot, :base_port},
+            {:python_thread_limits, :opnblas, :openblas},
+            {:log_categories, :startupp, :startup}
+          ],
+          value <- [[{key, 1}], %{key => 1}] do
+        put_env([{setting, value}])
+
+        assert Keys.unknown() == [
+                 "config :snakepit: #{setting}: #{inspect(key)} is not known and has no effect. " <>
+                   "Did you mean #{inspect(meant)}?"
+               ]
+
+        put_env([{setting, nil}])
+      end
+
+      put_env(
+        pools: [
+          %{name: :a, heartbeat: [timeout: 1]},
+          [name: :b, crash_barrier: %{"retri" => true}]
+        ]
+      )
+
+      assert [first, second] = Keys.unknown()
+      assert first =~ "pool :a: heartbeat: :timeout is not known"
+      assert second =~ ~s(pool :b: crash_barrier: "retri" is not known) and second =~ ":retry?"
+    end
+
+    test "are none of those that settings have" do
+      put_env(
+        heartbeat: %{"max_missed" => 1, enabled: true, heartbeat_timeout_ms: 5},
+        crash_barrier: [enabled: true, taint_ms: 1, max_retries: 1, retry_idempotent: true],
+        grpc_listener: %{"mode" => "internal"},
+        pool_config: %{pool_size: 1, startup_timeout: 1, worker_ttl: {1, :hours}, max_workers: 2},
+        session_config: [ttl: 1, cleanup_interval: 1],
+        grpc_config: %{base_port: 1, port_range: 1, connect_timeout: 1, request_timeout: 1},
+        session_store: %{adapter: MyApp.Sessions, table: "of its own"},
+        log_categories: [:pool, grpc: true]
+      )
+
+      assert Keys.unknown() == []
+      put_env(session_store: MyApp.Sessions, log_categories: %{pool: true}, crash_barrier: true)
+      assert Keys.unknown() == []
+      # As a text it is no category.
+      put_env(log_categories: ["pool"])
+      assert [line] = Keys.unknown()
+      assert line =~ ~s("pool") and line =~ "Did you mean :pool?"
+    end
+
     test "in a configuration of another form are left to the check" do
       for pools <- [:a, [1], [name: :a], %{}] do
         put_env(pools: pools)
@@ -76,7 +133,29 @@ defmodule Snakepit.ConfigKeysTest do
             grpc_max_connections: "many",
             grpc_num_acceptors: 0,
             grpc_num_acceptors: :infinity,
-            grpc_socket_backlog: 0
+            grpc_socket_backlog: 0,
+            pool_max_queue_size: :infinity,
+            lifecycle_check_interval: :infinity,
+            graceful_shutdown_timeout_ms: :infinity,
+            worker_starter_max_seconds: 0,
+            executor_batch_timeout: -1,
+            pooling_enabled: "true",
+            cleanup_on_stop: :no,
+            log_python_output: 1,
+            log_level: :debg,
+            log_level: "debug",
+            log_categories: :pool,
+            data_dir: 1,
+            grpc_host: :localhost,
+            heartbeat: 5,
+            heartbeat: [1],
+            pool_config: "x",
+            session_store: 5,
+            session_store: [max_sessions: "5"],
+            session_store: %{strict_mode: 1},
+            session_store: [cleanup_interval: 0],
+            worker_shutdown_grace_period: -1,
+            health_check_interval: "1"
           ] do
         put_env([{key, value}])
         assert {:error, {:invalid_value, ^key, ^value, _} = reason} = Keys.check()
@@ -85,6 +164,10 @@ defmodule Snakepit.ConfigKeysTest do
         put_env([{key, nil}])
       end
 
+      put_env(session_config: %{ttl: "1"})
+      assert {:error, {:invalid_value, :session_config, "1", text}} = Keys.check()
+      assert text =~ ":ttl in :session_config"
+      put_env(session_config: nil)
       assert Keys.check() == :ok
     end
 
@@ -97,7 +180,16 @@ defmodule Snakepit.ConfigKeysTest do
         retry_backoff_multiplier: 2,
         pool_reconcile_interval_ms: 0,
         instance_token: "t",
-        retry_backoff_sequence: [0]
+        retry_backoff_sequence: [0],
+        executor_batch_timeout: :infinity,
+        pool_await_ready_timeout: :infinity,
+        grpc_port: 0,
+        log_level: :notice,
+        log_categories: %{pool: true},
+        data_dir: ~c"/tmp",
+        pooling_enabled: false,
+        session_store: [max_sessions: :infinity, default_ttl: 0, warning_threshold: 0.5],
+        session_config: [ttl: 0]
       )
 
       assert Keys.check() == :ok
@@ -121,11 +213,24 @@ defmodule Snakepit.ConfigKeysTest do
                "config :snakepit, :pools is wrong: :affinity is one of :hint, :strict_queue, " <>
                  ":strict_fail_fast, not :strict_que. Did you mean :strict_queue?"
 
+      put_env(log_level: :debg)
+      {:error, {:invalid_value, :log_level, _, _} = reason} = Keys.check()
+
+      assert Explain.text(:log_level, reason) ==
+               "config :snakepit, :log_level is wrong: it is one of [:debug, :info, :warning, " <>
+                 ":error, :none], not :debg. Did you mean :debug?"
+
+      assert pools.([%{name: :a, crash_barrier: [retry: :x]}]) ==
+               "config :snakepit, :pools is wrong: retry is :idempotent, :always or :never, " <>
+                 "but :retry is :x."
+
       assert pools.([%{name: :a, worker_profile: :tread}]) =~ "Did you mean :thread?"
       assert pools.([%{name: :a, capacity_strategy: :hibrid}]) =~ "Did you mean :hybrid?"
       assert pools.([%{name: :a, pool_size: 0}]) =~ "positive number of workers, not 0"
       assert pools.([%{name: :a, startup_batch_size: 0}]) =~ ":startup_batch_size is 0"
       assert pools.([%{name: :a, heartbeat: %{timeout_ms: 0}}]) =~ ":timeout_ms is 0"
+      assert pools.([%{name: :a, heartbeat: 5}]) =~ "a keyword list, but :heartbeat is 5"
+      assert pools.([%{name: :a, heartbeat: [5]}]) =~ ":heartbeat is [5]"
       assert pools.([%{}]) =~ "a pool needs :name"
       assert pools.([%{name: :a}, %{name: :a}]) =~ "two pools have the name :a"
       assert pools.([1]) =~ "a pool is a map or a keyword list"

@@ -99,17 +99,41 @@ defmodule Snakepit.ExecuteTest do
     for {command, args, opts, text} <- [
           {1, %{}, [], "command"},
           {"", %{}, [], "command"},
+          {<<"pid", 255>>, %{}, [], "command"},
           {"echo", [1], [], "arguments"},
           {"echo", %{}, [timeout: -1], "timeout"},
           {"echo", %{}, [queue_timeout: "1"], "queue_timeout"},
           {"echo", %{}, [affinity: :no], "affinity"},
-          {"echo", %{}, [session_id: 1], "session"}
+          {"echo", %{}, [session_id: 1], "session"},
+          {"echo", %{}, [session_id: <<255>>], "session"},
+          {"echo", %{}, [deadline_ms: "1"], "deadline_ms"}
         ] do
-      assert {:error, %Error{category: :validation, message: message}} =
+      assert {:error, %Error{category: :validation, message: message, details: details}} =
                Snakepit.execute(command, args, opts)
 
       assert message =~ text
+      assert %{reason: :invalid_call, command: ^command, pool: :default} = details
     end
+  end
+
+  # A worker ends a connection that brings bytes for text.
+  test "text that is none harms no worker" do
+    before = Snakepit.get_stats().workers_lost
+    bad = <<"a", 255>>
+    assert {:error, %Error{category: :validation}} = Snakepit.execute_in_session(bad, "pid", %{})
+    assert {:ok, _} = Snakepit.execute("pid", %{}, correlation_id: bad)
+    assert {:ok, _} = Snakepit.execute("pid", %{"correlation_id" => bad})
+    assert {:ok, ^bad} = Snakepit.execute("echo", %{value: bad})
+
+    assert {:error, %Error{message: message, details: %{path: [^bad]}}} =
+             Snakepit.execute("echo", %{bad => 1})
+
+    assert String.valid?(message)
+
+    assert {:error, %Error{category: :pool}} =
+             Snakepit.execute("echo", %{}, binary_parameters: %{bad => "x"})
+
+    assert Snakepit.get_stats().workers_lost == before
   end
 
   test "an unknown tool is an error that names it" do

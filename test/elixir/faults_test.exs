@@ -199,6 +199,18 @@ defmodule Snakepit.FaultsTest do
     assert {:ok, _} = Task.await(holder, @long)
   end
 
+  test "a retry waits for a worker no longer than crash_barrier_checkout_timeout" do
+    path = start([], crash_barrier_checkout_timeout: 0)
+    holder = occupy(path <> ".hold")
+
+    assert {:error, %Error{details: details}} =
+             die_once(path, @segv, queue_timeout: @long, timeout: :infinity)
+
+    assert %{type: :worker_crash, retries: 1, retry_error: :queue_timeout} = details
+    go(path <> ".hold")
+    assert {:ok, _} = Task.await(holder, @long)
+  end
+
   test "at most so many retries" do
     path = start(max_retries: 2, taint_ms: 0)
     tries = for n <- 1..3, do: "#{path}.#{n}"

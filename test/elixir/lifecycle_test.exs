@@ -232,6 +232,19 @@ defmodule Snakepit.LifecycleTest do
     :ok = LifecycleManager.track_worker(:mine, "mine", self(), %{worker_ttl: {1, :minutes}})
     :ok = LifecycleManager.increment_request_count("mine")
     assert %{total_workers: 2, total_requests: 1} = LifecycleManager.get_stats()
+    :ok = LifecycleManager.track_worker(:mine, "mine", self(), worker_ttl: {1, :minutes})
+    assert %{total_workers: 2} = LifecycleManager.get_stats()
+    manager = Process.whereis(LifecycleManager)
+
+    # Whoever hands in what is no configuration hears of it; the others do not.
+    for {pid, config} <- [{self(), nil}, {self(), 5}, {nil, %{}}] do
+      assert_raise FunctionClauseError, fn ->
+        LifecycleManager.track_worker(:mine, "bad", pid, config)
+      end
+    end
+
+    assert %{total_workers: 2} = LifecycleManager.get_stats()
+    assert Process.whereis(LifecycleManager) == manager
     :ok = LifecycleManager.untrack_worker("mine")
     assert %{total_workers: 1, total_requests: 0} = LifecycleManager.get_stats()
   end

@@ -174,6 +174,20 @@ defmodule Snakepit.PoolTest do
   end
 
   @tag :capture_log
+  test "with pool_reconcile_interval_ms: 0 nobody is started for one that is missing" do
+    start_pools(pool_size: 2, pool_reconcile_interval_ms: 0)
+    [first, second] = Snakepit.list_workers()
+    {:ok, starter} = StarterRegistry.get_starter_pid(first)
+    Process.exit(starter, :kill)
+    eventually(fn -> Snakepit.list_workers() == [second] end)
+    # The pool has heard of it, and has acted if it does.
+    %{starting: starting} = :sys.get_state(Snakepit.Pool)
+    assert MapSet.size(starting) == 0
+    assert StarterRegistry.list_starters() == [second]
+    assert {:ok, _} = Snakepit.execute("pid", %{})
+  end
+
+  @tag :capture_log
   test "a worker that is stopped does not hold up the others, and may be asked for again" do
     start_pools(pool_size: 1)
     [id] = Snakepit.list_workers()

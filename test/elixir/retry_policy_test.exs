@@ -48,6 +48,12 @@ defmodule Snakepit.RetryPolicyTest do
       assert RetryPolicy.retry_for_error?(policy, worth)
     end
 
+    # What the transport said counts as well.
+    policy = RetryPolicy.new(retriable_errors: [:unavailable])
+    assert RetryPolicy.retry_for_error?(policy, {:error, Error.grpc_error(:unavailable, "gone")})
+    refute RetryPolicy.retry_for_error?(policy, {:error, Error.grpc_error(:internal, "broken")})
+    policy = RetryPolicy.new(retriable_errors: [:timeout])
+
     for not_worth <- [
           :ok,
           {:ok, :timeout},

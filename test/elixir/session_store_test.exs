@@ -77,7 +77,29 @@ defmodule Snakepit.Bridge.SessionStoreTest do
     assert {:error, :invalid_id} = SessionStore.create_session(store, 42, [])
     assert {:error, :invalid_ttl} = SessionStore.create_session(store, "s", ttl: -1)
     assert {:error, :invalid_metadata} = SessionStore.create_session(store, "s", metadata: [])
+
+    for options <- [5, nil, [1], "ttl", %URI{}, %{"ttl" => 5}],
+        do: assert({:error, :invalid_options} = SessionStore.create_session(store, "s", options))
+
     assert SessionStore.list_sessions(store) == []
+  end
+
+  test "options may be a map", %{store: store} do
+    assert {:ok, %{ttl: 5, metadata: %{a: 1}}} =
+             SessionStore.create_session(store, "s", %{ttl: 5, metadata: %{a: 1}})
+  end
+
+  test "a name of another kind is that of no session, and harms none", %{store: store} do
+    {:ok, _} = SessionStore.create_session(store, "s")
+
+    for name <- [nil, 5, :s, {"s"}] do
+      assert {:error, :not_found} = SessionStore.get_session(store, name)
+      assert {:error, :not_found} = SessionStore.update_session(store, name, & &1)
+      assert :ok = SessionStore.delete_session(store, name)
+      refute SessionStore.session_exists?(store, name)
+    end
+
+    assert SessionStore.list_sessions(store) == ["s"]
   end
 
   test "creating again gives the one that is there", %{store: store} do
@@ -380,6 +402,10 @@ defmodule Snakepit.Bridge.SessionStoreTest do
              register.("c", :choice, 3, choices: [1])
 
     assert {:ok, "c"} = register.("c", :choice, 1, choices: [1, 2])
+    options = %{constraints: %{max: 1}}
+
+    assert {:error, {:constraint_violation, :max, 1}} =
+             SessionStore.register_variable(id, "m", :integer, 2, options)
 
     assert {:error, {:constraint_violation, :max_length, 2}} =
              register.("s", :string, "abc", max_length: 2)

@@ -155,6 +155,11 @@ defmodule Snakepit.Bridge.ToolRegistryTest do
     many = %{tool.("c") | parameters: List.duplicate(%{name: "p"}, 10_000)}
     assert {:error, {:invalid_parameters, :too_many}} = register.([many])
     assert names(ToolRegistry.list_tools(session)) |> Enum.filter(&(&1 in ~w(a b c))) == ~w(a b)
+
+    for none <- [5, nil, "c", [1]],
+        do: assert({:error, {:invalid_tool_spec, ^none}} = register.([tool.("c"), none]))
+
+    assert {:error, {:invalid_tool_spec, :c}} = register.(:c)
     assert {:ok, []} = register.([])
     assert ToolRegistry.count_tools(session) == 2
   end

@@ -40,17 +40,18 @@ defmodule Snakepit.Bridge.Session do
         }
 
   @doc "A session that begins now. Options: `:ttl` (seconds), `:metadata`, `:programs`."
-  @spec new(String.t(), keyword) :: t
+  @spec new(String.t(), keyword | map) :: t
   def new(id, opts \\ []) do
+    opts = Map.new(opts)
     now = System.monotonic_time(:second)
 
     count(%__MODULE__{
       id: id,
       created_at: now,
       last_accessed: now,
-      programs: Keyword.get(opts, :programs, %{}),
-      metadata: Keyword.get(opts, :metadata, %{}),
-      ttl: Keyword.get(opts, :ttl, @default_ttl)
+      programs: Map.get(opts, :programs, %{}),
+      metadata: Map.get(opts, :metadata, %{}),
+      ttl: Map.get(opts, :ttl, @default_ttl)
     })
   end
 

@@ -52,6 +52,9 @@ defmodule Snakepit.Bridge.SessionStore do
     found
   end
 
+  # There is none of another kind of name.
+  defp find_session(_server, id) when not is_binary(id), do: {:error, :not_found}
+
   defp find_session(server, session_id) do
     case read(server, session_id) do
       {:ok, %{last_worker_id: id}} = found when id != nil -> found
@@ -90,21 +93,29 @@ defmodule Snakepit.Bridge.SessionStore do
 
   @doc """
   Makes a session, or gives the one of that id as it is. Options: `:ttl`,
-  `:metadata`, `:programs`. Errors: `:session_quota_exceeded` and those of
-  `Snakepit.Bridge.Session.validate/1`.
+  `:metadata`, `:programs`. Errors: `:session_quota_exceeded`, `:invalid_options` and
+  those of `Snakepit.Bridge.Session.validate/1`.
   """
   @spec create_session(String.t()) :: {:ok, Session.t()} | {:error, term}
   def create_session(session_id), do: create_session(__MODULE__, session_id, [])
 
-  @spec create_session(String.t() | server, keyword | String.t()) ::
+  @spec create_session(String.t() | server, keyword | map | String.t()) ::
           {:ok, Session.t()} | {:error, term}
   def create_session(server, session_id) when is_binary(session_id),
     do: create_session(server, session_id, [])
 
   def create_session(session_id, opts), do: create_session(__MODULE__, session_id, opts)
 
-  @spec create_session(server, String.t(), keyword) :: {:ok, Session.t()} | {:error, term}
+  @spec create_session(server, String.t(), keyword | map) :: {:ok, Session.t()} | {:error, term}
   def create_session(server, session_id, opts) do
+    opts = if is_map(opts) and not is_struct(opts), do: Map.to_list(opts), else: opts
+
+    if Keyword.keyword?(opts),
+      do: create(server, session_id, opts),
+      else: {:error, :invalid_options}
+  end
+
+  defp create(server, session_id, opts) do
     case Rows.tables(server) do
       %{adapter: nil, sessions: table} ->
         with {:error, :not_found} <- Rows.touch(table, session_id),
@@ -138,7 +149,11 @@ defmodule Snakepit.Bridge.SessionStore do
 
   @doc "Removes the session and its tools; also `:ok` when there is none."
   @spec delete_session(server, String.t()) :: :ok
-  def delete_session(server \\ __MODULE__, session_id) do
+  def delete_session(server \\ __MODULE__, session_id)
+
+  def delete_session(_server, id) when not is_binary(id), do: :ok
+
+  def delete_session(server, session_id) do
     %{adapter: adapter} = Rows.tables(server)
     if adapter, do: adapter.delete_session(session_id)
     GenServer.call(server, {:delete, session_id})
@@ -249,11 +264,10 @@ defmodule Snakepit.Bridge.SessionStore do
   `:boolean`, `:choice`, `:list`, `:map`, `:any`. Constraints: `:min`, `:max`,
   `:min_length`, `:max_length`, `:choices`.
   """
-  @spec register_variable(String.t(), String.t() | atom, atom, term, keyword) ::
+  @spec register_variable(String.t(), String.t() | atom, atom, term, keyword | map) ::
           {:ok, String.t()} | {:error, term}
   def register_variable(session_id, name, type, value, opts \\ []) do
-    with {:ok, variable} <-
-           SessionVariable.new(name, type, value, Keyword.get(opts, :constraints, %{})),
+    with {:ok, variable} <- SessionVariable.new(name, type, value, opts[:constraints] || %{}),
          do: GenServer.call(__MODULE__, {:register_variable, session_id, variable})
   end
 

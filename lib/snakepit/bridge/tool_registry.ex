@@ -48,6 +48,7 @@ defmodule Snakepit.Bridge.ToolRegistry do
           | {:invalid_metadata, :too_many_entries | :too_large | :duplicate_keys | atom}
           | {:invalid_parameters, :too_many | :unsupported_type}
           | {:duplicate_tool, String.t()}
+          | {:invalid_tool_spec, term}
           | :invalid_handler
           | :invalid_worker_id
 
@@ -92,6 +93,8 @@ defmodule Snakepit.Bridge.ToolRegistry do
   def register_tools(session_id, tool_specs) when is_list(tool_specs) do
     with {:ok, specs} <- all(tool_specs, &spec/1), do: insert(session_id, specs)
   end
+
+  def register_tools(_session_id, other), do: {:error, {:invalid_tool_spec, other}}
 
   @doc "Removes the tools of a session."
   @spec cleanup_session(session) :: :ok
@@ -276,7 +279,15 @@ defmodule Snakepit.Bridge.ToolRegistry do
 
   # What the metadata says about description, parameters and exposure counts
   # where the tool itself says nothing.
+  defp spec(%_{} = tool), do: spec(Map.from_struct(tool))
+
   defp spec(tool) do
+    if is_map(tool) or Keyword.keyword?(tool),
+      do: made(tool),
+      else: {:error, {:invalid_tool_spec, tool}}
+  end
+
+  defp made(tool) do
     with {:ok, name} <- name(tool[:name]),
          {:ok, metadata} <- metadata(tool[:metadata] || %{}),
          {:ok, type} <- type(tool),

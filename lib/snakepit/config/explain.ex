@@ -3,6 +3,8 @@ defmodule Snakepit.Config.Explain do
   # What is wrong with the configuration, in words: the key, its value, what is
   # allowed, and what was probably meant.
 
+  alias Snakepit.Config.Values
+
   @profiles [:process, :thread]
   @strategies [:pool, :profile, :hybrid]
   @affinities [:hint, :strict_queue, :strict_fail_fast]
@@ -86,10 +88,12 @@ defmodule Snakepit.Config.Explain do
   defp reason({:invalid_grpc_listener_config, value}),
     do: "it is a map or a keyword list, not #{show(value)}."
 
-  defp reason({kind, key, value, text}) when kind in [:invalid_pool_option, :invalid_heartbeat],
-    do: "#{text}, but #{inspect(key)} is #{show(value)}."
+  defp reason({kind, key, value, text})
+       when kind in [:invalid_pool_option, :invalid_heartbeat, :invalid_crash_barrier],
+       do: "#{text}, but #{inspect(key)} is #{show(value)}."
 
-  defp reason({:invalid_value, _key, value, text}), do: "#{text}, not #{show(value)}."
+  defp reason({:invalid_value, key, value, text}),
+    do: "#{text}, not #{show(value)}.#{hint(value, Values.allowed(key))}"
 
   defp reason({kind, value, text}) when is_atom(kind) and is_binary(text),
     do: "#{text}, not #{show(value)}."

@@ -2,7 +2,7 @@ defmodule Snakepit.Config.Keys do
   @moduledoc false
   # The keys that there are, and the values that single ones may have.
 
-  alias Snakepit.Config.Explain
+  alias Snakepit.Config.{Explain, Nested, Values}
   alias Snakepit.{Config, Defaults, Logger}
   alias Snakepit.Telemetry.Naming
   alias Snakepit.ZeroCopy
@@ -118,12 +118,15 @@ defmodule Snakepit.Config.Keys do
           do: line("config :snakepit", key, known)
 
     own = Application.get_env(:snakepit, :zero_copy)
-    lines ++ ZeroCopy.Config.unknown(own, "config :snakepit") ++ unknown_in_pools()
+    in_pools = Enum.uniq(@pool ++ Map.keys(Config.normalize_pool_config(%{})))
+
+    lines ++
+      Nested.unknown(in_pools) ++
+      ZeroCopy.Config.unknown(own, "config :snakepit") ++ unknown_in_pools(in_pools)
   end
 
-  defp unknown_in_pools do
+  defp unknown_in_pools(known) do
     pools = Application.get_env(:snakepit, :pools)
-    known = Enum.uniq(@pool ++ Map.keys(Config.normalize_pool_config(%{})))
 
     for pool <- if(is_list(pools), do: pools, else: []),
         is_map(pool) or Keyword.keyword?(pool),
@@ -135,7 +138,7 @@ defmodule Snakepit.Config.Keys do
   defp unknown_in(pool, known) do
     where = "pool #{inspect(pool[:name])}"
     lines = for {key, _value} <- pool, key not in known, do: line(where, key, known)
-    lines ++ ZeroCopy.Config.unknown(pool[:zero_copy], where)
+    lines ++ Nested.unknown_in(pool, where) ++ ZeroCopy.Config.unknown(pool[:zero_copy], where)
   end
 
   # A profile of the user's gets the whole pool, and may have keys of its own.
@@ -162,6 +165,7 @@ defmodule Snakepit.Config.Keys do
         if text, do: {:invalid_value, key, value, text}
       end)
 
+    wrong = wrong || wrong_value(Values.wrong())
     wrong = wrong || wrong_events(Application.get_env(:snakepit, :telemetry_events))
     wrong = wrong || wrong_zero_copy(Application.get_env(:snakepit, :zero_copy))
     if wrong, do: {:error, wrong}, else: :ok
@@ -174,6 +178,9 @@ defmodule Snakepit.Config.Keys do
     if value != nil and not Naming.valid_config?(value),
       do: {:invalid_value, :telemetry_events, value, @events}
   end
+
+  defp wrong_value(nil), do: nil
+  defp wrong_value({key, value, text}), do: {:invalid_value, key, value, text}
 
   defp wrong_zero_copy(given) do
     with {_key, value, text} <- ZeroCopy.Config.problem(given, :node),
@@ -189,7 +196,6 @@ defmodule Snakepit.Config.Keys do
   @positive [
     :default_pool_size,
     :grpc_num_acceptors,
-    :grpc_port,
     :grpc_socket_backlog,
     :pool_max_workers,
     :pool_startup_batch_size,
@@ -198,7 +204,11 @@ defmodule Snakepit.Config.Keys do
     :heartbeat_ping_interval_ms,
     :heartbeat_timeout_ms,
     :heartbeat_max_missed,
-    :session_cleanup_interval
+    :lifecycle_check_interval,
+    :lifecycle_health_check_interval,
+    :session_cleanup_interval,
+    :worker_starter_max_seconds,
+    :worker_supervisor_max_seconds
   ]
 
   defp wrong(key, _default, value) when is_map_key(@choices, key) do
@@ -221,9 +231,13 @@ defmodule Snakepit.Config.Keys do
       do: "it is a number of milliseconds or :infinity"
   end
 
-  defp wrong(_key, default, value) when is_integer(default) do
-    if not (value == :infinity or (is_integer(value) and value >= 0)),
-      do: "it is an integer of at least 0"
+  defp wrong(key, default, value) when is_integer(default) do
+    cond do
+      is_integer(value) and value >= 0 -> nil
+      key not in Defaults.boundless() -> "it is an integer of at least 0"
+      value != :infinity -> "it is an integer of at least 0 or :infinity"
+      true -> nil
+    end
   end
 
   defp wrong(_key, default, value) when is_float(default) do

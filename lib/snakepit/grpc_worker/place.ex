@@ -17,33 +17,22 @@ defmodule Snakepit.GRPCWorker.Place do
   @doc "The pool is told of it, and gives it calls."
   @spec join(State.t()) :: State.t()
   def join(state) do
+    # Who taints it from now on asks it and waits: it looks before it answers.
     :ok = Workers.put_metadata(state.id, %{ready: true, slot: nil})
-    state = if avoided?(state), do: state, else: enter(state)
-    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
-    state
-  end
-
-  defp avoided?(state) do
-    left = Taint.avoid_ms(state)
-    _ = left > 0 and Process.send_after(self(), :taint_over, left)
-    left > 0
-  end
-
-  @doc "From now on it gets calls."
-  @spec enter(State.t()) :: State.t()
-  def enter(state) do
-    state = %{state | slot: add_slot(state)}
+    state = Taint.look(%{state | slot: add_slot(state)})
     :ok = Workers.put_metadata(state.id, %{slot: state.slot})
     if state.slot, do: Changes.tell()
     watch(state)
     track(state)
+    tell_pool(state, {:worker_ready, state.pool, state.id, self()})
     state
   end
 
   defp add_slot(state) do
     with true <- state.pool != nil,
          {:ok, target} <- Targets.find(state.pool) do
-      slot(state, target.handle)
+      # Avoided, until it has looked whether it is to be.
+      slot(state, target.handle, :avoided)
     else
       _ -> nil
     end
@@ -52,9 +41,9 @@ defmodule Snakepit.GRPCWorker.Place do
     :error, :pool_closed -> nil
   end
 
-  defp slot(state, handle) do
+  defp slot(state, handle, how) do
     capacity = State.capacity(state.config)
-    Native.slot_add(handle, self(), state.id, state.session_id, capacity, state.channel, [])
+    Native.slot_add(handle, self(), state.id, state.session_id, capacity, state.channel, [], how)
   end
 
   @spec track(State.t()) :: :ok
@@ -82,7 +71,7 @@ defmodule Snakepit.GRPCWorker.Place do
     handle = Native.pool_new(:direct, queue, Defaults.affinity_cache_ttl_seconds() * 1000)
     grace = state.config[:cancel_grace_ms] || Defaults.cancel_grace_ms()
     :ok = Native.pool_set_cancel_grace(handle, grace)
-    %{state | direct: handle, direct_slot: slot(state, handle)}
+    %{state | direct: handle, direct_slot: slot(state, handle, :ready)}
   end
 
   def with_direct(state), do: state
@@ -139,7 +128,6 @@ defmodule Snakepit.GRPCWorker.Place do
     served = served(state)
     for slot <- List.wrap(state.slot), do: :ok = Native.slot_remove(slot, info)
     for slot <- List.wrap(state.direct_slot), do: :ok = Native.slot_remove(slot, info)
-    :ok = if state.slot, do: Taint.left(state), else: :ok
     if state.slot, do: Changes.tell()
     %{state | slot: nil, direct: nil, direct_slot: nil, served: served}
   end

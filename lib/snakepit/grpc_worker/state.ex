@@ -40,6 +40,8 @@ defmodule Snakepit.GRPCWorker.State do
     :connected_at,
     # Of one that is being replaced: why, since and until when.
     :retiring,
+    # For the end of its taint.
+    :taint_timer,
     # Whether it tells when it is ready.
     tells?: false,
     # Whether it tells of itself before it takes calls, and has done so.

@@ -1,20 +1,23 @@
 defmodule Snakepit.GRPCWorker.Taint do
   @moduledoc false
-  # A pool's worker and the crash barrier: whether its end was a crash, and
-  # whether it is avoided when it is back.
+  # A pool's worker, the crash barrier and `Snakepit.Worker.TaintRegistry`: whether its
+  # end was a crash, and whether it is avoided.
   #
-  # One that is avoided has no place in the pool's scheduler until its time is
-  # over, so nothing is given to it, not even what waits at that moment. A pool
-  # that has no other worker does not avoid any: serving is better than not.
-  # A worker first says that it is there and then looks whether it is the only
-  # one; one that leaves first gives up its place and then looks who is there.
-  # So one of two sees the other.
+  # One that is avoided has its place in the pool's scheduler, which gives it calls only
+  # while the pool has no worker that is not avoided: serving is better than not. What
+  # counts is what the registry says when the worker's process looks. It is told of every
+  # change after it was written, and sets a timer for the end of a taint; so whatever
+  # happens at once, what it saw last is what holds.
 
   alias Snakepit.{CrashBarrier, Native}
   alias Snakepit.GRPCWorker.State
   alias Snakepit.Pool.Registry, as: Workers
-  alias Snakepit.Pool.Targets
   alias Snakepit.Worker.TaintRegistry
+
+  # For a process that is busy with its worker's end. It looks all the same.
+  @answer_ms 1_000
+  # Timers have an end, which a taint need not have.
+  @longest_wait_ms 86_400_000
 
   @doc "Before its callers are answered: they find it tainted."
   @spec exited(State.t(), term) :: :ok
@@ -34,48 +37,65 @@ defmodule Snakepit.GRPCWorker.Taint do
       Snakepit.Logger.warning(:worker, "worker #{state.id}: #{error.message}")
   end
 
-  @doc "How long it is to stay away; asked when the world knows that it is there."
-  @spec avoid_ms(State.t()) :: non_neg_integer
-  def avoid_ms(%{pool: nil}), do: 0
-
-  def avoid_ms(state) do
-    case TaintRegistry.left_ms(state.id) do
-      0 -> 0
-      left -> if others?(state) and match?({:ok, _}, barrier(state)), do: left, else: 0
-    end
-  end
-
-  @doc "It has left: those that are avoided come when nobody else is there."
-  @spec left(State.t()) :: :ok
-  def left(%{pool: nil}), do: :ok
-
-  def left(state) do
-    if match?({:ok, _}, barrier(state)) and not others?(state),
-      do: Enum.each(avoided(state.pool), &come(&1, state.id)),
-      else: :ok
-  end
-
-  defp come({_pid, id}, id), do: :ok
-
-  defp come({pid, _id}, _gone) do
-    send(pid, :taint_over)
-    :ok
-  end
-
-  defp avoided(pool) do
-    pattern = {:"$1", :"$2", %{pool_name: pool, ready: true, slot: nil}}
-    Registry.select(Workers, [{pattern, [], [{{:"$2", :"$1"}}]}])
-  end
-
-  defp others?(state) do
-    case Targets.find(state.pool) do
-      {:ok, target} -> Native.pool_stats(target.handle).slots > 0
-      _ -> false
-    end
-  end
-
   defp barrier(state) do
     config = CrashBarrier.config(state.config)
     if CrashBarrier.enabled?(config), do: {:ok, config}, else: :off
+  end
+
+  @doc """
+  The registry says something else of a worker than before: returns when calls go where
+  they should. A worker that is not ready yet looks when it is.
+  """
+  @spec changed(String.t()) :: :ok
+  def changed(worker_id) do
+    case place(worker_id) do
+      {pid, slot} when pid == self() ->
+        _ = set(slot, worker_id)
+        send(pid, :taint_changed)
+
+      {pid, slot} ->
+        ask(pid, slot, worker_id)
+
+      nil ->
+        nil
+    end
+
+    :ok
+  end
+
+  defp place(worker_id) do
+    with true <- Process.whereis(Workers) != nil,
+         {:ok, pid, %{worker_module: Snakepit.GRPCWorker, ready: true} = known} <-
+           Workers.fetch_worker(worker_id) do
+      {pid, known[:slot]}
+    else
+      _ -> nil
+    end
+  end
+
+  defp ask(pid, slot, worker_id) do
+    GenServer.call(pid, :taint_changed, @answer_ms)
+  catch
+    :exit, {:timeout, _} -> set(slot, worker_id)
+    :exit, _gone -> :ok
+  end
+
+  @doc "Says to the scheduler what the registry says, and looks again when that ends."
+  @spec look(State.t()) :: State.t()
+  def look(state) do
+    _ = state.taint_timer && Process.cancel_timer(state.taint_timer)
+    left = set(state.slot, state.id)
+    # It is over without a start in between: the next one is none after a taint.
+    _ = state.taint_timer && left == 0 && TaintRegistry.consume_restart(state.id)
+    %{state | taint_timer: if(state.slot && left > 0, do: timer(left))}
+  end
+
+  defp timer(left), do: Process.send_after(self(), :taint_changed, min(left, @longest_wait_ms))
+
+  defp set(slot, worker_id) do
+    left = TaintRegistry.left_ms(worker_id)
+    # One that is gone, or is to go, stays so.
+    _ = slot && Native.slot_set_state(slot, if(left > 0, do: :avoided, else: :ready))
+    left
   end
 end

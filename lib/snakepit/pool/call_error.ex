@@ -177,8 +177,8 @@ defmodule Snakepit.Pool.CallError do
     path
     |> Enum.map(fn
       index when is_integer(index) -> "[#{index}]"
-      key when is_binary(key) or is_atom(key) -> ".#{key}"
-      key -> ".#{inspect(key)}"
+      key when is_atom(key) -> ".#{key}"
+      key -> if is_binary(key) and String.valid?(key), do: ".#{key}", else: ".#{inspect(key)}"
     end)
     |> Enum.join()
     |> String.trim_leading(".")

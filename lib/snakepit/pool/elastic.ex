@@ -11,6 +11,7 @@ defmodule Snakepit.Pool.Elastic do
   alias Snakepit.GRPCWorker.State
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Pool.{Roster, Targets}
+  alias Snakepit.Worker.TaintRegistry
 
   # A queue that is gone after this is not worth a worker.
   @settle_ms 50
@@ -159,7 +160,8 @@ defmodule Snakepit.Pool.Elastic do
       |> Roster.in_state(:ready)
       |> Enum.sort_by(fn id ->
         stats = Map.get(known, id, %{load: 0, sessions: 0, idle_ms: 0})
-        {stats.sessions > 0, stats.load, -stats.idle_ms}
+        avoided? = TaintRegistry.worker_tainted?(id)
+        {not avoided?, stats.sessions > 0, stats.load, -stats.idle_ms}
       end)
 
     Enum.take(unready ++ ready, max(length(unready) + length(ready) - roster.size, 0))

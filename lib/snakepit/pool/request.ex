@@ -46,19 +46,22 @@ defmodule Snakepit.Pool.Request do
        }}
     else
       {:error, {:validation, message}} ->
-        {:error, Error.validation_error(message, CallError.context(target, command))}
+        context = Map.put(CallError.context(target, command), :reason, :invalid_call)
+        {:error, Error.validation_error(message, context)}
 
       {:error, reason} ->
         {:error, CallError.new(reason, CallError.context(target, command))}
     end
   end
 
-  defp valid_command(command) when is_binary(command) and command != "", do: {:ok, command}
-
   defp valid_command(command) when is_atom(command) and command not in [nil, true, false],
     do: {:ok, Atom.to_string(command)}
 
-  defp valid_command(other), do: invalid("a command is a text, not #{inspect(other)}")
+  defp valid_command(command) do
+    if text?(command),
+      do: {:ok, command},
+      else: invalid("a command is a text, not #{inspect(command, printable_limit: 200)}")
+  end
 
   defp valid_args(nil), do: {:ok, %{}}
 
@@ -87,8 +90,15 @@ defmodule Snakepit.Pool.Request do
   end
 
   defp valid_session(nil), do: {:ok, nil}
-  defp valid_session(id) when is_binary(id) and id != "", do: {:ok, id}
-  defp valid_session(id), do: invalid("a session id is a text, not #{inspect(id)}")
+
+  defp valid_session(id) do
+    if text?(id),
+      do: {:ok, id},
+      else: invalid("a session id is a text, not #{inspect(id, printable_limit: 200)}")
+  end
+
+  # Workers end a connection that brings anything else.
+  defp text?(value), do: is_binary(value) and value != "" and String.valid?(value)
 
   defp binaries(map) when is_map(map) and not is_struct(map) do
     Enum.reduce_while(map, {:ok, []}, fn
@@ -121,6 +131,9 @@ defmodule Snakepit.Pool.Request do
     queue = opts[:queue_timeout] || queue_timeout(kind)
 
     cond do
+      not (is_nil(opts[:deadline_ms]) or is_integer(opts[:deadline_ms])) ->
+        invalid("deadline_ms is a monotonic time in ms, not #{inspect(opts[:deadline_ms])}")
+
       not timeout?(total) ->
         invalid("a timeout is a number of milliseconds or :infinity, not #{inspect(total)}")
 
@@ -142,8 +155,11 @@ defmodule Snakepit.Pool.Request do
     total = opts[:timeout] || configured(target, kind, command, args)
 
     case opts[:deadline_ms] do
-      nil -> total
-      deadline -> min(total, max(deadline - System.monotonic_time(:millisecond), 0))
+      deadline when is_integer(deadline) ->
+        min(total, max(deadline - System.monotonic_time(:millisecond), 0))
+
+      _ ->
+        total
     end
   end
 
@@ -211,10 +227,8 @@ defmodule Snakepit.Pool.Request do
     {from_atom, args} = Map.pop(args, :correlation_id)
     {from_text, args} = Map.pop(args, "correlation_id")
     ids = [opts[:correlation_id], from_atom, from_text, opts[:inherited_correlation_id]]
-    {args, Enum.find(ids, &id?/1)}
+    {args, Enum.find(ids, &text?/1)}
   end
-
-  defp id?(id), do: is_binary(id) and id != ""
 
   defp invalid(message), do: {:error, {:validation, message}}
 end

@@ -45,7 +45,7 @@ defmodule Snakepit.Worker.LifecycleConfig do
   Makes one of a worker's configuration. `pool_name` is for a configuration that
   names none; options: `:worker_module`, `:adapter_module`.
   """
-  @spec ensure(term, map | t, keyword) :: t
+  @spec ensure(term, map | keyword | t, keyword) :: t
   def ensure(pool_name, config, opts \\ [])
 
   def ensure(pool_name, %__MODULE__{} = config, opts) do
@@ -56,6 +56,9 @@ defmodule Snakepit.Worker.LifecycleConfig do
         adapter_module: opts[:adapter_module] || config.adapter_module
     }
   end
+
+  def ensure(pool_name, config, opts) when is_list(config),
+    do: ensure(pool_name, Map.new(config), opts)
 
   def ensure(pool_name, config, opts) when is_map(config) do
     ttl = Map.get(config, :worker_ttl, :infinity)

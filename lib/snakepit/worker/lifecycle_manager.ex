@@ -72,8 +72,10 @@ defmodule Snakepit.Worker.LifecycleManager do
   Looks after a worker from now on. Snakepit's own workers are tracked from the
   moment that they are ready.
   """
-  @spec track_worker(term, String.t(), pid, map | LifecycleConfig.t()) :: :ok
-  def track_worker(pool_name, worker_id, worker_pid, config) do
+  @spec track_worker(term, String.t(), pid, map | keyword | LifecycleConfig.t()) :: :ok
+  def track_worker(pool_name, worker_id, worker_pid, config) when is_pid(worker_pid) do
+    # A configuration that is none is its caller's trouble.
+    config = LifecycleConfig.ensure(pool_name, config)
     GenServer.cast(__MODULE__, {:track, pool_name, worker_id, worker_pid, config})
   end
 
@@ -166,8 +168,8 @@ defmodule Snakepit.Worker.LifecycleManager do
       pool: pool,
       pid: pid,
       monitor: Process.monitor(pid),
-      config: LifecycleConfig.ensure(pool, config),
-      started_at: Map.get(config, :started_at, now()),
+      config: config,
+      started_at: config.base_worker_config[:started_at] || now(),
       counted: 0,
       # Why it is being replaced, what the event says besides, who waits for it.
       recycling: nil,

@@ -1,16 +1,22 @@
 defmodule Snakepit.Worker.TaintRegistry do
   @moduledoc """
-  Workers that crashed, and until when they are avoided.
+  Workers that are avoided, and until when.
 
   A worker keeps its id when its OS process is started again, so a taint
   outlives the process that earned it. `Snakepit.CrashBarrier` writes here when a
-  worker dies; reading is one look into an ETS table.
+  worker dies, and so may you, with or without a crash barrier; reading is one look into
+  an ETS table.
 
       :ok = Snakepit.Worker.TaintRegistry.taint_worker("default_worker_1", duration_ms: 5_000)
       true = Snakepit.Worker.TaintRegistry.worker_tainted?("default_worker_1")
+
+  A worker that is tainted finishes what it runs and gets no further calls, except in a
+  pool that has no other worker. Calls of its sessions go elsewhere (`:hint`) or are refused
+  with `:session_worker_unavailable` (strict modes).
   """
 
   alias Snakepit.{Defaults, ETSOwner}
+  alias Snakepit.GRPCWorker.Taint
 
   @table :snakepit_worker_taints
   # Of workers that never came back.
@@ -20,20 +26,29 @@ defmodule Snakepit.Worker.TaintRegistry do
   @type info :: map
 
   @doc """
-  Taints a worker from now on, for `:duration_ms` (`crash_barrier_taint_duration_ms`).
-  Other options (`:pool`, `:reason`, `:exit_code`, `:device`) are kept as they are.
+  Taints a worker from now on, for `:duration_ms` (`crash_barrier_taint_duration_ms`), in
+  place of a taint that it may have. When this returns no call goes to it any more. Other
+  options (`:pool`, `:reason`, `:exit_code`, `:device`) are kept as they are.
   """
   @spec taint_worker(String.t(), keyword | map) :: :ok
   def taint_worker(worker_id, opts \\ []) do
     table = ETSOwner.ensure_table(@table)
     {duration, info} = opts |> Map.new() |> Map.pop(:duration_ms)
-    duration = duration || Defaults.crash_barrier_taint_duration_ms()
+    duration = duration(duration || Defaults.crash_barrier_taint_duration_ms())
     until = now() + duration
 
     _ = :ets.select_delete(table, [{{:_, :"$1", :_, :_}, [{:<, :"$1", forgotten()}], [true]}])
     info = Map.merge(info, %{duration_ms: duration, tainted_until: until})
     true = :ets.insert(table, {worker_id, until, true, info})
-    :ok
+    Taint.changed(worker_id)
+  end
+
+  defp duration(ms) when is_integer(ms) and ms >= 0, do: ms
+
+  defp duration(other) do
+    raise ArgumentError,
+          "duration_ms is how long a worker is avoided, an integer of at least 0, " <>
+            "got: #{inspect(other)}"
   end
 
   @doc "Whether it is tainted now."
@@ -77,11 +92,11 @@ defmodule Snakepit.Worker.TaintRegistry do
     end
   end
 
-  @doc "Forgets a worker's taint."
+  @doc "Forgets a worker's taint; when this returns it gets calls again."
   @spec clear_worker(String.t()) :: :ok
   def clear_worker(worker_id) do
     _ = there?() && :ets.delete(@table, worker_id)
-    :ok
+    Taint.changed(worker_id)
   end
 
   defp lookup(worker_id), do: if(there?(), do: :ets.lookup(@table, worker_id), else: [])

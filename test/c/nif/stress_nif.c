@@ -392,15 +392,17 @@ static void serve(fake_process *self, ErlNifEnv *env, place *at,
                          fake_text(env, "session"),
                          enif_make_int(env, capacity),
                          carrier,
-                         enif_make_list(env, 0)};
-  ERL_NIF_TERM slot = fake_call(env, "slot_add", 7, argv);
+                         enif_make_list(env, 0),
+                         atom(fake_random(random, 4) ? "ready" : "avoided")};
+  ERL_NIF_TERM slot = fake_call(env, "slot_add", 8, argv);
   if (slot == 0)
     return;
   int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 200 : 2000);
   await_trouble(self, ms);
-  static const char *const states[] = {"tainted", "ready", "draining"};
+  static const char *const states[] = {"avoided", "ready", "tainted",
+                                       "draining"};
   for (uint32_t n = fake_random(random, 3); n > 0; n--) {
-    ERL_NIF_TERM of_state[] = {slot, atom(states[fake_random(random, 3)])};
+    ERL_NIF_TERM of_state[] = {slot, atom(states[fake_random(random, 4)])};
     fake_call(env, "slot_set_state", 2, of_state);
     nap(fake_random(random, 1000));
   }

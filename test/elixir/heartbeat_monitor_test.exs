@@ -114,6 +114,26 @@ defmodule Snakepit.HeartbeatMonitorTest do
     assert Process.alive?(pid)
   end
 
+  test "one that was held up itself looks again before it counts a miss, once" do
+    {pid, ref} = worker()
+    ping = &(send(pid, {:ping, &1}) && :ok)
+    monitor = start(worker_pid: pid, ping_fun: ping, timeout_ms: 60_000, max_missed_heartbeats: 1)
+    assert_receive {:worker, {:ping, timestamp}}
+    overdue(monitor)
+    assert %{timeouts: 0, missed_heartbeats: 0} = HeartbeatMonitor.get_status(monitor)
+    :ok = HeartbeatMonitor.notify_pong(monitor, timestamp)
+    assert_receive {:worker, {:ping, _next}}
+    for _ <- 1..2, do: overdue(monitor)
+    assert_receive {:DOWN, ^ref, :process, ^pid, {:shutdown, {:heartbeat_failed, text}}}
+    assert text =~ "none of 1"
+  end
+
+  # As after an hour in which it did not run.
+  defp overdue(monitor) do
+    %{ping: ping} = :sys.replace_state(monitor, &%{&1 | due: &1.due - 3_600_000})
+    send(monitor, {:overdue, ping})
+  end
+
   test "with dependent: false it goes on, and counts anew" do
     {pid, _ref} = worker()
     start(worker_pid: pid, ping_fun: fn _ -> :ok end, max_missed_heartbeats: 2, dependent: false)

@@ -91,12 +91,13 @@ defmodule Snakepit.HeartbeatMonitor do
       sign: opts[:sign],
       test_pid: opts[:test_pid],
       # Since when nothing is heard; the ping that is not answered yet, when it
-      # was sent and is a miss, the process that sends it, what is seen of the
-      # worker meanwhile, and the timer for the next.
+      # was sent and is a miss, whether it was given more time, the process that
+      # sends it, what is seen of the worker meanwhile, and the timer for the next.
       heard_at: now(),
       ping: nil,
       sent_at: nil,
       due: nil,
+      again?: false,
       sender: nil,
       seen: nil,
       timer: nil,
@@ -213,6 +214,7 @@ defmodule Snakepit.HeartbeatMonitor do
       | ping: ping,
         sent_at: timestamp,
         due: due,
+        again?: false,
         heard_at: heard_at,
         seen: nil,
         reason: nil,
@@ -283,10 +285,26 @@ defmodule Snakepit.HeartbeatMonitor do
     ping_at(%{state | ping: nil, heard_at: now(), missed: 0, reason: nil}, next)
   end
 
+  # Held up itself, it has seen too little of the worker, whose answer may be on its
+  # way: once for each ping it looks again.
   defp overdue(state) do
-    if state.seen != nil and judge(state) == :active,
-      do: {:noreply, heard(%{state | busy: state.busy + 1})},
-      else: missed(state)
+    cond do
+      not state.again? and now() - state.due > div(state.timeout, 4) ->
+        {:noreply, look_again(state)}
+
+      state.seen != nil and judge(state) == :active ->
+        {:noreply, heard(%{state | busy: state.busy + 1})}
+
+      true ->
+        missed(state)
+    end
+  end
+
+  defp look_again(state) do
+    due = now() + div(state.timeout, 2)
+    _ = Process.send_after(self(), {:overdue, state.ping}, due, abs: true)
+    seen = with {look, _judge} <- state.sign, do: look.()
+    %{state | again?: true, due: due, heard_at: state.heard_at + due - state.due, seen: seen}
   end
 
   defp judge(%{sign: {_look, judge}, seen: seen}), do: judge.(seen)

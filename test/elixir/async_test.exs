@@ -72,7 +72,7 @@ defmodule Snakepit.AsyncTest do
 
   test "a call belongs to the process that made it" do
     call = Snakepit.async("echo", %{value: 1})
-    task = fn fun -> Task.await(Task.async(fn -> catch_error(fun.(call)) end)) end
+    task = fn fun -> Task.await(Task.async(fn -> catch_error(fun.(call)) end), 60_000) end
     assert %ArgumentError{} = task.(&Snakepit.await/1)
     assert %ArgumentError{} = task.(&Snakepit.cancel/1)
     assert Snakepit.await(call) == {:ok, 1}

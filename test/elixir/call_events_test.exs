@@ -35,7 +35,7 @@ defmodule Snakepit.CallEventsTest do
   end
 
   test "a call tells when its worker gets it, and how it ended", %{id: id} do
-    assert {:ok, _} = Snakepit.execute("pid", %{}, correlation_id: "c-1", timeout: 5_000)
+    assert {:ok, _} = Snakepit.execute("pid", %{}, correlation_id: "c-1", timeout: 60_000)
     [worker] = Snakepit.list_workers()
 
     assert %{worker_id: ^worker, pool: :default, command: "pid", queued: false} =
@@ -44,7 +44,7 @@ defmodule Snakepit.CallEventsTest do
     start = event(id, @execute ++ [:start])
     assert %{worker_id: ^worker, worker_pid: pid, command: "pid", operation: :execute} = start
 
-    assert %{correlation_id: "c-1", timeout_ms: 5_000, session_id: nil, span_kind: :client} =
+    assert %{correlation_id: "c-1", timeout_ms: 60_000, session_id: nil, span_kind: :client} =
              start
 
     assert {:ok, ^pid} = Snakepit.Pool.Registry.get_worker_pid(worker)

@@ -85,13 +85,13 @@ defmodule Snakepit.CircuitBreakerTest do
         end)
       end)
 
-    assert_receive :in, 10_000
+    assert_receive :in, 60_000
     # However long it takes: it is known to run.
     advance.(1_000)
     assert {:error, :circuit_open} = CircuitBreaker.call(breaker, fn -> :ok end)
     assert CircuitBreaker.state(breaker) == :half_open
     Process.exit(trial, :kill)
-    assert_receive {:DOWN, ^ref, _, _, _}, 10_000
+    assert_receive {:DOWN, ^ref, _, _, _}, 60_000
     # Its own message is before or after this one.
     until(fn -> CircuitBreaker.state(breaker) == :open end)
   end

@@ -99,8 +99,11 @@ defmodule Snakepit.ConcurrencyTest do
         {:ok, pid} = call("pid")
         path = signal_path()
         args = %{name: "other", path: path}
-        short = Task.async(fn -> Snakepit.execute("last", args, timeout: 300) end)
-        assert {:error, %Error{category: :timeout}} = Task.await(short, @patience)
+        short = &Snakepit.execute("last", args, timeout: &1)
+
+        assert {:error, %Error{category: :timeout}} =
+                 timed_out_running(path <> ".started", 300, short)
+
         eventually(fn -> File.exists?(path <> ".cancelled") end)
         args = %{name: "all", parties: @several}
         assert Enum.all?(await(for(_ <- 1..@several, do: async("meet", args))), &ok?/1)

@@ -227,7 +227,7 @@ defmodule Snakepit.CrashBarrierTest do
 
   test "the table outlives who made it, and is one of those that are known" do
     task = Task.async(fn -> ETSOwner.ensure_table(:snakepit_worker_taints) end)
-    assert Task.await(task) == :snakepit_worker_taints
+    assert Task.await(task, 60_000) == :snakepit_worker_taints
     assert :ets.info(:snakepit_worker_taints, :owner) == Process.whereis(ETSOwner)
     assert_raise ArgumentError, ~r/unknown ETS table/, fn -> ETSOwner.ensure_table(:other) end
   end

@@ -67,7 +67,8 @@ defmodule Snakepit.DeadlineTest do
       timed_out(hold)
       idle()
       path = signal_path()
-      timed_out(Snakepit.execute_stream("endless", %{path: path}, fn _ -> :ok end, timeout: 100))
+      endless = &Snakepit.execute_stream("endless", %{path: path}, fn _ -> :ok end, timeout: &1)
+      timed_out(timed_out_running(path <> ".started", 100, endless))
       await_file(path <> ".closed")
       idle()
     end
@@ -104,7 +105,8 @@ defmodule Snakepit.DeadlineTest do
         path = signal_path()
         [{first, time}] = os_processes()
         grace(50)
-        timed_out(Snakepit.execute(unquote(to_string(tool)), %{path: path}, timeout: 50))
+        call = &Snakepit.execute(unquote(to_string(tool)), %{path: path}, timeout: &1)
+        timed_out(timed_out_running(path <> ".started", 50, call))
         assert {:ok, second} = Snakepit.execute("pid", %{}, timeout: @long)
         assert second != first
         refute OSProcess.alive?(first, time)
@@ -126,7 +128,8 @@ defmodule Snakepit.DeadlineTest do
       path = signal_path()
       [{first, _}] = os_processes()
       grace(@long)
-      timed_out(Snakepit.execute("stubborn", %{path: path}, timeout: 200))
+      call = &Snakepit.execute("stubborn", %{path: path}, timeout: &1)
+      timed_out(timed_out_running(path <> ".started", 200, call))
       assert %{busy: 1, available: 0} = Snakepit.get_stats()
       timed_out(Snakepit.execute("pid", %{}, timeout: 20))
       go(path)
@@ -149,7 +152,9 @@ defmodule Snakepit.DeadlineTest do
     )
 
     [first] = os_processes()
-    timed_out(Snakepit.execute("stubborn", %{path: signal_path()}, timeout: 100))
+    path = signal_path()
+    call = &Snakepit.execute("stubborn", %{path: path}, timeout: &1)
+    timed_out(timed_out_running(path <> ".started", 100, call))
 
     # One after the other is cancelled and ends, more often than the grace time.
     eventually(fn ->

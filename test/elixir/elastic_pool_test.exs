@@ -194,7 +194,7 @@ defmodule Snakepit.ElasticPoolTest do
   defp refused? do
     match?(
       {:error, %Error{category: :pool, details: %{reason: :pool_draining}}},
-      Snakepit.execute("pid", %{})
+      Snakepit.execute("pid", %{}, queue_timeout: 0)
     )
   end
 

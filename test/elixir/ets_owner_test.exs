@@ -13,7 +13,8 @@ defmodule Snakepit.ETSOwnerTest do
         Task.async(fn ->
           assert ETSOwner.ensure_table(name) == name
           :ets.insert(name, {key, 1})
-        end)
+        end),
+        60_000
       )
 
       assert ETSOwner.ensure_table(name) == name

@@ -142,8 +142,11 @@ defmodule Snakepit.FaultsTest do
   test "a worker that Snakepit itself has to kill has not crashed" do
     path = start([], pool_size: 1, cancel_grace_ms: 1)
     first = worker_pid()
-    stuck = Task.async(fn -> Snakepit.execute("deadlock", %{path: path}, timeout: 1_000) end)
-    assert {:error, %Error{category: :timeout}} = Task.await(stuck, @long)
+    stuck = &Snakepit.execute("deadlock", %{path: path}, timeout: &1)
+
+    assert {:error, %Error{category: :timeout}} =
+             timed_out_running(path <> ".started", 1_000, stuck)
+
     assert worker_pid(timeout: @long) != first
     assert [id] = Snakepit.list_workers()
     refute CrashBarrier.worker_tainted?(id)

@@ -27,10 +27,12 @@ defmodule Snakepit.Adapters.GRPCPythonTest do
   end
 
   test "where nobody listens there is no connection" do
-    {:ok, socket} = :gen_tcp.listen(0, ip: {127, 0, 0, 1})
-    {:ok, port} = :inet.port(socket)
-    :ok = :gen_tcp.close(socket)
+    # One that is taken, so that nobody else begins to listen there.
+    {:ok, socket} = :socket.open(:inet, :stream, :tcp)
+    :ok = :socket.bind(socket, %{family: :inet, addr: {127, 0, 0, 1}, port: 0})
+    {:ok, %{port: port}} = :socket.sockname(socket)
     assert GRPCPython.init_grpc_connection(port) == {:error, :unavailable}
+    :ok = :socket.close(socket)
   end
 
   # A look at the file every now and then is all that others can count on.

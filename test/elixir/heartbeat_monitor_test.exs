@@ -1,6 +1,8 @@
 defmodule Snakepit.HeartbeatMonitorTest do
   use ExUnit.Case, async: true
 
+  import Snakepit.Test.Pools, only: [eventually: 1]
+
   alias Snakepit.HeartbeatMonitor
 
   @moduletag :capture_log
@@ -36,10 +38,10 @@ defmodule Snakepit.HeartbeatMonitorTest do
     {pid, ref} = worker()
     monitor = start(worker_pid: pid, ping_fun: fn _ -> :ok end, max_missed_heartbeats: 3)
 
-    assert_receive {:DOWN, ^ref, :process, ^pid, {:shutdown, {:heartbeat_failed, text}}}, 10_000
+    assert_receive {:DOWN, ^ref, :process, ^pid, {:shutdown, {:heartbeat_failed, text}}}, 60_000
     assert text =~ "none of 3"
     assert_receive {:heartbeat_monitor_failed, "w", :timeout}
-    assert_receive {:EXIT, ^monitor, {:shutdown, {:heartbeat_failed, ^text}}}, 10_000
+    assert_receive {:EXIT, ^monitor, {:shutdown, {:heartbeat_failed, ^text}}}, 60_000
   end
 
   test "one failed ping is one miss, not the end" do
@@ -57,17 +59,17 @@ defmodule Snakepit.HeartbeatMonitorTest do
     end
 
     monitor = start(worker_pid: pid, ping_fun: fun, max_missed_heartbeats: 4, timeout_ms: 200)
-    assert_receive {:tried, 3}, 10_000
-    assert_receive {:tried, 6}, 10_000
-    assert %{missed_heartbeats: 0, pongs: pongs} = HeartbeatMonitor.get_status(monitor)
-    assert pongs >= 3
+    assert_receive {:tried, 3}, 60_000
+    assert_receive {:tried, 6}, 60_000
+    eventually(fn -> HeartbeatMonitor.get_status(monitor).missed_heartbeats == 0 end)
+    assert HeartbeatMonitor.get_status(monitor).pongs >= 3
     assert Process.alive?(pid)
   end
 
   test "why pings fail is told" do
     {pid, ref} = worker()
     start(worker_pid: pid, ping_fun: fn _ -> raise "broken" end, max_missed_heartbeats: 1)
-    assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:heartbeat_failed, text}}}, 10_000
+    assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:heartbeat_failed, text}}}, 60_000
     assert text =~ "broken"
     assert_receive {:heartbeat_monitor_failed, "w", {:ping_failed, %RuntimeError{}}}
   end
@@ -76,17 +78,17 @@ defmodule Snakepit.HeartbeatMonitorTest do
     {pid, ref} = worker()
     hang = fn _ -> Process.sleep(:infinity) end
     start(worker_pid: pid, ping_fun: hang, max_missed_heartbeats: 2)
-    assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:heartbeat_failed, _}}}, 10_000
+    assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:heartbeat_failed, _}}}, 60_000
   end
 
   test "pongs that come by message keep it alive" do
     {pid, _ref} = worker()
 
     monitor =
-      start(worker_pid: pid, ping_fun: &(send(pid, {:ping, &1}) && :ok), timeout_ms: 5_000)
+      start(worker_pid: pid, ping_fun: &(send(pid, {:ping, &1}) && :ok), timeout_ms: 60_000)
 
     for _ <- 1..5 do
-      assert_receive {:worker, {:ping, timestamp}}, 10_000
+      assert_receive {:worker, {:ping, timestamp}}, 60_000
       :ok = HeartbeatMonitor.notify_pong(monitor, timestamp)
     end
 
@@ -107,19 +109,35 @@ defmodule Snakepit.HeartbeatMonitorTest do
         sign: {fn -> :looked end, judge}
       )
 
-    for _ <- 1..3, do: assert_receive({:judged, :looked}, 10_000)
-    eventually_busy(monitor, 3)
+    for _ <- 1..3, do: assert_receive({:judged, :looked}, 60_000)
+    eventually(fn -> HeartbeatMonitor.get_status(monitor).busy >= 3 end)
     assert Process.alive?(pid)
   end
 
-  defp eventually_busy(monitor, n) do
-    if HeartbeatMonitor.get_status(monitor).busy < n, do: eventually_busy(monitor, n)
+  test "one that was held up itself looks again before it counts a miss, once" do
+    {pid, ref} = worker()
+    ping = &(send(pid, {:ping, &1}) && :ok)
+    monitor = start(worker_pid: pid, ping_fun: ping, timeout_ms: 60_000, max_missed_heartbeats: 1)
+    assert_receive {:worker, {:ping, timestamp}}
+    overdue(monitor)
+    assert %{timeouts: 0, missed_heartbeats: 0} = HeartbeatMonitor.get_status(monitor)
+    :ok = HeartbeatMonitor.notify_pong(monitor, timestamp)
+    assert_receive {:worker, {:ping, _next}}
+    for _ <- 1..2, do: overdue(monitor)
+    assert_receive {:DOWN, ^ref, :process, ^pid, {:shutdown, {:heartbeat_failed, text}}}
+    assert text =~ "none of 1"
+  end
+
+  # As after an hour in which it did not run.
+  defp overdue(monitor) do
+    %{ping: ping} = :sys.replace_state(monitor, &%{&1 | due: &1.due - 3_600_000})
+    send(monitor, {:overdue, ping})
   end
 
   test "with dependent: false it goes on, and counts anew" do
     {pid, _ref} = worker()
     start(worker_pid: pid, ping_fun: fn _ -> :ok end, max_missed_heartbeats: 2, dependent: false)
-    for _ <- 1..2, do: assert_receive({:heartbeat_monitor_failed, "w", :timeout}, 10_000)
+    for _ <- 1..2, do: assert_receive({:heartbeat_monitor_failed, "w", :timeout}, 60_000)
     assert Process.alive?(pid)
   end
 
@@ -127,7 +145,7 @@ defmodule Snakepit.HeartbeatMonitorTest do
     {pid, _ref} = worker()
     monitor = start(worker_pid: pid, ping_fun: fn _ -> :ok end, timeout_ms: 60_000)
     Process.exit(pid, :kill)
-    assert_receive {:EXIT, ^monitor, {:shutdown, :worker_down}}, 10_000
+    assert_receive {:EXIT, ^monitor, {:shutdown, :worker_down}}, 60_000
     assert_receive {:heartbeat_monitor_stopped, "w", {:shutdown, :worker_down}}
   end
 

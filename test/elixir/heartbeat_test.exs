@@ -46,17 +46,24 @@ defmodule Snakepit.HeartbeatTest do
 
       assert %{reason: :worker_exit, exit_reason: :not_responding, os_pid: ^stopped} = details
 
-      for n <- 1..3 do
-        assert %{missed_count: ^n, worker_id: ^id, dependent: true} =
-                 event(events, [:snakepit, :heartbeat, :heartbeat_timeout])
-      end
-
+      assert missed(events, id, 1) == 3
       assert %{failure_reason: _} = event(events, [:snakepit, :heartbeat, :monitor_failure])
       assert %{planned: false} = event(events, [:snakepit, :pool, :worker, :terminated])
       assert_receive {:heartbeat_monitor_failed, ^id, _}
       eventually(fn -> match?(%{available: 1}, Snakepit.get_stats()) end)
       assert worker_pid() != stopped
       assert Snakepit.list_workers() == [id]
+    end
+
+    # In a row: it may have missed one before it was stopped.
+    defp missed(_events, _id, 4), do: 3
+
+    defp missed(events, id, next) do
+      assert %{missed_count: n, worker_id: ^id, dependent: true} =
+               event(events, [:snakepit, :heartbeat, :heartbeat_timeout])
+
+      assert n in [1, next]
+      missed(events, id, n + 1)
     end
 
     test "while it does nothing is replaced too" do

@@ -10,7 +10,7 @@ defmodule Snakepit.HostileSegmentsTest do
   @moduletag :capture_log
 
   # Nothing takes so long unless it hangs.
-  @long 30_000
+  @long 60_000
 
   defmodule Hostile do
     @behaviour Snakepit.Adapter

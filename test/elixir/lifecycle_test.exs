@@ -202,7 +202,7 @@ defmodule Snakepit.LifecycleTest do
   test "a worker that does not answer a health check is replaced" do
     start([pool_size: 1, heartbeat: %{enabled: false}],
       lifecycle_health_check_interval: 50,
-      grpc_worker_health_check_timeout_ms: 300
+      grpc_worker_health_check_timeout_ms: 1_000
     )
 
     events = listen([[:snakepit, :worker, :health_check_failed]])

@@ -37,7 +37,7 @@ defmodule Snakepit.LoggerTest do
     :ok = Logger.set_process_level(:debug)
     assert Logger.get_process_level() == :debug
     assert Logger.should_log?(:debug)
-    refute Task.await(Task.async(fn -> Logger.should_log?(:debug) end))
+    refute Task.await(Task.async(fn -> Logger.should_log?(:debug) end), 60_000)
     :ok = Logger.clear_process_level()
     refute Logger.should_log?(:debug)
   end

@@ -113,8 +113,8 @@ defmodule Snakepit.NativeTest do
     path = signal_path()
     {ref, submitted} = submit(pool, {:watched, :unary}, "hold", %{path: path})
     assert {:started, _worker, {:ok, call}} = submitted
-    assert Task.await(Task.async(fn -> Native.call_await(call) end)) == :ok
-    assert Task.await(Task.async(fn -> Native.call_cancel(call) end)) == :ok
+    assert Task.await(Task.async(fn -> Native.call_await(call) end), 60_000) == :ok
+    assert Task.await(Task.async(fn -> Native.call_cancel(call) end), 60_000) == :ok
     assert Native.call_await(call) == :ok
     assert Native.call_cancel(call) == :ended
     refute_received {^ref, _}

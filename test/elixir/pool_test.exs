@@ -111,7 +111,8 @@ defmodule Snakepit.PoolTest do
 
   describe "a worker that dies" do
     setup do
-      start_pools(pool_size: 2, log_level: :none)
+      # However long it takes to start one, they count as restarts in a row.
+      start_pools(pool_size: 2, log_level: :none, worker_starter_max_seconds: 600)
     end
 
     @tag :capture_log

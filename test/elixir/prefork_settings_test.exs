@@ -49,16 +49,23 @@ defmodule Snakepit.PreforkSettingsTest do
 
   # Of all its threads.
   defp niceness(pid) do
-    for file <- Path.wildcard("/proc/#{pid}/task/*/stat"), uniq: true do
-      File.read!(file) |> String.split(") ") |> List.last() |> String.split() |> Enum.at(16)
+    for text <- of_threads(pid, "stat"), uniq: true do
+      text |> String.split(") ") |> List.last() |> String.split() |> Enum.at(16)
     end
   end
 
   defp processors(pid) do
-    for file <- Path.wildcard("/proc/#{pid}/task/*/status"), uniq: true do
-      [_, list] = Regex.run(~r/^Cpus_allowed_list:\s*(\S+)$/m, File.read!(file))
+    for text <- of_threads(pid, "status"), uniq: true do
+      [_, list] = Regex.run(~r/^Cpus_allowed_list:\s*(\S+)$/m, text)
       list
     end
+  end
+
+  # Threads end at any time.
+  defp of_threads(pid, name) do
+    for file <- Path.wildcard("/proc/#{pid}/task/*/#{name}"),
+        {:ok, text} <- [File.read(file)],
+        do: text
   end
 
   defp cgroup(pid), do: File.read!("/proc/#{pid}/cgroup")

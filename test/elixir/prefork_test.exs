@@ -306,7 +306,7 @@ defmodule Snakepit.PreforkTest do
     test "nobody is left when #{who} is killed" do
       %{port: port, family: family} = found = beam!()
       assert Enum.all?(family, &alive?/1)
-      for who <- unquote(of), do: kill(found[who])
+      Snakepit.Test.Spawning.kill_at_once!(for who <- unquote(of), do: found[who])
       assert_receive {^port, {:exit_status, _}}, 60_000
       eventually(fn -> not Enum.any?(family, &alive?/1) end)
     end
@@ -343,7 +343,7 @@ defmodule Snakepit.PreforkTest do
       {^port, {:data, {:eol, pid}}} ->
         lines(port, [String.to_integer(pid) | pids])
     after
-      30_000 -> flunk("the other BEAM does not get ready; its workers: #{inspect(pids)}")
+      60_000 -> flunk("the other BEAM does not get ready; its workers: #{inspect(pids)}")
     end
   end
 end

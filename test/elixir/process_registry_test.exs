@@ -83,7 +83,7 @@ defmodule Snakepit.Pool.ProcessRegistryTest do
   test "a reservation ends with the process that made it" do
     id = id()
     task = Task.async(fn -> ProcessRegistry.reserve_worker(id) end)
-    assert Task.await(task) == :ok
+    assert Task.await(task, 60_000) == :ok
     eventually(fn -> not ProcessRegistry.worker_registered?(id) end)
   end
 

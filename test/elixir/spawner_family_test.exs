@@ -6,7 +6,7 @@ defmodule Snakepit.SpawnerFamilyTest do
   alias Snakepit.Spawner
 
   # Far more than anything here takes; only what hangs comes near it.
-  @patience 30_000
+  @patience 60_000
 
   setup :start_spawner
 

@@ -6,7 +6,7 @@ defmodule Snakepit.SpawnerSettingsTest do
   alias Snakepit.Spawner
 
   # Far more than anything here takes; only what hangs comes near it.
-  @patience 30_000
+  @patience 60_000
 
   setup :start_spawner
 
@@ -56,9 +56,12 @@ defmodule Snakepit.SpawnerSettingsTest do
   end
 
   test "memory that is not to be had", %{spawner: spawner} do
-    script = "exec python3 -c 'bytearray(1 << 30)'"
-    {id, _pid} = sh!(spawner, script, %{settings: ["memory=200M"]})
+    go = Path.join(tmp_dir!(), "go")
+    wait = "while ! test -e \"$GO\"; do sleep 0.01; done; "
+    script = wait <> "exec python3 -c 'bytearray(1 << 30)'"
+    {id, _pid} = sh!(spawner, script, %{settings: ["memory=200M"], env: [{"GO", go}]})
     held = held(spawner, id)
+    File.write!(go, "")
     done = finish(spawner, id)
 
     if :memory in held do
@@ -286,11 +289,7 @@ defmodule Snakepit.SpawnerSettingsTest do
     end
   end
 
-  # It may have ended by now.
-  defp held(spawner, id) do
-    child = Enum.find(Spawner.info(spawner).children, %{held: []}, &(&1.id == id))
-    child.held
-  end
+  defp held(spawner, id), do: Enum.find(Spawner.info(spawner).children, &(&1.id == id)).held
 
   for how <- [:cgroup, :pid_namespace] do
     test "#{how}: a family is killed with its child", %{spawner: spawner} do

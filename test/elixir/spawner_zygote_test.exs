@@ -5,7 +5,7 @@ defmodule Snakepit.SpawnerZygoteTest do
 
   alias Snakepit.Spawner
 
-  @patience 30_000
+  @patience 60_000
 
   # The word READY of c_src/spawner/zygote_proto.h. dash writes each printf in
   # one piece, so that it is one datagram.

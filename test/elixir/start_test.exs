@@ -210,10 +210,10 @@ defmodule Snakepit.StartTest do
   test "a worker that never gets ready" do
     error =
       failure(
-        Keyword.merge(shell("echo waiting; exec sleep 1000"), grpc_server_ready_timeout: 200)
+        Keyword.merge(shell("echo waiting; exec sleep 1000"), grpc_server_ready_timeout: 1_500)
       )
 
-    assert error.message =~ "200 ms"
+    assert error.message =~ "1500 ms"
     assert error.message =~ "grpc_server_ready_timeout"
     assert error.details.stderr == "waiting"
   end
@@ -223,7 +223,7 @@ defmodule Snakepit.StartTest do
     error =
       failure(
         Keyword.merge(shell("echo 1 > $SNAKEPIT_READY_FILE; exec sleep 1000"),
-          grpc_server_ready_timeout: 500
+          grpc_server_ready_timeout: 1_500
         )
       )
 
@@ -232,7 +232,8 @@ defmodule Snakepit.StartTest do
 
   test "tries are bounded" do
     count = signal_path()
-    start(Keyword.merge(shell("echo x >> #{count}; exit 1"), pool_reconcile_interval_ms: 1))
+    bounds = [pool_reconcile_interval_ms: 1, worker_starter_max_seconds: 600]
+    start(Keyword.merge(shell("echo x >> #{count}; exit 1"), bounds))
     assert {:error, _} = Pool.await_ready(Pool, 60_000)
 
     # One at the start, then as many as a starter may restart.

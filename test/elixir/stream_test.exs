@@ -182,8 +182,10 @@ defmodule Snakepit.StreamTest do
   test "a stream that takes too long is a time-out" do
     path = signal_path()
 
+    endless = &Snakepit.execute_stream("endless", %{path: path}, fn _ -> :ok end, timeout: &1)
+
     assert {:error, %Error{category: :timeout}} =
-             Snakepit.execute_stream("endless", %{path: path}, fn _ -> :ok end, timeout: 300)
+             timed_out_running(path <> ".started", 300, endless)
 
     await_file(path <> ".closed")
     refute_received _

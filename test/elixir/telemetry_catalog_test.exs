@@ -349,7 +349,7 @@ defmodule Snakepit.TelemetryCatalogTest do
     start_pools(
       heartbeat: %{enabled: false},
       lifecycle_health_check_interval: 50,
-      grpc_worker_health_check_timeout_ms: 300
+      grpc_worker_health_check_timeout_ms: 1_000
     )
 
     {:ok, pid} = Snakepit.execute("pid", %{})

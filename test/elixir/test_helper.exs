@@ -9,5 +9,11 @@ exclude =
     []
   end
 
-# What code under test logs is shown for failing tests only.
-ExUnit.start(capture_log: true, exclude: exclude)
+# What code under test logs is shown for failing tests only. The limits are for
+# what hangs: a machine that others use may stand still for seconds.
+ExUnit.start(
+  capture_log: true,
+  exclude: exclude,
+  assert_receive_timeout: 60_000,
+  timeout: 300_000
+)

@@ -9,7 +9,7 @@ defmodule Snakepit.BeamDeathTest do
   alias Snakepit.Test.Beam
 
   @children 50
-  @patience 30_000
+  @patience 60_000
 
   # What this machine cannot contain so, it has to say.
   defp start(containment) do

@@ -187,7 +187,7 @@ def test_sigterm_ends_a_worker_whose_tool_runs(
     stream = worker.stream(tool)
     assert first(stream) == {"started": True}
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(20) == 0
+    assert worker.process.wait(PATIENCE) == 0
 
 
 def test_leads_its_own_process_group_when_told(start_worker: Callable[..., Any]) -> None:

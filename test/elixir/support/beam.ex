@@ -9,7 +9,7 @@ defmodule Snakepit.Test.Beam do
 
   alias Snakepit.Spawner
 
-  @patience 30_000
+  @patience 60_000
 
   # Starts a child for each script, waits for what they have to say, and says
   # who it is itself. A process of its own, as the one that evaluates may end.

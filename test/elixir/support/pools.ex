@@ -11,7 +11,7 @@ defmodule Snakepit.Test.Pools do
   alias Snakepit.Pool.ProcessRegistry
 
   # Far more than anything takes; only what hangs comes near it.
-  @patience 60_000
+  @patience 120_000
 
   @doc "Pools of the tools in support/python; `settings` are keys of :snakepit."
   def start_pools(settings) do
@@ -109,6 +109,20 @@ defmodule Snakepit.Test.Pools do
 
     await_file(path <> ".started")
     task
+  end
+
+  @doc """
+  Makes a call that is to time out while its tool runs, which `file` is the sign of.
+  Where its time in ms was over before that, it is made again with more.
+  """
+  def timed_out_running(file, ms, call) do
+    result = call.(ms)
+
+    cond do
+      File.exists?(file) -> result
+      ms > @patience -> flunk("the tool does not begin within #{ms} ms")
+      true -> timed_out_running(file, 2 * ms, call)
+    end
   end
 
   @doc "The OS process that is occupied."

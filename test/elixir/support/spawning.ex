@@ -8,7 +8,7 @@ defmodule Snakepit.Test.Spawning do
   alias Snakepit.Spawner
 
   # Far more than anything here takes; only what hangs comes near it.
-  @patience 30_000
+  @patience 60_000
 
   # A family of six besides its head: one child in its group, one in a session
   # of its own, one there with an empty environment, a daemon, and a child that
@@ -102,7 +102,7 @@ defmodule Snakepit.Test.Spawning do
   def alive(processes), do: Enum.filter(processes, &alive?/1)
 
   # For the ends of processes that nobody reports.
-  def eventually(fun, left \\ 3_000) do
+  def eventually(fun, left \\ 12_000) do
     cond do
       fun.() ->
         :ok

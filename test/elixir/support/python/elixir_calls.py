@@ -151,14 +151,14 @@ class _Tools:
         }
 
     @tool("A stub's time-out")
-    def stub_times_out(self, ctx: Any, name: str) -> str:
+    def stub_times_out(self, ctx: Any, name: str, seconds: float) -> str:
         import snakepit_bridge_pb2 as pb2
 
         request = pb2.ExecuteElixirToolRequest(session_id=ctx.session_id, tool_name=name)
         import grpc
 
         try:
-            ctx.stub.ExecuteElixirTool(request, timeout=0.5)
+            ctx.stub.ExecuteElixirTool(request, timeout=seconds)
         except grpc.RpcError as error:
             return error.code().name  # type: ignore[no-any-return]
         return "no error"

@@ -69,10 +69,11 @@ class Threads(_Common, ThreadSafeAdapter):
         self.meet(name, parties)
         raise ValueError("one of them")
 
-    @tool("Arrives, and lasts until it is cancelled; then makes <path>.cancelled")
+    @tool("Makes <path>.started, lasts until it is cancelled, and makes <path>.cancelled")
     def last(self, name: str, path: str) -> None:
         _arrive(name)
         try:
+            _touch(path + ".started")
             while True:
                 threading.Event().wait(0.002)
         finally:
@@ -102,10 +103,11 @@ class Coroutines(_Common, BaseAdapter):
         await self.meet(name, parties)
         raise ValueError("one of them")
 
-    @tool("Arrives, and lasts until it is cancelled; then makes <path>.cancelled")
+    @tool("Makes <path>.started, lasts until it is cancelled, and makes <path>.cancelled")
     async def last(self, name: str, path: str) -> None:
         _arrive(name)
         try:
+            _touch(path + ".started")
             await asyncio.sleep(3600)
         except asyncio.CancelledError:
             _touch(path + ".cancelled")

@@ -176,10 +176,14 @@ class TestTools(BaseAdapter):
                 raise ValueError(f"no {i}")
             yield {"n": i}
 
-    @tool("Counts for ever; makes <path>.closed when it is stopped", supports_streaming=True)
+    @tool(
+        "Makes <path>.started, counts for ever; makes <path>.closed when it is stopped",
+        supports_streaming=True,
+    )
     def endless(self, path: str, size: int = 0) -> Iterator[dict[str, Any]]:
         i = 0
         try:
+            _touch(path + ".started")
             while True:
                 yield {"n": i, "more": " " * size}
                 i += 1

@@ -381,7 +381,8 @@ size_t sp_shared_take_releases(uint64_t *ids, size_t max) {
   pthread_mutex_lock(&store->lock);
   size_t count = atomic_load(&store->release_count);
   size_t taken = count < max ? count : max;
-  memcpy(ids, store->releases + (count - taken), taken * sizeof *ids);
+  if (taken > 0) /* else there may be no table yet */
+    memcpy(ids, store->releases + (count - taken), taken * sizeof *ids);
   store->being_sent += taken;
   atomic_store(&store->release_count, count - taken);
   pthread_mutex_unlock(&store->lock);
@@ -391,7 +392,7 @@ size_t sp_shared_take_releases(uint64_t *ids, size_t max) {
 void sp_shared_return_releases(const uint64_t *ids, size_t count, bool sent) {
   pthread_mutex_lock(&store->lock);
   store->being_sent -= count;
-  if (!sent && store->link != NULL) {
+  if (!sent && count > 0 && store->link != NULL) {
     size_t before = atomic_load(&store->release_count);
     memcpy(store->releases + before, ids, count * sizeof *ids);
     atomic_store(&store->release_count, before + count);

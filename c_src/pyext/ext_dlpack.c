@@ -6,6 +6,7 @@
 
 #include "../core/sp_error.h"
 #include "dlpack_abi.h"
+#include "ext_shared.h"
 
 #define LEGACY "dltensor"
 #define VERSIONED "dltensor_versioned"
@@ -237,6 +238,7 @@ static PyGetSetDef tensor_getters[] = {
     {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot tensor_slots[] = {{Py_tp_dealloc, (void *)tensor_dealloc},
+                                     {Py_tp_new, (void *)ext_not_made},
                                      {Py_tp_getset, tensor_getters},
                                      {Py_bf_getbuffer, (void *)get_buffer},
                                      {0, NULL}};

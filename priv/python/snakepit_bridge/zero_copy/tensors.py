@@ -143,22 +143,24 @@ def _of_capsule(tensor: Any) -> ZeroCopyRef:
             f"the tensor is on DLPack's device {device}, whose memory cannot be passed on; "
             "copy it to the CPU first"
         )
-    read, pack = memory.native("dlpack_import"), memory.native("tensor_pack")
-    if read is None or pack is None:
+    native = memory.extension()
+    if native is None:
         numpy = _numpy()
         if numpy is None:
             raise ZeroCopyUnavailable(
                 "without Snakepit's extension a DLPack tensor needs NumPy: pip install numpy"
             )
         return _of_array(numpy, numpy.from_dlpack(tensor))
-    buffer, code, bits, lanes, shape, strides, _, _, offset = read(capsule(tensor))
+    buffer, code, bits, lanes, shape, strides, _, _, offset = native.dlpack_import(
+        capsule(tensor)
+    )
     dtype = dtypes.of_code(code, bits, lanes)
     nbytes = dtypes.nbytes_of(shape, dtype)
     dense = offset == 0 and buffer.nbytes == nbytes and in_c_order(shape, strides)
     if dense:
         return _ref(memoryview(buffer), dtype, shape, False)
     target = memory.alloc(nbytes)
-    pack(buffer, code, bits, lanes, shape, strides, offset, target)
+    native.tensor_pack(buffer, code, bits, lanes, shape, strides, offset, target)
     return _ref(memoryview(target)[:nbytes], dtype, shape, True)
 
 
@@ -287,8 +289,8 @@ def capsule_of(
         copy = data.readonly and not versioned
     if data.readonly and not versioned and not copy:
         raise BufferError("the tensor is read-only, which needs max_version=(1, 0) or a copy")
-    export = memory.native("dlpack_export")
-    if export is None:
+    native = memory.extension()
+    if native is None:
         return _numpy_capsule(ref, versioned, copy)
     if copy:
         fresh = memory.alloc(data.nbytes)
@@ -296,7 +298,7 @@ def capsule_of(
         data = memoryview(fresh)
     readonly = bool(data.readonly)
     kind = (dtype.code, dtype.bits, 1)
-    return export(data, *kind, shape, None, 0, readonly, versioned, device, copy)
+    return native.dlpack_export(data, *kind, shape, None, 0, readonly, versioned, device, copy)
 
 
 def _numpy_capsule(ref: ZeroCopyRef, versioned: bool, copy: bool) -> Any:

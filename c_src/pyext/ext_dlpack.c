@@ -86,6 +86,8 @@ static int hold(holder *held, const request *from, char **data,
     held->owner = NULL;
     *data = held->view.buf;
     *bytes = (uint64_t)held->view.len;
+    /* There are libraries that know of no memory that is only read. */
+    sp_piece_expose(held->view.buf, (size_t)held->view.len);
     return 0;
   }
   unsigned long long address, size;

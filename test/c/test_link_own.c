@@ -344,6 +344,46 @@ static void test_what_was_lent_is_passed_on(void **state) {
   lent_free(&cut);
 }
 
+/* Some libraries write what they were told to read only. */
+static void test_what_may_be_written_is_not_passed_on(void **state) {
+  ends *e = *state;
+  lent l = lend(e, 9, 8 * PAGE);
+  sp_attached *attached;
+  sp_given given = {0};
+  sp_place place;
+  bool object;
+  uint8_t *bytes[2];
+  l.at[3 * PAGE] = l.at[7 * PAGE] = 0;
+  assert_int_equal(attach(&l.entry, 1, &attached), SP_OK);
+  for (uint64_t i = 0; i < 2; i++) {
+    bytes[i] =
+        sp_piece_claim(attached, 0, (1 + 4 * i) * PAGE, 2 * PAGE, &object);
+    assert_non_null(bytes[i]);
+  }
+  sp_piece_expose(bytes[0] + 100, 1);
+  sp_piece_expose((const uint8_t *)&given, 1); /* not the BEAM's */
+  bytes[0][0] ^= 1;
+  bytes[0][2 * PAGE - 1] ^= 1;
+  assert_false(sp_given_find(&given, bytes[0], 2 * PAGE, &place));
+  assert_false(sp_given_find(&given, bytes[0] + PAGE, 1, &place));
+  assert_true(sp_given_find(&given, bytes[1], 2 * PAGE, &place));
+  sp_given_clear(&given);
+  /* With the object goes what was written; the other stays. */
+  sp_piece_release(bytes[0]);
+  assert_true(is_filled(bytes[1], 9, 5 * PAGE, 2 * PAGE));
+  fill(&l, 10);
+  l.at[3 * PAGE] = 0;
+  uint8_t *again = sp_piece_claim(attached, 0, PAGE, 2 * PAGE, &object);
+  assert_ptr_equal(again, bytes[0]);
+  assert_true(is_filled(again, 10, PAGE, 2 * PAGE));
+  assert_true(sp_given_find(&given, again, 2 * PAGE, &place));
+  sp_given_clear(&given);
+  sp_piece_release(again);
+  sp_piece_release(bytes[1]);
+  sp_shared_drop(attached);
+  lent_free(&l);
+}
+
 static void test_what_is_forgotten_is_copied(void **state) {
   ends *e = *state;
   lent l = lend(e, 9, 4 * PAGE);
@@ -394,6 +434,7 @@ int main(void) {
       WITH_ENDS(test_no_descriptor_for_a_gift),
       WITH_ENDS(test_gifts_under_faults),
       WITH_ENDS(test_what_was_lent_is_passed_on),
+      WITH_ENDS(test_what_may_be_written_is_not_passed_on),
       WITH_ENDS(test_what_is_forgotten_is_copied),
       WITH_ENDS(test_without_a_link_nothing_is_given_as_it_lies),
   };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Optional
 
-from . import dtypes, memory
+from . import dtypes, memory, pytorch
 from .dtypes import Dtype
 from .errors import ZeroCopyError, ZeroCopyUnavailable
 from .ref import ZeroCopyRef, new_ref
@@ -133,7 +133,12 @@ def _of_buffer(view: memoryview) -> ZeroCopyRef:
 
 
 def _of_capsule(tensor: Any) -> ZeroCopyRef:
-    device = tuple(int(number) for number in tensor.__dlpack_device__())
+    try:
+        if pytorch.is_tensor(tensor):
+            tensor = pytorch.plain(tensor)
+        device = tuple(int(number) for number in tensor.__dlpack_device__())
+    except Exception as error:
+        raise _refused(tensor, error) from error
     if device[0] == CUDA:
         from . import cuda
 
@@ -151,10 +156,9 @@ def _of_capsule(tensor: Any) -> ZeroCopyRef:
                 "without Snakepit's extension a DLPack tensor needs NumPy: pip install numpy"
             )
         return _of_array(numpy, numpy.from_dlpack(tensor))
-    buffer, code, bits, lanes, shape, strides, _, _, offset = native.dlpack_import(
-        capsule(tensor)
-    )
-    dtype = dtypes.of_code(code, bits, lanes)
+    given, as_bool = _capsule_of(tensor)
+    buffer, code, bits, lanes, shape, strides, _, _, offset = native.dlpack_import(given)
+    dtype = dtypes.of("bool") if as_bool else dtypes.of_code(code, bits, lanes)
     nbytes = dtypes.nbytes_of(shape, dtype)
     dense = offset == 0 and buffer.nbytes == nbytes and in_c_order(shape, strides)
     if dense:
@@ -162,6 +166,21 @@ def _of_capsule(tensor: Any) -> ZeroCopyRef:
     target = memory.alloc(nbytes)
     native.tensor_pack(buffer, code, bits, lanes, shape, strides, offset, target)
     return _ref(memoryview(target)[:nbytes], dtype, shape, True)
+
+
+def _capsule_of(tensor: Any) -> tuple[Any, bool]:
+    """A capsule, and whether its bytes are booleans."""
+    try:
+        return capsule(tensor), False
+    except Exception as error:
+        other = pytorch.as_bytes(tensor) if pytorch.is_tensor(tensor) else None
+        if other is None:
+            raise _refused(tensor, error) from error
+    return capsule(other), True
+
+
+def _refused(tensor: Any, error: Exception) -> ZeroCopyError:
+    return ZeroCopyError(f"a {type(tensor).__name__} that its library does not hand out: {error}")
 
 
 def capsule(tensor: Any) -> Any:
@@ -225,6 +244,9 @@ def numpy_of(ref: ZeroCopyRef, writable: bool = False) -> Any:
     data, dtype, shape = _content(ref)
     array = numpy.ndarray(shape, dtypes.to_numpy(numpy, dtype), buffer=data)
     if not writable:
+        native = memory.extension() if "torch" in sys.modules else None
+        if native is not None:
+            native.expose(data)  # torch.from_numpy knows of no memory that is only read
         array.flags.writeable = False
         return array
     result = empty(shape, dtype.name)

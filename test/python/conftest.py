@@ -19,12 +19,23 @@ PACKAGE = ROOT / "priv" / "python"
 # Before 3.10 subprocess really forks, and gRPC's handlers for that are fragile.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
+# PyTorch is large: its tests run where an interpreter that has it is named.
+TORCH = "SNAKEPIT_TEST_TORCH_PYTHON"
+collect_ignore = [] if os.environ.get(TORCH) else ["test_zero_copy_torch.py"]
+
 for directory in (str(PACKAGE), str(HERE)):
     if directory not in sys.path:
         sys.path.insert(0, directory)
 
 if hasattr(sys, "set_int_max_str_digits"):
     sys.set_int_max_str_digits(0)  # as a worker does
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if collect_ignore:
+        terminalreporter.write_line(
+            f"Tests of PyTorch are left out: {TORCH} names no interpreter"
+        )
 
 
 def _generate(target: Path) -> None:

@@ -122,6 +122,17 @@ static PyObject *is_shared(PyObject *module, PyObject *object) {
   return PyBool_FromLong(shared);
 }
 
+/* expose(object): who takes its bytes may write them, whatever it is told. */
+static PyObject *expose(PyObject *module, PyObject *object) {
+  (void)module;
+  Py_buffer view;
+  if (PyObject_GetBuffer(object, &view, PyBUF_SIMPLE) != 0)
+    return NULL;
+  sp_piece_expose(view.buf, (size_t)view.len);
+  PyBuffer_Release(&view);
+  Py_RETURN_NONE;
+}
+
 /* segment_stats(): how many segments of the BEAM's are mapped, and held by
  * something; how many objects lie in them; how many Buffers there are; the
  * bytes of all; how many values went through the ring as there was no
@@ -139,6 +150,7 @@ static PyObject *segment_stats(PyObject *module, PyObject *unused) {
 static PyMethodDef functions[] = {
     {"alloc", alloc, METH_O, NULL},
     {"is_shared", is_shared, METH_O, NULL},
+    {"expose", expose, METH_O, NULL},
     {"segment_stats", segment_stats, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 

@@ -517,7 +517,7 @@ static PyType_Slot slots[] = {{Py_tp_dealloc, (void *)call_dealloc},
                               {Py_tp_methods, methods},
                               {Py_tp_members, members},
                               {Py_tp_getset, getters},
-                              {Py_tp_new, NULL},
+                              {Py_tp_new, (void *)ext_not_made},
                               {0, NULL}};
 
 PyType_Spec ext_call_spec = {.name = "_snakepit_native.Call",

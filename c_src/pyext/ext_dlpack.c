@@ -6,6 +6,7 @@
 
 #include "../core/sp_error.h"
 #include "dlpack_abi.h"
+#include "ext_shared.h"
 
 #define LEGACY "dltensor"
 #define VERSIONED "dltensor_versioned"
@@ -85,6 +86,8 @@ static int hold(holder *held, const request *from, char **data,
     held->owner = NULL;
     *data = held->view.buf;
     *bytes = (uint64_t)held->view.len;
+    /* There are libraries that know of no memory that is only read. */
+    sp_piece_expose(held->view.buf, (size_t)held->view.len);
     return 0;
   }
   unsigned long long address, size;
@@ -237,6 +240,7 @@ static PyGetSetDef tensor_getters[] = {
     {NULL, NULL, NULL, NULL, NULL}};
 
 static PyType_Slot tensor_slots[] = {{Py_tp_dealloc, (void *)tensor_dealloc},
+                                     {Py_tp_new, (void *)ext_not_made},
                                      {Py_tp_getset, tensor_getters},
                                      {Py_bf_getbuffer, (void *)get_buffer},
                                      {0, NULL}};

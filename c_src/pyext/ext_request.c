@@ -409,7 +409,7 @@ static PyGetSetDef getters[] = {{"done", get_done, NULL, NULL, NULL},
 static PyType_Slot slots[] = {{Py_tp_dealloc, (void *)request_dealloc},
                               {Py_tp_methods, methods},
                               {Py_tp_getset, getters},
-                              {Py_tp_new, NULL},
+                              {Py_tp_new, (void *)ext_not_made},
                               {0, NULL}};
 
 PyType_Spec ext_request_spec = {.name = "_snakepit_native.Request",

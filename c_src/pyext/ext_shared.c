@@ -30,8 +30,7 @@ static void shared_dealloc(PyObject *self) {
   Py_DECREF((PyObject *)type);
 }
 
-static PyObject *shared_new(PyTypeObject *type, PyObject *args,
-                            PyObject *kwargs) {
+PyObject *ext_not_made(PyTypeObject *type, PyObject *args, PyObject *kwargs) {
   (void)args;
   (void)kwargs;
   PyErr_Format(PyExc_TypeError, "%R is not made by calling it", type);
@@ -56,7 +55,7 @@ static PyMethodDef shared_methods[] = {
     {"__reduce__", shared_reduce, METH_NOARGS, NULL}, {NULL, NULL, 0, NULL}};
 
 static PyType_Slot shared_slots[] = {{Py_tp_dealloc, (void *)shared_dealloc},
-                                     {Py_tp_new, (void *)shared_new},
+                                     {Py_tp_new, (void *)ext_not_made},
                                      {Py_tp_methods, shared_methods},
                                      {0, NULL}};
 

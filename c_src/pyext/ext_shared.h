@@ -38,6 +38,9 @@ int ext_gifts_finish(ext_gifts *gifts);
 /* Buffer and the functions: part of ext_shared_init. */
 int ext_buffer_init(PyObject *module);
 int ext_shared_add_type(PyObject *module, PyTypeObject *type, const char *name);
+/* For Py_tp_new of types whose objects are made here only: without one they
+ * would have object's, and be empty. */
+PyObject *ext_not_made(PyTypeObject *type, PyObject *args, PyObject *kwargs);
 /* Whether it is a Buffer. */
 bool ext_is_buffer(PyObject *object);
 

@@ -85,8 +85,12 @@ void sp_shared_reap(void) {
   int count =
       store->watched < 0 ? 0 : epoll_wait(store->watched, ended, AT_ONCE, 0);
   for (int i = 0; i < count; i++) {
-    take_out(ended[i].data.ptr);
-    free_child(ended[i].data.ptr);
+    sp_child *child = ended[i].data.ptr;
+    /* Closing it is not enough while a process that is just being started has
+     * it too: it would be told of again. */
+    (void)epoll_ctl(store->watched, EPOLL_CTL_DEL, child->ends[0], NULL);
+    take_out(child);
+    free_child(child);
   }
   pthread_mutex_unlock(&store->lock);
 }

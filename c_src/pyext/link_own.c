@@ -155,7 +155,8 @@ static bool find_lent(sp_given *given, sp_range range, const uint8_t *bytes,
   uint64_t offset = (uint64_t)(bytes - range.at);
   unsigned i = 0;
   if (segment->forgotten ||
-      sp_segment_range(segment->bytes, offset, len) != SP_OK)
+      sp_segment_range(segment->bytes, offset, len) != SP_OK ||
+      sp_piece_is_exposed(segment, offset, len))
     return false;
   while (i < given->count && given->items[i].segment != segment)
     i++;

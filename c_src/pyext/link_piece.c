@@ -88,6 +88,7 @@ uint8_t *sp_piece_claim(const sp_attached *attached, uint64_t index,
     } else {
       made->offset = offset;
       made->len = len;
+      made->exposed = false;
       memcpy(made->before, bytes - SP_PIECE_HEAD, SP_PIECE_HEAD);
       made->next = segment->pieces;
       segment->pieces = made;
@@ -99,16 +100,49 @@ uint8_t *sp_piece_claim(const sp_attached *attached, uint64_t index,
   return bytes;
 }
 
-void sp_piece_release(uint8_t *bytes) {
+bool sp_piece_is_exposed(const sp_segment *segment, uint64_t offset,
+                         uint64_t len) {
+  for (const sp_piece *p = segment->pieces; p != NULL; p = p->next)
+    if (p->exposed && p->offset < offset + len && offset < p->offset + p->len)
+      return true;
+  return false;
+}
+
+void sp_piece_expose(const uint8_t *bytes, size_t len) {
+  pthread_mutex_lock(&store->lock);
+  const sp_range *range = sp_shared_find(bytes, len);
+  if (range != NULL && range->segment != NULL) {
+    uint64_t offset = (uint64_t)(bytes - range->at);
+    for (sp_piece *p = range->segment->pieces; p != NULL; p = p->next)
+      if (p->offset < offset + len && offset < p->offset + p->len)
+        p->exposed = true;
+  }
+  pthread_mutex_unlock(&store->lock);
+}
+
+/* The pages are the BEAM's again: it may put other bytes there later, which a
+ * page that was written here would hide. */
+static void give_back(uint8_t *bytes, const sp_piece *piece) {
   size_t page = sp_shared_page();
-  /* The page is the BEAM's again: it may put bytes there later. */
-  (void)madvise(bytes - page, page, MADV_DONTNEED);
+  size_t written = page;
+  if (piece->exposed)
+    written += ((size_t)piece->len + page - 1) / page * page;
+  (void)madvise(bytes - page, written, MADV_DONTNEED);
+}
+
+void sp_piece_release(uint8_t *bytes) {
   pthread_mutex_lock(&store->lock);
   sp_segment *segment = sp_shared_find(bytes, 1)->segment;
   sp_piece **at = &segment->pieces;
   while (segment->at + (*at)->offset != bytes)
     at = &(*at)->next;
   sp_piece *piece = *at;
+  pthread_mutex_unlock(&store->lock);
+  give_back(bytes, piece); /* which may take long */
+  pthread_mutex_lock(&store->lock);
+  at = &segment->pieces; /* others may have come or gone meanwhile */
+  while (*at != piece)
+    at = &(*at)->next;
   *at = piece->next;
   store->objects--;
   sp_shared_unref(segment);

@@ -227,20 +227,23 @@ static int add_segment(int fd, const sp_segment_entry *entry) {
   return err;
 }
 
-/* The only descriptor of the message; -1 when there is none or more. */
+#define NONE (-1)
+#define SEVERAL (-2)
+
+/* The only descriptor of the message. NONE, or SEVERAL, which are closed. */
 static int take_descriptor(struct msghdr *message) {
   int fds[FDS_MAX];
   struct cmsghdr *header = CMSG_FIRSTHDR(message);
   if (header == NULL || header->cmsg_level != SOL_SOCKET ||
       header->cmsg_type != SCM_RIGHTS || header->cmsg_len < CMSG_LEN(0))
-    return -1;
+    return NONE;
   size_t count = (header->cmsg_len - CMSG_LEN(0)) / sizeof *fds;
   memcpy(fds, CMSG_DATA(header), count * sizeof *fds);
   if (count == 1)
     return fds[0];
   for (size_t i = 0; i < count; i++)
     close(fds[i]);
-  return -1;
+  return count == 0 ? NONE : SEVERAL;
 }
 
 /* 1: there may be more. SP_ERR_NOTFOUND: there is none. */
@@ -262,10 +265,10 @@ static int receive_one(int socket) {
   int fd = take_descriptor(&message);
   /* A process that has all the descriptors that it may is given none: what
    * lies in the segment is then not to be had, which who needs it is told. */
-  bool good = got == (ssize_t)sizeof bytes &&
-              sp_segment_get(bytes, &entry) == SP_OK &&
-              (entry.id & SP_SEGMENT_OF_WORKER) == 0 &&
-              (fd >= 0 || (message.msg_flags & MSG_CTRUNC) != 0);
+  bool good =
+      got == (ssize_t)sizeof bytes && sp_segment_get(bytes, &entry) == SP_OK &&
+      (entry.id & SP_SEGMENT_OF_WORKER) == 0 &&
+      (fd >= 0 || (fd == NONE && (message.msg_flags & MSG_CTRUNC) != 0));
   int err = good ? add_segment(fd, &entry) : SP_ERR_SYNTAX;
   if (fd >= 0)
     close(fd);
@@ -378,7 +381,8 @@ size_t sp_shared_take_releases(uint64_t *ids, size_t max) {
   pthread_mutex_lock(&store->lock);
   size_t count = atomic_load(&store->release_count);
   size_t taken = count < max ? count : max;
-  memcpy(ids, store->releases + (count - taken), taken * sizeof *ids);
+  if (taken > 0) /* else there may be no table yet */
+    memcpy(ids, store->releases + (count - taken), taken * sizeof *ids);
   store->being_sent += taken;
   atomic_store(&store->release_count, count - taken);
   pthread_mutex_unlock(&store->lock);
@@ -388,7 +392,7 @@ size_t sp_shared_take_releases(uint64_t *ids, size_t max) {
 void sp_shared_return_releases(const uint64_t *ids, size_t count, bool sent) {
   pthread_mutex_lock(&store->lock);
   store->being_sent -= count;
-  if (!sent && store->link != NULL) {
+  if (!sent && count > 0 && store->link != NULL) {
     size_t before = atomic_load(&store->release_count);
     memcpy(store->releases + before, ids, count * sizeof *ids);
     atomic_store(&store->release_count, before + count);

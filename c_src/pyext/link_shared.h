@@ -79,6 +79,9 @@ void sp_attached_copy(const sp_attached *attached, uint64_t index,
  * found is alive. */
 uint8_t *sp_piece_claim(const sp_attached *attached, uint64_t index,
                         uint64_t offset, uint64_t len, bool *object);
+/* Who takes these bytes may write them, whatever it is told: so they are not
+ * passed on as they lie, and what was written goes with their object. */
+void sp_piece_expose(const uint8_t *bytes, size_t len);
 /* The object whose bytes are at |bytes| is gone; its head is not to be touched
  * any more. */
 void sp_piece_release(uint8_t *bytes);

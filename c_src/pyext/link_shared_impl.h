@@ -12,6 +12,7 @@ typedef struct sp_piece {
   uint64_t offset;
   uint64_t len;
   uint8_t before[SP_PIECE_HEAD]; /* what stood where its head is */
+  bool exposed;                  /* the bytes may have been written */
   struct sp_piece *next;
 } sp_piece;
 
@@ -90,6 +91,9 @@ sp_range *sp_shared_find(const uint8_t *at, size_t len);
 /* False: no memory. */
 bool sp_shared_add_range(const sp_range *range);
 void sp_shared_remove_range(const uint8_t *at);
+/* Whether some of these bytes may have been written here. */
+bool sp_piece_is_exposed(const sp_segment *segment, uint64_t offset,
+                         uint64_t len);
 /* One reference less: notes what is to be released. */
 void sp_shared_unref(sp_segment *segment);
 /* The segments stay for those that hold them; nobody is told of their end. */

@@ -10,6 +10,7 @@
 
 #include "sp_error.h"
 #include "sp_frame.h"
+#include "sp_segment.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
@@ -47,6 +48,26 @@ static void shift(uint8_t *memory, size_t offset, input *in) {
   memcpy(memory + offset, &index, sizeof index);
 }
 
+/* What is attached lies right before the payload, all of it; what is an entry
+ * has one way to be written. */
+static void check_entries(const sp_frame *frame) {
+  uint8_t again[SP_SEGMENT_ENTRY];
+  sp_segment_entry entry;
+  if (frame->attached > SP_SEGMENTS_MAX ||
+      (frame->kind != SP_FRAME_ANSWER && frame->took != 0))
+    abort();
+  for (size_t i = frame->attached; i > 0; i--) {
+    const uint8_t *at = frame->payload - i * SP_SEGMENT_ENTRY;
+    if (sp_segment_get(at, &entry) != SP_OK)
+      continue;
+    sp_segment_put(again, &entry);
+    if (memcmp(at, again, sizeof again) != 0 ||
+        sp_segment_range(entry.bytes, 0, entry.bytes) != SP_OK ||
+        sp_segment_range(entry.bytes, 1, entry.bytes) == SP_OK)
+      abort();
+  }
+}
+
 static void read_frames(sp_frame_reader *r, sp_ring *ring, bool *broken) {
   for (int i = 0; i < MAX_FRAMES && !*broken; i++) {
     sp_frame frame;
@@ -58,6 +79,7 @@ static void read_frames(sp_frame_reader *r, sp_ring *ring, bool *broken) {
       return;
     if (frame.len > SP_FRAME_MAX || (frame.len > 0 && frame.payload == NULL))
       abort();
+    check_entries(&frame);
     for (size_t n = 0; n < frame.len; n++)
       sum += frame.payload[n];
     if (sum > 255 * (uint64_t)frame.len)
@@ -67,13 +89,21 @@ static void read_frames(sp_frame_reader *r, sp_ring *ring, bool *broken) {
 
 static void write_frame(sp_ring *ring, input *in, bool *broken) {
   static const uint8_t bytes[3 * CAPACITY];
-  sp_frame_part parts[2] = {{bytes, (size_t)take(in, 1) % CAPACITY},
+  uint8_t entries[2 * SP_SEGMENT_ENTRY] = {0};
+  uint8_t attached = (uint8_t)(take(in, 1) % 3);
+  for (size_t i = 0; i < (size_t)attached * SP_SEGMENT_ENTRY; i += 4)
+    entries[i] = (uint8_t)take(in, 1);
+  sp_frame_part parts[3] = {{entries, (size_t)attached * SP_SEGMENT_ENTRY},
+                            {bytes, (size_t)take(in, 1) % CAPACITY},
                             {bytes, (size_t)take(in, 1) % CAPACITY}};
   sp_frame_writer w;
   bool bell = false;
-  if (sp_frame_begin(&w, (uint8_t)take(in, 1), take(in, 2), parts, 2) != SP_OK)
+  uint8_t kind = (uint8_t)take(in, 1);
+  if (sp_frame_begin_with(&w, kind, take(in, 2), attached, parts, 3) != SP_OK)
     abort();
-  int wrote = sp_frame_write(&w, ring, parts, 2, &bell);
+  if (kind == SP_FRAME_ANSWER)
+    sp_frame_took(&w, (int64_t)take(in, 8));
+  int wrote = sp_frame_write(&w, ring, parts, 3, &bell);
   if (wrote == 0)
     (void)sp_ring_wait_room(ring, 1);
   *broken = wrote < 0;

@@ -1,12 +1,13 @@
-# Free-threaded Pythons are rare: their tests run where one is named.
-free_threaded = "SNAKEPIT_TEST_FREE_THREADED_PYTHON"
+# What tests of these need is rare or large: they run where an interpreter is named.
+rare = [
+  free_threaded: {"free-threaded Python", "SNAKEPIT_TEST_FREE_THREADED_PYTHON"},
+  torch: {"PyTorch", "SNAKEPIT_TEST_TORCH_PYTHON"}
+]
 
 exclude =
-  if System.get_env(free_threaded, "") == "" do
-    IO.puts("Tests of free-threaded Python are left out: #{free_threaded} names none")
-    [:free_threaded]
-  else
-    []
+  for {tag, {what, variable}} <- rare, System.get_env(variable, "") == "" do
+    IO.puts("Tests of #{what} are left out: #{variable} names none")
+    tag
   end
 
 # What code under test logs is shown for failing tests only. The limits are for

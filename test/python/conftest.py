@@ -19,12 +19,23 @@ PACKAGE = ROOT / "priv" / "python"
 # Before 3.10 subprocess really forks, and gRPC's handlers for that are fragile.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
+# These libraries are large: their tests run where an interpreter that has them is named.
+LARGE = {"torch": "PyTorch", "polars": "Polars"}
+LEFT_OUT = [name for name in LARGE if not os.environ.get(f"SNAKEPIT_TEST_{name.upper()}_PYTHON")]
+collect_ignore = [f"test_zero_copy_{name}.py" for name in LEFT_OUT]
+
 for directory in (str(PACKAGE), str(HERE)):
     if directory not in sys.path:
         sys.path.insert(0, directory)
 
 if hasattr(sys, "set_int_max_str_digits"):
     sys.set_int_max_str_digits(0)  # as a worker does
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for name in LEFT_OUT:
+        variable = f"SNAKEPIT_TEST_{name.upper()}_PYTHON"
+        terminalreporter.write_line(f"Tests of {LARGE[name]} are left out: {variable} names none")
 
 
 def _generate(target: Path) -> None:

@@ -433,12 +433,13 @@ class LocalWorker(Connection):
         env: Optional[dict[str, str]] = None,
         capacity: int = CAPACITY,
         proto_path: str = "",
+        python: str = sys.executable,
     ) -> None:
         self.listener = Listener(directory, capacity)
         self.log_file = directory / "log"
         with open(self.log_file, "wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "snakepit_bridge", "--adapter", adapter, *arguments],
+                [python, "-m", "snakepit_bridge", "--adapter", adapter, *arguments],
                 env=environment(
                     SNAKEPIT_PROTO_PATH=proto_path, **self.listener.env, **(env or {})
                 ),

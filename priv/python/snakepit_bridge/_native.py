@@ -6,22 +6,25 @@ import os
 import sys
 from importlib.machinery import ExtensionFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, cast
 
 from ._native_file import NAME, file_name
 from ._proto import PATH_VARIABLE
 
+if TYPE_CHECKING:
+    from ._extension import Extension
 
-def load() -> Optional[Any]:
+
+def load() -> Optional[Extension]:
     """The module, or None where there is none for this interpreter.
 
     That of the build that started the worker comes before an installed one.
     """
     if NAME in sys.modules:
-        return sys.modules[NAME]
+        return cast("Extension", sys.modules[NAME])
     path = os.path.join(os.environ.get(PATH_VARIABLE, ""), file_name())
     try:
-        return _load_file(path if os.path.isfile(path) else _installed())
+        return cast("Extension", _load_file(path if os.path.isfile(path) else _installed()))
     except ImportError:
         return None
 

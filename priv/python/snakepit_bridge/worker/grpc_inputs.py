@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 from .. import _values
 from ..errors import BridgeError, DecodeError
+
+if TYPE_CHECKING:
+    from .._extension import Extension
 
 # So many may be here or on their way, and after each of these taken as many
 # more are asked for.
@@ -21,7 +24,10 @@ class GrpcInputs:
     """Reads a message when it is wanted, in the thread that wants it."""
 
     def __init__(
-        self, messages: Iterator[Any], want: Callable[[int], None], native: Any = None
+        self,
+        messages: Iterator[Any],
+        want: Callable[[int], None],
+        native: Optional[Extension] = None,
     ) -> None:
         self._messages = messages
         self._native = native
@@ -86,7 +92,7 @@ class GrpcInputs:
             self._taken = 0
 
 
-def _value(chunk: Any, native: Any) -> Any:
+def _value(chunk: Any, native: Optional[Extension]) -> Any:
     if chunk.data_cbor:
         if native is None:
             raise DecodeError("an input is CBOR, which this worker did not offer to take")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import grpc
 
@@ -20,6 +20,9 @@ from .calls import NO_SINK, Call, Cbor, CborCall, Reply, Sink
 from .grpc_inputs import GrpcInputs
 from .runner import Runner
 from .sinks import Chunk, StreamSink
+
+if TYPE_CHECKING:
+    from .._extension import Extension
 
 SERVICE = "snakepit.bridge.BridgeService"
 CALL_ID_HEADER = "x-snakepit-call-id"
@@ -247,7 +250,7 @@ class BridgeService:
             return context.abort(error.code(), error.details() or "")
 
 
-def _find_native() -> Any:
+def _find_native() -> Optional[Extension]:
     """The extension, where CBOR is to be offered: it is what reads and writes it."""
     if os.environ.get(ENCODING_VARIABLE, "").strip().lower() == "json":
         return None
@@ -257,7 +260,7 @@ def _find_native() -> Any:
     return native
 
 
-def _arguments(data: bytes, native: Any) -> dict[str, Any]:
+def _arguments(data: bytes, native: Optional[Extension]) -> dict[str, Any]:
     if native is None:
         raise DecodeError("the arguments are CBOR, which this worker did not offer to take")
     arguments = native.decode(data)
@@ -266,7 +269,7 @@ def _arguments(data: bytes, native: Any) -> dict[str, Any]:
     return arguments
 
 
-def _parameters(request: Any, native: Any) -> dict[str, Any]:
+def _parameters(request: Any, native: Optional[Extension]) -> dict[str, Any]:
     """All parameters; binary ones replace others of the same name."""
     decoded: dict[str, Any] = {}
     if request.arguments_cbor:

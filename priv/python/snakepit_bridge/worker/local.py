@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from .. import _native
+
+if TYPE_CHECKING:
+    from .._extension import Extension
 
 SOCKET_VARIABLE = "SNAKEPIT_LOCAL_SOCKET"
 TOKEN_VARIABLE = "SNAKEPIT_LOCAL_TOKEN"
@@ -15,7 +18,7 @@ TOKEN_VARIABLE = "SNAKEPIT_LOCAL_TOKEN"
 class Offer:
     """What the BEAM says in the environment, once."""
 
-    def __init__(self, native: Any, path: str, token: str) -> None:
+    def __init__(self, native: Extension, path: str, token: str) -> None:
         self._native = native
         self._path = path
         self._token = token

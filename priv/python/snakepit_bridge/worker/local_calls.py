@@ -16,6 +16,7 @@ from ..elixir_tools import ToolAnswer, unreachable
 if TYPE_CHECKING:
     import asyncio
 
+    from .._extension import Link
     from ..session_context import SessionContext
 
 _CORRELATION_HEADER = "x-snakepit-correlation-id"
@@ -26,7 +27,7 @@ _GONE = 14  # UNAVAILABLE
 class LocalCalls:
     """The way back to Elixir; a context says of which call."""
 
-    def __init__(self, link: Any) -> None:
+    def __init__(self, link: Link) -> None:
         self._link = link
 
     def call(self, context: SessionContext, name: str, arguments: dict[str, Any]) -> ToolAnswer:
@@ -175,7 +176,7 @@ def _grpc_kind(base: type) -> type[LocalRpcError]:
 class LocalStub:
     """BridgeService as the BEAM serves it: ``stub.Ping(request, timeout=5)``."""
 
-    def __init__(self, link: Any, call: Any = None) -> None:
+    def __init__(self, link: Link, call: Any = None) -> None:
         self._link = link
         self._call = call
 
@@ -190,7 +191,7 @@ class LocalStub:
 
 
 class _Method:
-    def __init__(self, link: Any, call: Any, method: Any) -> None:
+    def __init__(self, link: Link, call: Any, method: Any) -> None:
         self._link = link
         self._call = call
         self._place = method.index + 1

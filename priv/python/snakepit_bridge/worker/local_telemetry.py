@@ -13,10 +13,13 @@ from __future__ import annotations
 import os
 import struct
 import threading
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from ..logging_config import get_logger
 from ..telemetry.stream import Control, TelemetryStream
+
+if TYPE_CHECKING:
+    from .._extension import Extension, Link
 
 _log = get_logger(__name__)
 
@@ -29,7 +32,7 @@ _VERSION = struct.Struct("<Q")
 class LocalTelemetry:
     """The pump between a stream and the link."""
 
-    def __init__(self, link: Any, native: Any) -> None:
+    def __init__(self, link: Link, native: Extension) -> None:
         self._link = link
         self._native = native
         self._lock = threading.Lock()  # guards _thread

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Set
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import _graceful, _tags
 from ..errors import DecodeError, EncodeError, ToolCancelled
@@ -12,10 +12,13 @@ from ..serialization import BinaryResult
 from ..zero_copy import ZERO_COPY_KEY, ZeroCopyRef, automatic
 from .calls import Reply
 
+if TYPE_CHECKING:
+    from .._extension import Extension
+
 _SEQUENCES = (list, range, deque)
 
 
-def configure(native: Any) -> None:
+def configure(native: Extension) -> None:
     """Once per process, before the extension is used."""
     native.configure(
         EncodeError,

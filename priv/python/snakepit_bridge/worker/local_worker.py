@@ -21,6 +21,7 @@ from .requests import AdapterHost
 from .routing import MainQueue, Sensitivity
 
 if TYPE_CHECKING:
+    from .._extension import Extension
     from .event_loop import WorkerLoop
 
 _log = get_logger(__name__)
@@ -36,7 +37,12 @@ class LocalWorker:
     """
 
     def __init__(
-        self, native: Any, path: str, token: str, options: argparse.Namespace, adapter: Any
+        self,
+        native: Extension,
+        path: str,
+        token: str,
+        options: argparse.Namespace,
+        adapter: Any,
     ) -> None:
         local_values.configure(native)
         _proto.show()

@@ -6,7 +6,7 @@ import sys
 from typing import Any, Optional
 
 from ..errors import DecodeError
-from . import memory, tables, tensors
+from . import memory, pytorch, tables, tensors
 from .errors import ZeroCopyError, ZeroCopyUnavailable
 from .ref import ZeroCopyRef
 
@@ -52,6 +52,8 @@ def _other(value: Any) -> Optional[ZeroCopyRef]:
     if kind.__module__.partition(".")[0] in _TABLES:
         capsules = hasattr(kind, "__arrow_c_stream__") or hasattr(kind, "__arrow_c_array__")
         return tables.to_arrow(value) if capsules and _large(_table_bytes(value)) else None
+    if pytorch.is_tensor(value):
+        return tensors.to_dlpack(value) if _large(pytorch.nbytes_of(value)) else None
     if hasattr(kind, "__dlpack__") and _large(getattr(value, "nbytes", None)):
         return tensors.to_dlpack(value)
     return None

@@ -214,15 +214,15 @@ class DeviceTensor:
         here = self.__dlpack_device__()
         if copy or (dl_device is not None and tuple(dl_device) != here):
             raise BufferError(f"the tensor stays where it is, on device {here}")
-        export = memory.native("dlpack_export")
-        if export is None:
+        native = memory.extension()
+        if native is None:
             raise ZeroCopyUnavailable(
                 "a tensor of a GPU needs Snakepit's extension in the worker"
             )
         versioned = max_version is not None and max_version[0] >= 1
         memory_of = (self.address, self.nbytes, owner)
         kind = (self._dtype.code, self._dtype.bits, 1)
-        return export(memory_of, *kind, self.shape, None, 0, False, versioned, here)
+        return native.dlpack_export(memory_of, *kind, self.shape, None, 0, False, versioned, here)
 
 
 # ---- from here ----------------------------------------------------------------------
@@ -232,12 +232,14 @@ def export_dlpack(tensor: Any) -> ZeroCopyRef:
     """A handle of a tensor with ``__dlpack__`` on a GPU."""
     from . import tensors
 
-    read = memory.native("dlpack_import")
-    if read is None:
+    native = memory.extension()
+    if native is None:
         if hasattr(type(tensor), "__cuda_array_interface__"):
             return export_interface(tensor)
         raise ZeroCopyUnavailable("a tensor of a GPU needs Snakepit's extension in the worker")
-    buffer, code, bits, lanes, shape, strides, _, _, offset = read(tensors.capsule(tensor))
+    buffer, code, bits, lanes, shape, strides, _, _, offset = native.dlpack_import(
+        tensors.capsule(tensor)
+    )
     dtype = dtypes.of_code(code, bits, lanes)
     if offset != 0 or buffer.nbytes != dtypes.nbytes_of(shape, dtype):
         _refuse_order()

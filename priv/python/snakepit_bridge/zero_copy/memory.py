@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from .. import _native
+
+if TYPE_CHECKING:
+    from .._extension import Extension
 
 ENABLED_VARIABLE = "SNAKEPIT_ZERO_COPY"
 THRESHOLD_VARIABLE = "SNAKEPIT_ZERO_COPY_THRESHOLD"
@@ -40,9 +43,9 @@ def is_own(memory: Any) -> bool:
     return kind is not None and isinstance(memory, kind)
 
 
-def native(name: str) -> Optional[Any]:
-    """A function of the extension, None where there is none."""
-    return getattr(_native.load(), name, None)
+def extension() -> Optional[Extension]:
+    """None where there is none."""
+    return _native.load()
 
 
 def enabled() -> bool:

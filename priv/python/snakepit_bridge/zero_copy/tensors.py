@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any, Optional
 
-from . import dtypes, memory
+from . import dtypes, memory, pytorch
 from .dtypes import Dtype
 from .errors import ZeroCopyError, ZeroCopyUnavailable
 from .ref import ZeroCopyRef, new_ref
@@ -133,7 +133,12 @@ def _of_buffer(view: memoryview) -> ZeroCopyRef:
 
 
 def _of_capsule(tensor: Any) -> ZeroCopyRef:
-    device = tuple(int(number) for number in tensor.__dlpack_device__())
+    try:
+        if pytorch.is_tensor(tensor):
+            tensor = pytorch.plain(tensor)
+        device = tuple(int(number) for number in tensor.__dlpack_device__())
+    except Exception as error:
+        raise _refused(tensor, error) from error
     if device[0] == CUDA:
         from . import cuda
 
@@ -143,23 +148,39 @@ def _of_capsule(tensor: Any) -> ZeroCopyRef:
             f"the tensor is on DLPack's device {device}, whose memory cannot be passed on; "
             "copy it to the CPU first"
         )
-    read, pack = memory.native("dlpack_import"), memory.native("tensor_pack")
-    if read is None or pack is None:
+    native = memory.extension()
+    if native is None:
         numpy = _numpy()
         if numpy is None:
             raise ZeroCopyUnavailable(
                 "without Snakepit's extension a DLPack tensor needs NumPy: pip install numpy"
             )
         return _of_array(numpy, numpy.from_dlpack(tensor))
-    buffer, code, bits, lanes, shape, strides, _, _, offset = read(capsule(tensor))
-    dtype = dtypes.of_code(code, bits, lanes)
+    given, as_bool = _capsule_of(tensor)
+    buffer, code, bits, lanes, shape, strides, _, _, offset = native.dlpack_import(given)
+    dtype = dtypes.of("bool") if as_bool else dtypes.of_code(code, bits, lanes)
     nbytes = dtypes.nbytes_of(shape, dtype)
     dense = offset == 0 and buffer.nbytes == nbytes and in_c_order(shape, strides)
     if dense:
         return _ref(memoryview(buffer), dtype, shape, False)
     target = memory.alloc(nbytes)
-    pack(buffer, code, bits, lanes, shape, strides, offset, target)
+    native.tensor_pack(buffer, code, bits, lanes, shape, strides, offset, target)
     return _ref(memoryview(target)[:nbytes], dtype, shape, True)
+
+
+def _capsule_of(tensor: Any) -> tuple[Any, bool]:
+    """A capsule, and whether its bytes are booleans."""
+    try:
+        return capsule(tensor), False
+    except Exception as error:
+        other = pytorch.as_bytes(tensor) if pytorch.is_tensor(tensor) else None
+        if other is None:
+            raise _refused(tensor, error) from error
+    return capsule(other), True
+
+
+def _refused(tensor: Any, error: Exception) -> ZeroCopyError:
+    return ZeroCopyError(f"a {type(tensor).__name__} that its library does not hand out: {error}")
 
 
 def capsule(tensor: Any) -> Any:
@@ -223,6 +244,9 @@ def numpy_of(ref: ZeroCopyRef, writable: bool = False) -> Any:
     data, dtype, shape = _content(ref)
     array = numpy.ndarray(shape, dtypes.to_numpy(numpy, dtype), buffer=data)
     if not writable:
+        native = memory.extension() if "torch" in sys.modules else None
+        if native is not None:
+            native.expose(data)  # torch.from_numpy knows of no memory that is only read
         array.flags.writeable = False
         return array
     result = empty(shape, dtype.name)
@@ -287,8 +311,8 @@ def capsule_of(
         copy = data.readonly and not versioned
     if data.readonly and not versioned and not copy:
         raise BufferError("the tensor is read-only, which needs max_version=(1, 0) or a copy")
-    export = memory.native("dlpack_export")
-    if export is None:
+    native = memory.extension()
+    if native is None:
         return _numpy_capsule(ref, versioned, copy)
     if copy:
         fresh = memory.alloc(data.nbytes)
@@ -296,7 +320,7 @@ def capsule_of(
         data = memoryview(fresh)
     readonly = bool(data.readonly)
     kind = (dtype.code, dtype.bits, 1)
-    return export(data, *kind, shape, None, 0, readonly, versioned, device, copy)
+    return native.dlpack_export(data, *kind, shape, None, 0, readonly, versioned, device, copy)
 
 
 def _numpy_capsule(ref: ZeroCopyRef, versioned: bool, copy: bool) -> Any:

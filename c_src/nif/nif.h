@@ -216,6 +216,7 @@ NIF(nif_local_expect);
 NIF(nif_local_ping);
 NIF(nif_local_close);
 NIF(nif_local_serve);
+NIF(nif_request_encode);
 NIF(nif_request_reply);
 NIF(nif_message_encode);
 NIF(nif_message_decode);

@@ -177,6 +177,7 @@ static ErlNifFunc functions[] = {
     {"local_ping", 2, nif_local_ping, 0},
     {"local_close", 1, nif_local_close, 0},
     {"local_serve", 3, nif_local_serve, 0},
+    {"request_encode", 2, nif_request_encode, 0},
     {"request_reply", 3, nif_request_reply, 0},
     {"message_encode", 2, nif_message_encode, 0},
     {"message_decode", 2, nif_message_decode, 0},

@@ -29,10 +29,9 @@ struct nif_segment_node nif_segment_node;
 
 static ErlNifResourceType *view_type;
 
-/* What a binary keeps. */
-typedef struct view {
+struct nif_view {
   nif_segment *seg; /* counted */
-} view;
+};
 
 /* ---- where they lie ------------------------------------------------------ */
 
@@ -476,21 +475,22 @@ void nif_segment_destroy(nif_segment *seg) {
 
 /* ---- binaries ------------------------------------------------------------ */
 
-ERL_NIF_TERM nif_segment_binary(ErlNifEnv *env, nif_segment *seg,
-                                size_t bytes) {
-  view *v = enif_alloc_resource(view_type, sizeof *v);
-  if (v == NULL)
-    return 0;
-  nif_segment_keep(seg);
-  v->seg = seg;
-  ERL_NIF_TERM term = enif_make_resource_binary(env, v, seg->map, bytes);
-  enif_release_resource(v);
-  return term;
+nif_view *nif_segment_view(nif_segment *seg) {
+  nif_view *view = enif_alloc_resource(view_type, sizeof *view);
+  if (view != NULL)
+    view->seg = seg;
+  else
+    nif_segment_release(seg);
+  return view;
+}
+
+ERL_NIF_TERM nif_view_binary(ErlNifEnv *env, nif_view *view, size_t bytes) {
+  return enif_make_resource_binary(env, view, view->seg->map, bytes);
 }
 
 static void view_dtor(ErlNifEnv *env, void *obj) {
   (void)env;
-  nif_segment_release(((view *)obj)->seg);
+  nif_segment_release(((nif_view *)obj)->seg);
 }
 
 /* A quarter of what there is for a pool, at most 4 GiB; half for all. */

@@ -73,8 +73,12 @@ nif_segment *nif_segment_at(const uint8_t *data, size_t len, size_t *offset);
 /* Whatever part of whichever it is. */
 bool nif_segment_has(const uint8_t *data, size_t len, uint64_t *id,
                      size_t *offset);
-/* The first |bytes| as a binary, which keeps it. */
-ERL_NIF_TERM nif_segment_binary(ErlNifEnv *env, nif_segment *seg, size_t bytes);
+/* What binaries of it keep, a resource that is the caller's; the reference is
+ * taken over. NULL when there is no memory. */
+typedef struct nif_view nif_view;
+nif_view *nif_segment_view(nif_segment *seg);
+/* Its first |bytes| as a binary. */
+ERL_NIF_TERM nif_view_binary(ErlNifEnv *env, nif_view *view, size_t bytes);
 /* So many blobs went inline because there was no segment for them. */
 void nif_segment_count_inline(nif_segments *home, unsigned n);
 /* So many uses more (or less) by peers. */

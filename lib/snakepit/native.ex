@@ -397,6 +397,13 @@ defmodule Snakepit.Native do
   def local_serve(_link, _server, _max), do: err!()
 
   @doc """
+  What cbor_encode/1 does, for a request's reply: what is large goes beside it, with
+  the next request_reply/3 of status 0.
+  """
+  @spec request_encode(request :: handle, term) :: {:ok, binary} | {:error, reason}
+  def request_encode(_request, _term), do: err!()
+
+  @doc """
   Answers a request, from any process: status 0 and the response message, or a
   gRPC status and a text. Then it may wait a few microseconds for what the worker
   says next.

@@ -38,6 +38,7 @@ int nif_blobs_put(nif_encoder *e, const uint8_t *data, size_t len,
 typedef struct nif_attached {
   atomic_int refs;
   unsigned count;
+  uint64_t bytes; /* of all entries */
   nif_segment *segs[SP_SEGMENTS_MAX];
   uint8_t entries[SP_SEGMENTS_MAX * SP_SEGMENT_ENTRY];
 } nif_attached;

@@ -181,7 +181,8 @@ defmodule Snakepit.Native do
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
 
   With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
-  `{:started, worker, result}`, where `result` is one of the others, or
+  `{:started, worker, result}`, where `result` is one of the others, with what
+  call_segments/1 says behind it where that is the end and there were some, or
   later by `{ref, {:started, worker}}`, before anything else of the call.
   It does not wait for the answer: `call_await/1` does.
 
@@ -210,6 +211,7 @@ defmodule Snakepit.Native do
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, message} | {:error, reason}}
           | {:started, worker, result :: tuple}
+          | {:started, worker, result :: tuple, segments}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
 
@@ -231,6 +233,13 @@ defmodule Snakepit.Native do
   """
   @spec call_cancel(handle) :: :ok | :ended
   def call_cancel(_call), do: err!()
+
+  @typedoc "How many went and came, how many binaries had none, and the bytes of all; nil for none."
+  @type segments :: {non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer} | nil
+
+  @doc "The segments that went with a call and its inputs so far, and those that came."
+  @spec call_segments(handle) :: segments
+  def call_segments(_call), do: err!()
 
   @doc "Allows `n` more chunks to be sent. A stream starts with 16."
   @spec call_credit(handle, pos_integer) :: :ok

@@ -136,6 +136,74 @@ defmodule Snakepit.ZeroCopyWaysTest do
     if local?(), do: assert({:ok, _, _} = Native.binary_segment(elem(got, 1)))
   end
 
+  # ---- what is told of a call ---------------------------------------------------
+
+  @told [:segments_sent, :segments_received, :segments_missing, :segment_bytes]
+
+  # What the stop events of what `fun` does say of segments.
+  defp told(operation, also, fun) do
+    test = self()
+    ref = make_ref()
+    id = "ways #{inspect(ref)}"
+
+    handler = fn event, measurements, _metadata, _config ->
+      if List.last(event) == :stop, do: send(test, {ref, Map.take(measurements, @told)})
+    end
+
+    events = for what <- [:stop | also], do: [:snakepit, :grpc_worker, operation, what]
+    :ok = Snakepit.Telemetry.attach_many(id, events, handler, nil)
+
+    try do
+      fun.()
+      received(ref)
+    after
+      Snakepit.Telemetry.detach(id)
+    end
+  end
+
+  defp segments(sent, received, missing),
+    do: %{segments_sent: sent, segments_received: received, segments_missing: missing}
+
+  defp assert_told([told], expected) do
+    if local?() do
+      assert Map.delete(told, :segment_bytes) == expected
+      count = expected.segments_sent + expected.segments_received
+      # They may be somewhat larger than what lies in them.
+      assert told.segment_bytes in (count * @size)..(count * 2 * @size)
+    else
+      assert told == %{}
+    end
+  end
+
+  # Alone it is told with the answer; with the start it has to be remembered.
+  for also <- [[], [:start]] do
+    test "which way large values went, with #{inspect([:stop | also])}" do
+      also = unquote(also)
+      value = {:binary, bytes(@size)}
+      one = fn -> run("binary_of", %{value: value}) end
+      for _ <- 1..3, do: assert_told(told(:execute, also, one), segments(1, 1, 0))
+      assert told(:execute, also, fn -> run("binary", %{size: 10}) end) == [%{}]
+
+      stream = fn -> chunks("back", %{values: [value, {:binary, bytes(@size)}]}) end
+      assert_told(told(:execute_stream, also, stream), segments(2, 2, 0))
+
+      async = fn ->
+        assert {:ok, _} =
+                 "binary_of" |> Snakepit.async(%{value: value}) |> Snakepit.await(@patience)
+      end
+
+      assert_told(told(:execute, also, async), segments(1, 1, 0))
+    end
+  end
+
+  test "that a binary had none is told" do
+    :ok = Native.segments_set_limit(0, 1000)
+    told = told(:execute, [], fn -> run("binary_of", %{value: {:binary, "abc"}}) end)
+    assert told == [%{}]
+    told = told(:execute, [], fn -> run("length", %{value: {:binary, bytes(@size)}}) end)
+    assert_told(told, segments(0, 0, 1))
+  end
+
   # ---- Elixir's tools -----------------------------------------------------------
 
   defp expose(session, name, fun) do

@@ -57,6 +57,10 @@ class WayTools(BaseAdapter):  # type: ignore[misc]
     def binary_of(self, value: bytes) -> BinaryResult:
         return BinaryResult(value)
 
+    @tool("How long it is")
+    def length(self, value: bytes) -> int:
+        return len(value)
+
     @tool("What an Elixir tool makes of the argument")
     def through(self, ctx: Any, name: str, value: Any = None, times: int = 1) -> Any:
         results = [ctx.call_elixir_tool(name, {"value": value}) for _ in range(times)]

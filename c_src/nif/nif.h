@@ -58,6 +58,7 @@
   X(max_bytes)                                                                 \
   X(max_descriptors)                                                           \
   X(max_idle_bytes)                                                            \
+  X(idle_ms)                                                                   \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(name)                                                                      \

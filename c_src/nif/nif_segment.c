@@ -174,7 +174,9 @@ static bool charge(nif_segments *home, size_t bytes) {
   struct nif_segment_node *node = &nif_segment_node;
   if (!add_below(&node->segments, 1, MAX_SEGMENTS))
     return false;
-  if (add_below(&node->bytes, bytes, atomic_load(&node->max_bytes))) {
+  if (add_below(&node->bytes, bytes, atomic_load(&node->max_bytes)) ||
+      (nif_segments_relieve() &&
+       add_below(&node->bytes, bytes, atomic_load(&node->max_bytes)))) {
     if (home == NULL || nif_segments_charge(home, bytes))
       return true;
     atomic_fetch_sub(&node->bytes, bytes);
@@ -183,11 +185,11 @@ static bool charge(nif_segments *home, size_t bytes) {
   return false;
 }
 
-static void discharge(nif_segments *home, size_t bytes) {
+static void discharge(nif_segments *home, size_t bytes, bool was_idle) {
   atomic_fetch_sub(&nif_segment_node.bytes, bytes);
   atomic_fetch_sub(&nif_segment_node.segments, 1);
   if (home != NULL)
-    nif_segments_discharge(home, bytes);
+    nif_segments_discharge(home, bytes, was_idle);
 }
 
 void nif_segment_count_inline(nif_segments *home, unsigned n) {
@@ -331,7 +333,7 @@ int nif_segment_new(nif_segments *home, enum nif_segment_kind kind,
   if (seg == NULL) {
     if (err == SP_OK)
       atomic_fetch_sub(&nif_segment_node.descriptors, 1);
-    discharge(home, bytes);
+    discharge(home, bytes, false);
     return err == SP_OK ? SP_ERR_NOMEM : err;
   }
   seg->class = class;
@@ -342,7 +344,7 @@ int nif_segment_new(nif_segments *home, enum nif_segment_kind kind,
   if (err == SP_OK && !enter_place(seg))
     err = SP_ERR_NOMEM;
   if (err != SP_OK) {
-    discharge(home, bytes);
+    discharge(home, bytes, false);
     deallocate(seg);
     return err;
   }
@@ -363,7 +365,7 @@ int nif_segment_given(nif_segments *home, int fd, uint64_t bytes,
   nif_segment *seg = allocate(home, NIF_SEGMENT_GIVEN, (size_t)bytes);
   if (seg == NULL) {
     close(fd);
-    discharge(home, (size_t)bytes);
+    discharge(home, (size_t)bytes, false);
     return SP_ERR_NOMEM;
   }
   seg->fd = fd;
@@ -372,7 +374,7 @@ int nif_segment_given(nif_segments *home, int fd, uint64_t bytes,
   if (err == SP_OK && !enter_place(seg))
     err = SP_ERR_NOMEM;
   if (err != SP_OK) {
-    discharge(home, seg->bytes);
+    discharge(home, seg->bytes, false);
     deallocate(seg);
     return err;
   }
@@ -456,7 +458,7 @@ static bool keeper_runs(void) {
 
 void nif_segment_destroy(nif_segment *seg) {
   /* Its place within the limits is free as soon as nobody uses it. */
-  discharge(seg->home, seg->bytes);
+  discharge(seg->home, seg->bytes, seg->was_idle);
   if (seg->kind == NIF_SEGMENT_GIVEN)
     atomic_fetch_sub(&nif_segment_node.mapped, seg->bytes);
   pthread_mutex_lock(&keeper.lock);

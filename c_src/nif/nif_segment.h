@@ -47,6 +47,7 @@ typedef struct nif_segment {
   unsigned class;
   size_t stride;
   size_t lens[NIF_SEGMENT_SLOTS];
+  bool was_idle; /* when its end came */
   /* Guarded by its home's lock, while it is idle: */
   struct nif_segment *class_next, *class_prev;
   struct nif_segment *older, *newer;
@@ -114,10 +115,13 @@ static inline size_t nif_segment_offset(const nif_segment *seg, unsigned i) {
 void nif_segments_put(nif_segment *seg);
 /* |bytes| more; false beyond the pool's limit. */
 bool nif_segments_charge(nif_segments *home, size_t bytes);
-void nif_segments_discharge(nif_segments *home, size_t bytes);
+void nif_segments_discharge(nif_segments *home, size_t bytes, bool was_idle);
+/* Gives back what all pools keep for a while only. False when that is nothing.
+ */
+bool nif_segments_relieve(void);
 struct nif_segments_stats {
   uint64_t segments, bytes, idle, idle_bytes, lent, inlined, sent, received,
-      max_bytes, max_idle, from;
+      max_bytes, max_idle, keep_ms, from;
 };
 void nif_segments_stats(nif_segments *home, struct nif_segments_stats *out);
 void nif_segments_count(nif_segments *home, long lent, long inlined);

@@ -545,15 +545,16 @@ defmodule Snakepit.Native do
 
   @doc """
   Binaries of `:threshold` bytes or more go by segment, of which a pool has at most
-  `:max_bytes`, and keeps `:idle_bytes` for later. Keys that are not there stay as
-  they are.
+  `:max_bytes`, and keeps `:idle_bytes` for later, and for `:idle_ms` as much as was in use
+  at once in that time. Keys that are not there stay as they are.
   """
   @spec pool_set_segments(
           handle,
           %{
             optional(:threshold) => pos_integer | :infinity,
             optional(:max_bytes) => non_neg_integer | :infinity,
-            optional(:idle_bytes) => non_neg_integer
+            optional(:idle_bytes) => non_neg_integer,
+            optional(:idle_ms) => non_neg_integer
           }
         ) :: :ok
   def pool_set_segments(_pool, _settings), do: err!()

@@ -184,15 +184,15 @@ NIF(nif_request_reply) {
 
 /* ---- results ----------------------------------------------------------- */
 
-/* What |blobs| has goes with the reply. SP_ERR_NOTFOUND when the worker cannot
- * be handed it. */
+/* What |blobs| has goes with the reply, and nothing else. SP_ERR_NOTFOUND when
+ * the worker cannot be handed it. */
 static int attach(nif_request *request, nif_blobs *blobs) {
   nif_link *link = request->link;
   nif_attached *a, *before = NULL;
   int err = nif_attached_new(blobs, &a);
-  if (err != SP_OK || a == NULL)
+  if (err != SP_OK)
     return err;
-  if (nif_link_introduce(link, a) != NULL) {
+  if (a != NULL && nif_link_introduce(link, a) != NULL) {
     nif_segment_count_inline(blobs->home, a->count);
     nif_attached_free(a);
     return SP_ERR_NOTFOUND;

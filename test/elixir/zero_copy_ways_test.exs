@@ -97,10 +97,24 @@ defmodule Snakepit.ZeroCopyWaysTest do
 
   test "chunks of what came from here" do
     values = for n <- 1..3, do: {:binary, bytes(@size + n)}
-    {got, moved} = moved(fn -> chunks("back", %{values: values}) end)
-    assert got == for(n <- 1..3, do: raw(@size + n))
-    assert_moved(moved, sent: 3, received: 3, inline: 0)
-    assert_returned()
+
+    for tool <- ["back", "back_async"] do
+      {got, moved} = moved(fn -> chunks(tool, %{values: values}) end)
+      assert got == for(n <- 1..3, do: raw(@size + n))
+      assert_moved(moved, sent: 3, received: 3, inline: 0)
+      assert_returned()
+    end
+  end
+
+  test "a worker with threads lets go of them as well" do
+    adapter = ["--adapter", "snakepit_way_tools.ThreadedWayTools"]
+    start_pools(worker_profile: :thread, threads_per_worker: 2, adapter_args: adapter)
+    values = for n <- 1..3, do: {:binary, bytes(@size + n)}
+
+    for tool <- ["back", "back_async"] do
+      assert chunks(tool, %{values: values}) == for(n <- 1..3, do: raw(@size + n))
+      assert_returned()
+    end
   end
 
   test "chunks of a worker that has no descriptor left" do

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import resource
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from snakepit_bridge import BaseAdapter, BinaryResult, tool
+from snakepit_bridge.base_adapter_threaded import ThreadSafeAdapter
 
 
 def _data(kind: str, size: int) -> Any:
@@ -49,6 +50,11 @@ class WayTools(BaseAdapter):  # type: ignore[misc]
     def back(self, values: list[bytes]) -> Iterator[Any]:
         yield from values
 
+    @tool("The same as a coroutine", supports_streaming=True)
+    async def back_async(self, values: list[bytes]) -> AsyncIterator[Any]:
+        for value in values:
+            yield value
+
     @tool("Bytes by themselves")
     def binary(self, size: int, metadata: Any = None) -> BinaryResult:
         return BinaryResult(b"\x81" * size, metadata)
@@ -72,3 +78,7 @@ class WayTools(BaseAdapter):  # type: ignore[misc]
         with _without_descriptors(short):
             result = ctx.call_elixir_tool(name, {"value": value})
         return result if isinstance(result, int) else len(result)
+
+
+class ThreadedWayTools(WayTools, ThreadSafeAdapter):  # type: ignore[misc]
+    pass

@@ -117,6 +117,20 @@ defmodule Snakepit.ZeroCopyWaysTest do
     end
   end
 
+  test "chunks that go on to a gRPC client", %{session: session} do
+    {:ok, channel} = Snakepit.GRPC.Client.connect(Snakepit.GRPC.Listener.address())
+    {:ok, _} = SessionStore.create_session(session)
+    args = %{kinds: ["bytes", "json"], size: @size}
+
+    assert {:ok, stream} =
+             Snakepit.GRPC.Client.execute_streaming_tool(channel, session, "raw", args)
+
+    assert [data, json | _end] = for({:ok, chunk} <- stream, do: chunk.data)
+    assert data == bytes(@size)
+    assert byte_size(json) == @size + byte_size(~s({"text": ""}))
+    assert_returned()
+  end
+
   test "chunks of a worker that has no descriptor left" do
     args = %{kinds: ["bytes", "json"], size: @size, short: local?()}
     {got, moved} = moved(fn -> chunks("raw", args) end)

@@ -37,7 +37,8 @@ defmodule Bench.Figures.Handover do
 
   defp local(there, back, sizes, ms, ctx) do
     largest(there, "handover", "to Python, allocated for it")
-    largest(back, "handover_back", "from Python, allocated for it")
+    largest(back, "handover_back", "from Python, allocated for it, once more")
+    first_times(sizes, ms)
     curve(:local, "to Python, any binary", sizes, ms, &take_plain/1)
     limit("memcpy", sizes, fn bytes -> Raw.memcpy(bytes, div(ms, 3)) end)
     for way <- ~w(pickle json), do: limit(way, sizes, &Stats.median(Raw.way(way, &1, ms)))
@@ -59,6 +60,7 @@ defmodule Bench.Figures.Handover do
 
   defp upto([size | larger], measure) do
     case measure.(size) do
+      {_, {time, _}, _} = point when time < @enough_us -> [point | upto(larger, measure)]
       {_, time, _} = point when time < @enough_us -> [point | upto(larger, measure)]
       nil -> []
       point -> [point]
@@ -120,6 +122,48 @@ defmodule Bench.Figures.Handover do
   defp bytes(%ZeroCopyRef{} = ref), do: ZeroCopy.to_binary(ref)
   defp bytes({:binary, data}), do: {:ok, data}
   defp bytes(data), do: {:ok, data}
+
+  # Memory that was just filled: the worker's mapping of it goes with the hand-over.
+  defp first_times(sizes, ms) do
+    points = upto(sizes, &first_time(&1, ms))
+    shown = fn i -> for {size, times, _} <- points, do: {size, elem(times, i)} end
+    Recorder.curve(:handover, "from Python, the first time", :local, shown.(0))
+    Recorder.curve(:handover, "filling it in Python", :limit, shown.(1))
+
+    with {size, {time, filling}, conditions} <- List.last(points) do
+      Recorder.figure(
+        %{
+          id: "handover_first",
+          group: :handover,
+          label: "#{Format.bytes(size)} from Python, the first time, p50",
+          carrier: :local,
+          at: %{bytes: size},
+          value: time,
+          unit: :us,
+          limit: %{name: "filling it in Python", value: filling}
+        },
+        conditions
+      )
+    end
+  end
+
+  defp first_time(size, ms) do
+    {times, conditions} = Recorder.measure(fn -> filled(size, now() + ms * 1_000_000, []) end)
+
+    {handed, filling} = Enum.unzip(times)
+    {size, {Stats.median(handed), Stats.median(filling)}, conditions}
+  end
+
+  defp filled(size, until, times) do
+    {:ok, filling} = Snakepit.execute("fill", %{size: size}, Load.patient())
+    start = now()
+    {:ok, given} = Snakepit.execute("give_filled", %{}, Load.patient())
+    {:ok, data} = bytes(given)
+    stop = now()
+    ^size = byte_size(data)
+    times = [{(stop - start) / 1000, filling} | times]
+    if stop < until, do: filled(size, until, times), else: times
+  end
 
   defp limit(name, sizes, measure) do
     points = upto(sizes, fn size -> {size, measure.(size), nil} end)

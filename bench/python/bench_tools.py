@@ -13,6 +13,7 @@ from snakepit_bridge.adapters.showcase.adapter import ShowcaseAdapter
 from snakepit_bridge.base_adapter import tool
 
 _made: dict[int, Any] = {}
+_filled: list[Any] = []
 
 
 def _kept(key: int, make: Callable[[], Any]) -> Any:
@@ -46,6 +47,19 @@ class BenchTools(ShowcaseAdapter):
     @tool("Memory that was allocated to be handed over")
     def give(self, size: int) -> Any:
         return _kept(size, lambda: zero_copy.empty(size))
+
+    @tool("Fills memory that is to be handed over; the microseconds that it took")
+    def fill(self, size: int) -> float:
+        memory = zero_copy.empty(size)
+        start = time.perf_counter()
+        memory[:] = 0x81
+        taken = time.perf_counter() - start
+        _filled[:] = [memory]
+        return taken * 1e6
+
+    @tool("The memory that was filled, once")
+    def give_filled(self) -> Any:
+        return _filled.pop()
 
     @tool("Any bytes")
     def give_bytes(self, size: int) -> Any:

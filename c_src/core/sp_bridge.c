@@ -140,6 +140,7 @@ SAME(Response_error_message, Response_error_message);
 SAME(Response_metadata, Response_metadata);
 SAME(Response_binary_result, Response_binary_result);
 SAME(Response_result_cbor, Response_result_cbor);
+SAME(Response_binary_cbor, Response_binary_cbor);
 
 size_t sp_bridge_time_left(uint8_t out[SP_BRIDGE_TIME_LEFT], int64_t ms) {
   pb_ostream_t stream = pb_ostream_from_buffer(out, SP_BRIDGE_TIME_LEFT);
@@ -351,6 +352,10 @@ static int take_response_field(const field *f, sp_bridge_response *out) {
       out->cbor = f->bytes;
     }
     break;
+  case snakepit_bridge_ExecuteToolResponse_binary_cbor_tag:
+    if (string)
+      out->binary_cbor = f->bytes;
+    break;
   case snakepit_bridge_ExecuteToolResponse_metadata_tag:
     return string ? take_response_metadata(f->bytes, out) : 0;
   case snakepit_bridge_ExecuteToolResponse_result_tag:
@@ -397,6 +402,8 @@ int sp_bridge_get_chunk(const uint8_t *bytes, size_t len, sp_bridge_chunk *out,
     } else if (f.tag == snakepit_bridge_ToolChunk_data_cbor_tag && string) {
       out->has_cbor = true;
       out->cbor = f.bytes;
+    } else if (f.tag == snakepit_bridge_ToolChunk_raw_cbor_tag && string) {
+      out->raw_cbor = f.bytes;
     } else if (f.tag == snakepit_bridge_ToolChunk_is_final_tag &&
                f.type == PB_WT_VARINT) {
       out->is_final = f.number != 0;

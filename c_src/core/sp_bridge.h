@@ -87,6 +87,7 @@ typedef struct sp_bridge_response {
   sp_slice error_message;
   int64_t execution_time_ms;
   sp_slice binary_result;
+  sp_slice binary_cbor; /* instead of it; empty for none */
   bool has_cbor;
   sp_slice cbor;          /* result_cbor, instead of the result */
   sp_slice error_details; /* the metadata's `error` */
@@ -116,7 +117,8 @@ typedef struct sp_bridge_chunk {
   sp_slice data;
   bool is_final;
   bool has_cbor;
-  sp_slice cbor; /* data_cbor, instead of data */
+  sp_slice cbor;     /* data_cbor, instead of data */
+  sp_slice raw_cbor; /* data by itself, as CBOR; empty for none */
 } sp_bridge_chunk;
 
 /* |on_metadata| (may be NULL) is called for each metadata entry in order; a

@@ -276,6 +276,15 @@ int sp_bridge_begin_chunk(sp_buf *out, size_t *mark) {
   return begin_cbor(out, snakepit_bridge_ToolChunk_data_cbor_tag, mark);
 }
 
+int sp_bridge_begin_binary(sp_buf *out, size_t *mark) {
+  return begin_cbor(out, snakepit_bridge_ExecuteToolResponse_binary_cbor_tag,
+                    mark);
+}
+
+int sp_bridge_begin_raw(sp_buf *out, size_t *mark) {
+  return begin_cbor(out, snakepit_bridge_ToolChunk_raw_cbor_tag, mark);
+}
+
 int sp_bridge_begin_data(sp_buf *out, size_t *mark) {
   return begin_cbor(out, snakepit_bridge_ToolChunk_data_tag, mark);
 }

@@ -53,6 +53,9 @@ int sp_bridge_put_chunk_metadata(sp_buf *out, sp_slice key, sp_slice value);
  * width, so that the item is not moved). */
 int sp_bridge_begin_result(sp_buf *out, size_t *mark);
 int sp_bridge_begin_chunk(sp_buf *out, size_t *mark);
+/* The same for `binary_cbor` and `raw_cbor`, with a byte string. */
+int sp_bridge_begin_binary(sp_buf *out, size_t *mark);
+int sp_bridge_begin_raw(sp_buf *out, size_t *mark);
 /* The same for a chunk's `data`, with one JSON value. */
 int sp_bridge_begin_data(sp_buf *out, size_t *mark);
 /* SP_ERR_LIMIT when the item is longer than protobuf allows. */

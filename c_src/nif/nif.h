@@ -59,6 +59,7 @@
   X(max_bytes)                                                                 \
   X(max_descriptors)                                                           \
   X(max_idle_bytes)                                                            \
+  X(idle_ms)                                                                   \
   X(max_receive)                                                               \
   X(methods)                                                                   \
   X(name)                                                                      \
@@ -195,6 +196,7 @@ NIF(nif_call_cancel);
 NIF(nif_call_credit);
 NIF(nif_call_input);
 NIF(nif_call_input_end);
+NIF(nif_call_segments);
 NIF(nif_decode_response);
 NIF(nif_decode_chunk);
 NIF(nif_json_encode);
@@ -217,6 +219,7 @@ NIF(nif_local_expect);
 NIF(nif_local_ping);
 NIF(nif_local_close);
 NIF(nif_local_serve);
+NIF(nif_request_encode);
 NIF(nif_request_reply);
 NIF(nif_message_encode);
 NIF(nif_message_decode);

@@ -85,6 +85,14 @@ static ERL_NIF_TERM tool_error(ErlNifEnv *env, sp_slice message) {
   return enif_make_tuple2(env, am_tool_error, term);
 }
 
+/* Bytes by themselves, which may lie beside the message. */
+static int bytes_term(ErlNifEnv *env, sp_slice cbor, const nif_bins *bins,
+                      ERL_NIF_TERM *out) {
+  size_t pos;
+  int err = nif_decode_cbor_with(env, cbor.data, cbor.len, bins, out, &pos);
+  return err == SP_OK && !enif_is_binary(env, *out) ? SP_ERR_SYNTAX : err;
+}
+
 ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes, size_t len,
                                const nif_bins *bins) {
   sp_bridge_response r;
@@ -98,6 +106,15 @@ ERL_NIF_TERM nif_decode_answer(ErlNifEnv *env, const uint8_t *bytes, size_t len,
   err = result_term(env, &r, bins, &term, &pos);
   if (err == SP_ERR_LIMIT && is_normal())
     return 0;
+  if (r.binary_cbor.len > 0) {
+    ERL_NIF_TERM bin;
+    int got = bytes_term(env, r.binary_cbor, bins, &bin);
+    if (got == SP_ERR_LIMIT && is_normal())
+      return 0;
+    return got == SP_OK ? enif_make_tuple3(env, am_binary, bin,
+                                           err == SP_OK ? term : am_nil)
+                        : decode_error(env, got, 0);
+  }
   if (r.binary_result.len > 0)
     return enif_make_tuple3(
         env, am_binary,
@@ -161,32 +178,55 @@ static bool is_struct(ErlNifEnv *env, ERL_NIF_TERM map) {
   return enif_get_map_value(env, map, am___struct__, &name);
 }
 
-/* The payload map of interop 1.9. */
-static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
-                     const nif_bins *bins, ERL_NIF_TERM *map) {
+/* A map is what it says itself. */
+static void put_value(ErlNifEnv *env, ERL_NIF_TERM value, ERL_NIF_TERM *map) {
+  if (enif_is_map(env, value) && !is_struct(env, value))
+    *map = value;
+  else
+    put(env, map, "data", value);
+}
+
+/* What is in |data|: JSON, or anything else. */
+static int data_map(ErlNifEnv *env, sp_slice data, ERL_NIF_TERM *map) {
   ERL_NIF_TERM value;
   size_t pos;
-  sp_slice data = chunk->data;
-  *map = enif_make_new_map(env);
-  if (!chunk->has_cbor && data.len == 0)
-    return SP_OK;
-  int err = chunk->has_cbor
-                ? nif_decode_cbor_with(env, chunk->cbor.data, chunk->cbor.len,
-                                       bins, &value, &pos)
-                : nif_decode_json(env, data.data, data.len, &value, &pos);
+  if (data.len > NIF_INLINE_BYTES && is_normal())
+    return SP_ERR_LIMIT;
+  int err = nif_decode_json(env, data.data, data.len, &value, &pos);
   if (err == SP_OK) {
-    if (enif_is_map(env, value) && !is_struct(env, value))
-      *map = value;
-    else
-      put(env, map, "data", value);
+    put_value(env, value, map);
     return SP_OK;
   }
-  if (err == SP_ERR_NOMEM || err == SP_ERR_LIMIT || chunk->has_cbor)
+  if (err == SP_ERR_NOMEM || err == SP_ERR_LIMIT)
     return err;
   err = base64_term(env, data, &value);
   if (err == SP_OK)
     put(env, map, "raw_data_base64", value);
   return err;
+}
+
+/* The payload map of interop 1.9. */
+static int chunk_map(ErlNifEnv *env, const sp_bridge_chunk *chunk,
+                     const nif_bins *bins, ERL_NIF_TERM *map) {
+  ERL_NIF_TERM value;
+  ErlNifBinary raw;
+  size_t pos;
+  *map = enif_make_new_map(env);
+  if (chunk->has_cbor) {
+    int err = nif_decode_cbor_with(env, chunk->cbor.data, chunk->cbor.len, bins,
+                                   &value, &pos);
+    if (err == SP_OK)
+      put_value(env, value, map);
+    return err;
+  }
+  if (chunk->raw_cbor.len > 0) {
+    int err = bytes_term(env, chunk->raw_cbor, bins, &value);
+    if (err != SP_OK)
+      return err;
+    enif_inspect_binary(env, value, &raw);
+    return data_map(env, (sp_slice){raw.data, raw.size}, map);
+  }
+  return chunk->data.len == 0 ? SP_OK : data_map(env, chunk->data, map);
 }
 
 NIF(nif_decode_chunk) {

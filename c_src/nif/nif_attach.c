@@ -179,6 +179,17 @@ static nif_segments *home_of(const nif_link *link) {
   return home;
 }
 
+nif_segments *nif_link_segments(nif_link *link) {
+  if (!atomic_load(&link->shares))
+    return NULL;
+  enif_mutex_lock(link->lock);
+  nif_segments *home = home_of(link);
+  if (home != NULL)
+    nif_segments_keep(home);
+  enif_mutex_unlock(link->lock);
+  return home;
+}
+
 bool nif_link_use(nif_link *link, const nif_attached *a) {
   bool there = true;
   enif_mutex_lock(link->lock);
@@ -319,9 +330,16 @@ static int take_one(nif_link *link, const sp_segment_entry *entry,
     if (seg == NULL)
       return SP_ERR_SYNTAX;
   }
-  in->segs[in->count] = seg;
+  if (entry->bytes > seg->bytes) {
+    nif_segment_release(seg);
+    return SP_ERR_SYNTAX;
+  }
+  nif_view *view = nif_segment_view(seg);
+  if (view == NULL)
+    return SP_ERR_NOMEM;
+  in->views[in->count] = view;
   in->bytes[in->count++] = (size_t)entry->bytes;
-  return entry->bytes <= seg->bytes ? SP_OK : SP_ERR_SYNTAX;
+  return SP_OK;
 }
 
 int nif_incoming_take(nif_link *link, const sp_frame *frame, nif_incoming *in) {
@@ -357,14 +375,14 @@ int nif_incoming_take(nif_link *link, const sp_frame *frame, nif_incoming *in) {
 
 void nif_incoming_free(nif_incoming *in) {
   for (unsigned i = 0; i < in->count; i++)
-    nif_segment_release(in->segs[i]);
+    enif_release_resource(in->views[i]);
   in->count = 0;
 }
 
 unsigned nif_incoming_terms(ErlNifEnv *env, const nif_incoming *in,
                             ERL_NIF_TERM out[SP_SEGMENTS_MAX]) {
   for (unsigned i = 0; i < in->count; i++)
-    out[i] = nif_segment_binary(env, in->segs[i], in->bytes[i]);
+    out[i] = nif_view_binary(env, in->views[i], in->bytes[i]);
   return in->count;
 }
 

@@ -38,6 +38,7 @@ int nif_blobs_put(nif_encoder *e, const uint8_t *data, size_t len,
 typedef struct nif_attached {
   atomic_int refs;
   unsigned count;
+  uint64_t bytes; /* of all entries */
   nif_segment *segs[SP_SEGMENTS_MAX];
   uint8_t entries[SP_SEGMENTS_MAX * SP_SEGMENT_ENTRY];
 } nif_attached;
@@ -72,6 +73,9 @@ void nif_link_shut(nif_link *link);
 bool nif_link_knows(nif_link *link, const nif_attached *a);
 /* Sends those that are not. NULL, or why that cannot be. */
 const char *nif_link_introduce(nif_link *link, const nif_attached *a);
+/* The segments of the pool that the worker is in, kept; NULL when it is in none
+ * or takes no segments. */
+nif_segments *nif_link_segments(nif_link *link);
 /* A frame with them is about to be sent, after which the worker may release
  * them; or it was not. False when the worker has gone. */
 bool nif_link_use(nif_link *link, const nif_attached *a);
@@ -83,7 +87,7 @@ bool nif_link_released(nif_link *link, const sp_frame *frame);
 typedef struct nif_incoming {
   unsigned count;
   const char *refused; /* why it cannot be had; NULL when it is */
-  nif_segment *segs[SP_SEGMENTS_MAX];
+  nif_view *views[SP_SEGMENTS_MAX];
   size_t bytes[SP_SEGMENTS_MAX];
 } nif_incoming;
 /* SP_ERR_SYNTAX for what no worker may attach. Else |in| is to be freed. */

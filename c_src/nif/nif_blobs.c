@@ -170,11 +170,13 @@ int nif_attached_new(nif_blobs *blobs, nif_attached **out) {
     return SP_ERR_NOMEM;
   atomic_init(&a->refs, 1);
   a->count = blobs->count;
+  a->bytes = 0;
   for (unsigned i = 0; i < a->count; i++) {
     nif_segment *seg = blobs->items[i].seg;
     sp_segment_entry entry = {seg->id, blobs->items[i].end};
     sp_segment_put(a->entries + i * (size_t)SP_SEGMENT_ENTRY, &entry);
     a->segs[i] = seg;
+    a->bytes += entry.bytes;
   }
   blobs->count = 0;
   *out = a;

@@ -89,6 +89,10 @@ nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
   atomic_init(&call->unsent, 0);
   atomic_init(&call->sent_all, false);
   atomic_init(&call->telling, NIF_TELL_SUBMIT);
+  atomic_init(&call->lent, 0);
+  atomic_init(&call->given, 0);
+  atomic_init(&call->inlined, 0);
+  atomic_init(&call->beside, 0);
   call->stream = stream;
   call->body = grpc_empty_slice();
   call->correlation = grpc_empty_slice();
@@ -409,6 +413,43 @@ void nif_call_over(nif_call *call) { atomic_fetch_or(&call->run, OVER); }
 bool nif_call_awaitable(nif_call *call) {
   return (atomic_load(&call->run) & (STARTED | OFFERED)) == STARTED &&
          is_local(call);
+}
+
+/* ---- what went beside ---------------------------------------------------- */
+
+void nif_call_count_lent(nif_call *call, const nif_attached *a,
+                         unsigned inlined) {
+  if (inlined > 0)
+    atomic_fetch_add(&call->inlined, inlined);
+  if (a == NULL)
+    return;
+  atomic_fetch_add(&call->lent, a->count);
+  atomic_fetch_add(&call->beside, a->bytes);
+}
+
+void nif_call_count_given(nif_call *call, const nif_incoming *in) {
+  uint64_t bytes = 0;
+  for (unsigned i = 0; i < in->count; i++)
+    bytes += in->bytes[i];
+  atomic_fetch_add(&call->given, in->count);
+  atomic_fetch_add(&call->beside, bytes);
+}
+
+ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env) {
+  unsigned lent = atomic_load(&call->lent), given = atomic_load(&call->given),
+           inlined = atomic_load(&call->inlined);
+  if (lent == 0 && given == 0 && inlined == 0)
+    return am_nil;
+  return enif_make_tuple4(env, enif_make_uint(env, lent),
+                          enif_make_uint(env, given),
+                          enif_make_uint(env, inlined),
+                          enif_make_uint64(env, atomic_load(&call->beside)));
+}
+
+NIF(nif_call_segments) {
+  nif_call *call = nif_call_get(env, argv[0]);
+  (void)argc;
+  return call == NULL ? enif_make_badarg(env) : nif_call_counts(call, env);
 }
 
 /* ---- handles ----------------------------------------------------------- */

@@ -130,6 +130,10 @@ typedef struct nif_call {
   int64_t stopped_at;         /* when it was cancelled; 0: not */
   grpc_slice body;
   nif_attached *attached; /* NULL, or the segments that belong to it */
+  /* How many segments went with it and its inputs, how many came, how many
+   * blobs had none to go by; and the bytes of all these segments. */
+  atomic_uint lent, given, inlined;
+  atomic_ullong beside;
   grpc_slice correlation;
   int64_t deadline;
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
@@ -176,6 +180,13 @@ void nif_call_begins(nif_call *call);
 bool nif_call_has_begun(nif_call *call, bool settled);
 /* Whether its start is to be a message. */
 bool nif_call_tells(nif_call *call);
+/* What went with a message of the call's, |a| or NULL, and how many blobs in
+ * it; what came with one. */
+void nif_call_count_lent(nif_call *call, const nif_attached *a,
+                         unsigned inlined);
+void nif_call_count_given(nif_call *call, const nif_incoming *in);
+/* {sent, received, missing, bytes} of these, or nil for none of all. */
+ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env);
 /* {worker_id, pid, carrier} of its slot. */
 ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env);
 /* Sends a message of a stream to the caller, unless the call has ended. */

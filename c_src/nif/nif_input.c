@@ -149,7 +149,9 @@ static ERL_NIF_TERM send_input(ErlNifEnv *env, nif_call *call, sp_buf *chunk,
   nif_attached *attached = NULL;
   if (!take_wanted(call))
     return nif_make_error(env, am_full);
+  unsigned inlined = blobs->inlined;
   int err = nif_attached_new(blobs, &attached);
+  nif_call_count_lent(call, attached, inlined);
   switch (err == SP_OK ? pass(env, call, chunk, attached) : err) {
   case SP_OK:
     return am_ok;

@@ -236,6 +236,8 @@ void nif_local_frame(nif_link *link, const sp_frame *frame,
   nif_call *call = nif_link_find(link, frame->call, last);
   if (call == NULL)
     return; /* never asked, or answered: dropped */
+  if (in != NULL && in->count > 0)
+    nif_call_count_given(call, in);
   if (last) {
     on_answer(call, frame, in);
   } else if (frame->kind == SP_FRAME_INPUT_CREDIT) {

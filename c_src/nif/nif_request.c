@@ -9,7 +9,9 @@
 
 #include <string.h>
 
+#include "../core/sp_error.h"
 #include "nif_local_call.h"
+#include "nif_value.h"
 
 /* A worker that reads no replies and goes on asking: with so many times what
  * it may have under way its connection ends. */
@@ -24,6 +26,7 @@ typedef struct nif_request {
   /* Guarded by the link's lock: */
   bool listed;
   bool answered;
+  nif_attached *attached; /* to its reply; does not change once |answered| */
   bool counts;
   struct nif_request *next;
 } nif_request;
@@ -78,6 +81,8 @@ static void request_dtor(ErlNifEnv *env, void *obj) {
   enif_mutex_unlock(link->lock);
   if (request->env != NULL)
     enif_free_env(request->env);
+  if (request->attached != NULL)
+    nif_attached_free(request->attached);
   enif_release_resource(link);
 }
 
@@ -90,13 +95,22 @@ int nif_request_load(ErlNifEnv *env) {
 
 /* ---- replies ----------------------------------------------------------- */
 
-/* The reply is written, or never will be. */
-static void written(void *arg) {
-  nif_request *request = arg;
+static void count_written(nif_request *request) {
   enif_mutex_lock(request->link->lock);
   uncount(request);
   enif_mutex_unlock(request->link->lock);
-  enif_release_resource(request);
+}
+
+/* The reply is written, or never will be. */
+static void written(void *arg) {
+  count_written(arg);
+  enif_release_resource(arg);
+}
+
+static void written_with(void *arg) {
+  nif_request *request = arg;
+  nif_attached_drop(request->attached);
+  written(request);
 }
 
 /* By the one who may. |bytes| last until the request is freed. */
@@ -107,6 +121,21 @@ static void reply(nif_request *request, uint8_t status, const void *bytes,
   enif_keep_resource(request); /* until it is written */
   sp_local_send(request->link->peer, SP_FRAME_REPLY, request->number, parts, 2,
                 written, request);
+}
+
+/* The same of one whose segments the worker has. */
+static void reply_with(nif_request *request, const void *bytes, size_t len) {
+  const nif_attached *a = request->attached;
+  if (!nif_link_use(request->link, a)) { /* it has gone */
+    count_written(request);
+    return;
+  }
+  request->status = 0;
+  sp_frame_part parts[3] = {
+      nif_attached_part(a), {&request->status, 1}, {bytes, len}};
+  enif_keep_resource(request);
+  sp_local_send_with(request->link->peer, SP_FRAME_REPLY, request->number,
+                     (uint8_t)a->count, parts, 3, written_with, request);
 }
 
 static void refuse(nif_request *request, uint8_t status, const char *text) {
@@ -123,11 +152,13 @@ NIF(nif_request_reply) {
       !enif_is_binary(env, argv[2]))
     return enif_make_badarg(env);
   nif_link *link = request->link;
+  bool with = false;
   enif_mutex_lock(link->lock);
   bool mine = request->listed;
   if (mine) {
     take(place_of(link, request->number));
     request->answered = true;
+    with = status == 0 && request->attached != NULL;
   } else if (!request->answered) {
     uncount(request); /* cancelled, and now its server knows */
   }
@@ -140,12 +171,89 @@ NIF(nif_request_reply) {
   } else {
     ERL_NIF_TERM copy = enif_make_copy(request->env, argv[2]);
     enif_inspect_binary(request->env, copy, &bytes);
-    reply(request, (uint8_t)status, bytes.data, bytes.size);
+    if (with)
+      reply_with(request, bytes.data, bytes.size);
+    else
+      reply(request, (uint8_t)status, bytes.data, bytes.size);
   }
   enif_release_resource(request); /* the list's */
   if (enif_thread_type() == ERL_NIF_THR_NORMAL_SCHEDULER)
     nif_local_linger(link, env);
   return am_ok;
+}
+
+/* ---- results ----------------------------------------------------------- */
+
+/* What |blobs| has goes with the reply, and nothing else. SP_ERR_NOTFOUND when
+ * the worker cannot be handed it. */
+static int attach(nif_request *request, nif_blobs *blobs) {
+  nif_link *link = request->link;
+  nif_attached *a, *before = NULL;
+  int err = nif_attached_new(blobs, &a);
+  if (err != SP_OK)
+    return err;
+  if (a != NULL && nif_link_introduce(link, a) != NULL) {
+    nif_segment_count_inline(blobs->home, a->count);
+    nif_attached_free(a);
+    return SP_ERR_NOTFOUND;
+  }
+  enif_mutex_lock(link->lock);
+  if (request->answered) {
+    before = a;
+  } else {
+    before = request->attached;
+    request->attached = a;
+  }
+  enif_mutex_unlock(link->lock);
+  if (before != NULL)
+    nif_attached_free(before);
+  return SP_OK;
+}
+
+static int encode(nif_encoder *e, ERL_NIF_TERM term, nif_request *request,
+                  nif_segments *home) {
+  nif_blobs blobs;
+  int err = SP_ERR_NOTFOUND;
+  if (home != NULL) {
+    nif_blobs_init(&blobs, home);
+    e->blobs = &blobs;
+    err = nif_cbor_term(e, term);
+    if (err == SP_OK)
+      err = attach(request, &blobs);
+    nif_blobs_free(&blobs);
+    e->blobs = NULL;
+  }
+  if (err == SP_ERR_NOTFOUND) {
+    sp_buf_reset(e->out);
+    err = nif_cbor_term(e, term);
+  }
+  return err;
+}
+
+NIF(nif_request_encode) {
+  nif_request *request;
+  sp_buf out;
+  ERL_NIF_TERM result;
+  bool normal = enif_thread_type() == ERL_NIF_THR_NORMAL_SCHEDULER;
+  if (!enif_get_resource(env, argv[0], request_type, (void **)&request))
+    return enif_make_badarg(env);
+  nif_encoder e = {.env = env, .out = &out};
+  sp_buf_init(&out, &nif_mem, normal ? NIF_INLINE_BYTES : 0);
+  nif_segments *home = nif_link_segments(request->link);
+  int err = encode(&e, argv[1], request, home);
+  if (home != NULL)
+    nif_segments_release(home);
+  if (err == SP_OK)
+    result =
+        enif_make_tuple2(env, am_ok, nif_make_bytes(env, out.data, out.len));
+  else if (err == SP_ERR_LIMIT && normal)
+    result =
+        enif_schedule_nif(env, "request_encode", ERL_NIF_DIRTY_JOB_CPU_BOUND,
+                          nif_request_encode, argc, argv);
+  else
+    result = nif_make_error(env, nif_encode_error(&e, err));
+  sp_buf_free(&out);
+  return result;
 }
 
 /* ---- what the worker asks ---------------------------------------------- */

@@ -29,10 +29,9 @@ struct nif_segment_node nif_segment_node;
 
 static ErlNifResourceType *view_type;
 
-/* What a binary keeps. */
-typedef struct view {
+struct nif_view {
   nif_segment *seg; /* counted */
-} view;
+};
 
 /* ---- where they lie ------------------------------------------------------ */
 
@@ -175,7 +174,9 @@ static bool charge(nif_segments *home, size_t bytes) {
   struct nif_segment_node *node = &nif_segment_node;
   if (!add_below(&node->segments, 1, MAX_SEGMENTS))
     return false;
-  if (add_below(&node->bytes, bytes, atomic_load(&node->max_bytes))) {
+  if (add_below(&node->bytes, bytes, atomic_load(&node->max_bytes)) ||
+      (nif_segments_relieve() &&
+       add_below(&node->bytes, bytes, atomic_load(&node->max_bytes)))) {
     if (home == NULL || nif_segments_charge(home, bytes))
       return true;
     atomic_fetch_sub(&node->bytes, bytes);
@@ -184,11 +185,11 @@ static bool charge(nif_segments *home, size_t bytes) {
   return false;
 }
 
-static void discharge(nif_segments *home, size_t bytes) {
+static void discharge(nif_segments *home, size_t bytes, bool was_idle) {
   atomic_fetch_sub(&nif_segment_node.bytes, bytes);
   atomic_fetch_sub(&nif_segment_node.segments, 1);
   if (home != NULL)
-    nif_segments_discharge(home, bytes);
+    nif_segments_discharge(home, bytes, was_idle);
 }
 
 void nif_segment_count_inline(nif_segments *home, unsigned n) {
@@ -332,7 +333,7 @@ int nif_segment_new(nif_segments *home, enum nif_segment_kind kind,
   if (seg == NULL) {
     if (err == SP_OK)
       atomic_fetch_sub(&nif_segment_node.descriptors, 1);
-    discharge(home, bytes);
+    discharge(home, bytes, false);
     return err == SP_OK ? SP_ERR_NOMEM : err;
   }
   seg->class = class;
@@ -343,7 +344,7 @@ int nif_segment_new(nif_segments *home, enum nif_segment_kind kind,
   if (err == SP_OK && !enter_place(seg))
     err = SP_ERR_NOMEM;
   if (err != SP_OK) {
-    discharge(home, bytes);
+    discharge(home, bytes, false);
     deallocate(seg);
     return err;
   }
@@ -364,7 +365,7 @@ int nif_segment_given(nif_segments *home, int fd, uint64_t bytes,
   nif_segment *seg = allocate(home, NIF_SEGMENT_GIVEN, (size_t)bytes);
   if (seg == NULL) {
     close(fd);
-    discharge(home, (size_t)bytes);
+    discharge(home, (size_t)bytes, false);
     return SP_ERR_NOMEM;
   }
   seg->fd = fd;
@@ -373,7 +374,7 @@ int nif_segment_given(nif_segments *home, int fd, uint64_t bytes,
   if (err == SP_OK && !enter_place(seg))
     err = SP_ERR_NOMEM;
   if (err != SP_OK) {
-    discharge(home, seg->bytes);
+    discharge(home, seg->bytes, false);
     deallocate(seg);
     return err;
   }
@@ -457,7 +458,7 @@ static bool keeper_runs(void) {
 
 void nif_segment_destroy(nif_segment *seg) {
   /* Its place within the limits is free as soon as nobody uses it. */
-  discharge(seg->home, seg->bytes);
+  discharge(seg->home, seg->bytes, seg->was_idle);
   if (seg->kind == NIF_SEGMENT_GIVEN)
     atomic_fetch_sub(&nif_segment_node.mapped, seg->bytes);
   pthread_mutex_lock(&keeper.lock);
@@ -476,21 +477,22 @@ void nif_segment_destroy(nif_segment *seg) {
 
 /* ---- binaries ------------------------------------------------------------ */
 
-ERL_NIF_TERM nif_segment_binary(ErlNifEnv *env, nif_segment *seg,
-                                size_t bytes) {
-  view *v = enif_alloc_resource(view_type, sizeof *v);
-  if (v == NULL)
-    return 0;
-  nif_segment_keep(seg);
-  v->seg = seg;
-  ERL_NIF_TERM term = enif_make_resource_binary(env, v, seg->map, bytes);
-  enif_release_resource(v);
-  return term;
+nif_view *nif_segment_view(nif_segment *seg) {
+  nif_view *view = enif_alloc_resource(view_type, sizeof *view);
+  if (view != NULL)
+    view->seg = seg;
+  else
+    nif_segment_release(seg);
+  return view;
+}
+
+ERL_NIF_TERM nif_view_binary(ErlNifEnv *env, nif_view *view, size_t bytes) {
+  return enif_make_resource_binary(env, view, view->seg->map, bytes);
 }
 
 static void view_dtor(ErlNifEnv *env, void *obj) {
   (void)env;
-  nif_segment_release(((view *)obj)->seg);
+  nif_segment_release(((nif_view *)obj)->seg);
 }
 
 /* A quarter of what there is for a pool, at most 4 GiB; half for all. */

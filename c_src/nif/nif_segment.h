@@ -47,6 +47,7 @@ typedef struct nif_segment {
   unsigned class;
   size_t stride;
   size_t lens[NIF_SEGMENT_SLOTS];
+  bool was_idle; /* when its end came */
   /* Guarded by its home's lock, while it is idle: */
   struct nif_segment *class_next, *class_prev;
   struct nif_segment *older, *newer;
@@ -73,8 +74,12 @@ nif_segment *nif_segment_at(const uint8_t *data, size_t len, size_t *offset);
 /* Whatever part of whichever it is. */
 bool nif_segment_has(const uint8_t *data, size_t len, uint64_t *id,
                      size_t *offset);
-/* The first |bytes| as a binary, which keeps it. */
-ERL_NIF_TERM nif_segment_binary(ErlNifEnv *env, nif_segment *seg, size_t bytes);
+/* What binaries of it keep, a resource that is the caller's; the reference is
+ * taken over. NULL when there is no memory. */
+typedef struct nif_view nif_view;
+nif_view *nif_segment_view(nif_segment *seg);
+/* Its first |bytes| as a binary. */
+ERL_NIF_TERM nif_view_binary(ErlNifEnv *env, nif_view *view, size_t bytes);
 /* So many blobs went inline because there was no segment for them. */
 void nif_segment_count_inline(nif_segments *home, unsigned n);
 /* So many uses more (or less) by peers. */
@@ -110,10 +115,13 @@ static inline size_t nif_segment_offset(const nif_segment *seg, unsigned i) {
 void nif_segments_put(nif_segment *seg);
 /* |bytes| more; false beyond the pool's limit. */
 bool nif_segments_charge(nif_segments *home, size_t bytes);
-void nif_segments_discharge(nif_segments *home, size_t bytes);
+void nif_segments_discharge(nif_segments *home, size_t bytes, bool was_idle);
+/* Gives back what all pools keep for a while only. False when that is nothing.
+ */
+bool nif_segments_relieve(void);
 struct nif_segments_stats {
   uint64_t segments, bytes, idle, idle_bytes, lent, inlined, sent, received,
-      max_bytes, max_idle, from;
+      max_bytes, max_idle, keep_ms, from;
 };
 void nif_segments_stats(nif_segments *home, struct nif_segments_stats *out);
 void nif_segments_count(nif_segments *home, long lent, long inlined);

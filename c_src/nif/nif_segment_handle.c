@@ -161,10 +161,14 @@ NIF(nif_segment_to_binary) {
       (!atomic_compare_exchange_strong(&h->writers, &writers, SEALED) &&
        writers != SEALED))
     return enif_make_badarg(env); /* somebody writes there now */
-  return enif_make_sub_binary(
-      env,
-      nif_segment_binary(env, h->seg, nif_segment_offset(h->seg, 0) + h->size),
-      nif_segment_offset(h->seg, 0), h->size);
+  nif_segment_keep(h->seg);
+  nif_view *view = nif_segment_view(h->seg);
+  if (view == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  size_t offset = nif_segment_offset(h->seg, 0);
+  ERL_NIF_TERM all = nif_view_binary(env, view, offset + h->size);
+  enif_release_resource(view);
+  return enif_make_sub_binary(env, all, offset, h->size);
 }
 
 NIF(nif_binary_segment) {

@@ -2,13 +2,20 @@
  * size. What was in them before stays within the pool's workers. */
 #include "nif_segment_node.h"
 
+#include <pthread.h>
 #include <string.h>
 
+#include "../carrier/reactor.h"
 #include "../core/sp_error.h"
 #include "nif_pool.h"
 
 /* Kept for the next message, unless the pool says otherwise. */
 #define IDLE_BYTES ((size_t)64 * 1024 * 1024)
+/* For so long more is kept, up to what was in use at once meanwhile: large
+ * binaries that follow one another need no fresh memory then, and a pool never
+ * has more than it needed a moment ago. */
+#define KEEP_NS ((int64_t)5 * 1000000000)
+#define KEEP_MS_MAX ((uint64_t)366 * 24 * 3600 * 1000)
 
 /* Four sizes for each power of two, from a page on; and so much again for those
  * with many pieces. */
@@ -28,12 +35,43 @@ struct nif_segments {
   uint64_t idle;
   uint64_t idle_bytes;
   uint64_t max_idle;
+  int64_t keep_ns;
+  uint64_t used; /* of |bytes|: what is neither idle nor was at its end */
+  uint64_t peak; /* most that was used, beyond max_idle, since ... */
+  int64_t peak_at;
   nif_segment *classes[2 * CLASSES]; /* the idle ones, the last used first */
   nif_segment *newest;               /* the same, all of them */
   nif_segment *oldest;
+  sp_reactor_timer timer;           /* while it is set it keeps this */
+  struct nif_segments *next, *prev; /* guarded by |homes_lock| */
 };
 
+static pthread_mutex_t homes_lock = PTHREAD_MUTEX_INITIALIZER;
+static nif_segments *homes; /* all; guarded by it. Taken before a home's lock */
+
+static void on_time(sp_reactor_timer *timer, int64_t now);
+
 /* ---- life ---------------------------------------------------------------- */
+
+static void list_home(nif_segments *home) {
+  pthread_mutex_lock(&homes_lock);
+  home->next = homes;
+  if (homes != NULL)
+    homes->prev = home;
+  homes = home;
+  pthread_mutex_unlock(&homes_lock);
+}
+
+static void unlist_home(nif_segments *home) {
+  pthread_mutex_lock(&homes_lock);
+  if (home->prev != NULL)
+    home->prev->next = home->next;
+  else
+    homes = home->next;
+  if (home->next != NULL)
+    home->next->prev = home->prev;
+  pthread_mutex_unlock(&homes_lock);
+}
 
 nif_segments *nif_segments_new(void) {
   nif_segments *home = enif_alloc(sizeof *home);
@@ -44,11 +82,16 @@ nif_segments *nif_segments_new(void) {
   atomic_init(&home->from, NIF_SEGMENT_FROM);
   home->max_bytes = nif_segment_node.pool_bytes;
   home->max_idle = IDLE_BYTES;
+  home->keep_ns = KEEP_NS;
+  home->timer.fn = on_time;
+  home->timer.at = INT64_MAX;
   home->lock = enif_mutex_create("snakepit_segments");
-  if (home->lock != NULL)
-    return home;
-  enif_free(home);
-  return NULL;
+  if (home->lock == NULL) {
+    enif_free(home);
+    return NULL;
+  }
+  list_home(home);
+  return home;
 }
 
 void nif_segments_keep(nif_segments *home) {
@@ -58,6 +101,7 @@ void nif_segments_keep(nif_segments *home) {
 void nif_segments_release(nif_segments *home) {
   if (atomic_fetch_sub_explicit(&home->refs, 1, memory_order_acq_rel) != 1)
     return;
+  unlist_home(home);
   enif_mutex_destroy(home->lock);
   enif_free(home);
 }
@@ -114,6 +158,7 @@ static void add_idle(nif_segments *home, nif_segment *seg) {
   home->newest = seg;
   home->idle++;
   home->idle_bytes += seg->bytes;
+  home->used -= seg->bytes;
   atomic_fetch_add(&nif_segment_node.idle, 1);
   atomic_fetch_add(&nif_segment_node.idle_bytes, seg->bytes);
 }
@@ -146,10 +191,38 @@ static nif_segment *trim(nif_segments *home, uint64_t max) {
   while (home->idle_bytes > max) {
     nif_segment *seg = home->oldest;
     take_idle(home, seg);
+    seg->was_idle = true;
     seg->next = out;
     out = seg;
   }
   return out;
+}
+
+static void use_more(nif_segments *home, uint64_t bytes) {
+  home->used += bytes;
+  if (home->used <= home->max_idle || home->used < home->peak)
+    return;
+  home->peak = home->used;
+  home->peak_at = sp_reactor_now();
+}
+
+/* How much may be idle. */
+static uint64_t allowed(nif_segments *home, int64_t now) {
+  if (home->closed)
+    return 0;
+  if (home->peak > 0 && now - home->peak_at >= home->keep_ns)
+    home->peak = 0;
+  if (home->max_idle == 0 || home->peak <= home->used ||
+      home->peak - home->used < home->max_idle)
+    return home->max_idle;
+  return home->peak - home->used;
+}
+
+/* The same, without a look at the time where that makes no difference. */
+static nif_segment *trim_now(nif_segments *home) {
+  if (home->idle_bytes <= home->max_idle && !home->closed)
+    return NULL;
+  return trim(home, allowed(home, home->peak == 0 ? 0 : sp_reactor_now()));
 }
 
 /* Without the lock. */
@@ -161,15 +234,69 @@ static void destroy_all(nif_segment *segs) {
   }
 }
 
+/* When more is idle than is kept for good: INT64_MAX if it is not. */
+static int64_t due(const nif_segments *home) {
+  return home->idle_bytes > home->max_idle ? home->peak_at + home->keep_ns
+                                           : INT64_MAX;
+}
+
+/* Without the lock; |at| is what |due| said under it. */
+static void set_timer(nif_segments *home, int64_t at) {
+  if (at == INT64_MAX)
+    return;
+  nif_segments_keep(home); /* the timer's */
+  if (!sp_reactor_set_timer(nif_reactor, &home->timer, at))
+    nif_segments_release(home);
+}
+
+static void on_time(sp_reactor_timer *timer, int64_t now) {
+  nif_segments *home =
+      (nif_segments *)(void *)((char *)timer - offsetof(nif_segments, timer));
+  enif_mutex_lock(home->lock);
+  nif_segment *out = trim(home, allowed(home, now));
+  int64_t at = due(home); /* it may be used on */
+  enif_mutex_unlock(home->lock);
+  destroy_all(out);
+  set_timer(home, at);
+  nif_segments_release(home);
+}
+
 void nif_segments_put(nif_segment *seg) {
   nif_segments *home = seg->home;
   nif_segments_keep(home); /* the segment's may go now */
   enif_mutex_lock(home->lock);
   add_idle(home, seg);
-  nif_segment *out = trim(home, home->closed ? 0 : home->max_idle);
+  nif_segment *out = trim_now(home);
+  int64_t at = due(home);
   enif_mutex_unlock(home->lock);
   destroy_all(out);
+  set_timer(home, at);
   nif_segments_release(home);
+}
+
+/* Puts |more| before what |all| has. */
+static nif_segment *join(nif_segment *more, nif_segment *all) {
+  nif_segment *last = more;
+  while (last != NULL && last->next != NULL)
+    last = last->next;
+  if (last == NULL)
+    return all;
+  last->next = all;
+  return more;
+}
+
+bool nif_segments_relieve(void) {
+  nif_segment *all = NULL;
+  pthread_mutex_lock(&homes_lock);
+  for (nif_segments *home = homes; home != NULL; home = home->next) {
+    enif_mutex_lock(home->lock);
+    home->peak = 0;
+    all = join(trim(home, home->closed ? 0 : home->max_idle), all);
+    enif_mutex_unlock(home->lock);
+  }
+  pthread_mutex_unlock(&homes_lock);
+  destroy_all(all);
+  return all != NULL;
 }
 
 void nif_segments_close(nif_segments *home) {
@@ -197,15 +324,19 @@ bool nif_segments_charge(nif_segments *home, size_t bytes) {
   if (fits) {
     home->bytes += bytes;
     home->segments++;
+    use_more(home, bytes);
+    out = join(trim_now(home), out);
   }
   enif_mutex_unlock(home->lock);
   destroy_all(out);
   return fits;
 }
 
-void nif_segments_discharge(nif_segments *home, size_t bytes) {
+void nif_segments_discharge(nif_segments *home, size_t bytes, bool was_idle) {
   enif_mutex_lock(home->lock);
   home->bytes -= bytes;
+  if (!was_idle)
+    home->used -= bytes;
   home->segments--;
   enif_mutex_unlock(home->lock);
 }
@@ -228,8 +359,10 @@ int nif_segments_take(nif_segments *home, const uint8_t *data, size_t len,
   unsigned class = class_of(len, &room) + (slots > 1 ? CLASSES : 0);
   enif_mutex_lock(home->lock);
   nif_segment *seg = home->classes[class];
-  if (seg != NULL)
+  if (seg != NULL) {
     take_idle(home, seg);
+    use_more(home, seg->bytes);
+  }
   enif_mutex_unlock(home->lock);
   if (seg == NULL) {
     if (!fresh && len > NIF_SEGMENT_FRESH)
@@ -254,7 +387,9 @@ void nif_segments_stats(nif_segments *home, struct nif_segments_stats *out) {
                                      .idle = home->idle,
                                      .idle_bytes = home->idle_bytes,
                                      .max_bytes = home->max_bytes,
-                                     .max_idle = home->max_idle};
+                                     .max_idle = home->max_idle,
+                                     .keep_ms =
+                                         (uint64_t)(home->keep_ns / 1000000)};
   enif_mutex_unlock(home->lock);
   long long lent = atomic_load(&home->lent);
   out->lent = lent > 0 ? (uint64_t)lent : 0;
@@ -320,7 +455,8 @@ NIF(nif_pool_set_segments) {
   uint64_t from = s.from == SIZE_MAX ? UINT64_MAX : s.from;
   if (!get_bytes(env, argv[1], am_threshold, &from) || from == 0 ||
       !get_bytes(env, argv[1], am_max_bytes, &s.max_bytes) ||
-      !get_bytes(env, argv[1], am_idle_bytes, &s.max_idle))
+      !get_bytes(env, argv[1], am_idle_bytes, &s.max_idle) ||
+      !get_bytes(env, argv[1], am_idle_ms, &s.keep_ms))
     return enif_make_badarg(env);
   atomic_store(&home->from, from > SIZE_MAX ? SIZE_MAX : (size_t)from);
   enif_mutex_lock(home->lock);
@@ -328,8 +464,12 @@ NIF(nif_pool_set_segments) {
   home->max_bytes =
       s.max_bytes < SP_SEGMENT_BYTES_MAX ? s.max_bytes : SP_SEGMENT_BYTES_MAX;
   home->max_idle = s.max_idle;
-  nif_segment *out = trim(home, home->max_idle);
+  home->keep_ns =
+      (int64_t)(s.keep_ms < KEEP_MS_MAX ? s.keep_ms : KEEP_MS_MAX) * 1000000;
+  nif_segment *out = trim_now(home);
+  int64_t at = due(home);
   enif_mutex_unlock(home->lock);
   destroy_all(out);
+  set_timer(home, at);
   return am_ok;
 }

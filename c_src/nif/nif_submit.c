@@ -314,10 +314,13 @@ static ERL_NIF_TERM taken(ErlNifEnv *env, const submission *s, nif_call *call,
   if (!settled)
     result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
   counter.left = sp_reactor_now();
-  if (s->watched && nif_call_has_begun(call, settled))
-    return enif_make_tuple3(env, am_started, nif_call_worker(call, env),
-                            result);
-  return result;
+  if (!s->watched || !nif_call_has_begun(call, settled))
+    return result;
+  ERL_NIF_TERM worker = nif_call_worker(call, env);
+  ERL_NIF_TERM counts = settled ? nif_call_counts(call, env) : am_nil;
+  return enif_is_identical(counts, am_nil)
+             ? enif_make_tuple3(env, am_started, worker, result)
+             : enif_make_tuple4(env, am_started, worker, result, counts);
 }
 
 static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
@@ -374,7 +377,10 @@ static int keep(const submission *s, nif_call *call, sp_buf *body,
   }
   call->body = nif_take_slice(body);
   call->deadline = s->deadline;
-  return nif_attached_new(blobs, &call->attached);
+  unsigned inlined = blobs->inlined;
+  int err = nif_attached_new(blobs, &call->attached);
+  nif_call_count_lent(call, call->attached, inlined);
+  return err;
 }
 
 static NIF(submit_dirty);

@@ -325,11 +325,15 @@ static PyObject *none(void) {
   return Py_None;
 }
 
-static PyObject *bytes_or_none(sp_slice bytes) {
-  if (bytes.len == 0)
+/* What the tool gave back as bytes by themselves, or None. */
+static PyObject *binary_of(const sp_bridge_response *r,
+                           const sp_attached *attached) {
+  if (r->binary_cbor.len > 0)
+    return ext_decode(r->binary_cbor.data, r->binary_cbor.len, attached);
+  if (r->binary_result.len == 0)
     return none();
-  return PyBytes_FromStringAndSize((const char *)bytes.data,
-                                   (Py_ssize_t)bytes.len);
+  return PyBytes_FromStringAndSize((const char *)r->binary_result.data,
+                                   (Py_ssize_t)r->binary_result.len);
 }
 
 static PyObject *tool_result(sp_slice bytes, const sp_attached *attached) {
@@ -348,7 +352,7 @@ static PyObject *tool_result(sp_slice bytes, const sp_attached *attached) {
   return four(0, PyBool_FromLong(1),
               r.has_cbor ? ext_decode(r.cbor.data, r.cbor.len, attached)
                          : none(),
-              bytes_or_none(r.binary_result));
+              binary_of(&r, attached));
 }
 
 /* tool_reply() of a tool_request: (0, True, value, bytes or None),

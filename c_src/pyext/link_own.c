@@ -1,4 +1,5 @@
 /* Memory of this process that is given to the BEAM. */
+#include "link_pages.h"
 #include "link_shared_impl.h"
 
 #include <errno.h>
@@ -95,28 +96,9 @@ void sp_own_free(sp_own *own) {
   free_own(own);
 }
 
-/* Whether what is seen here is what the memfd holds: no page has been written
- * since it became private. */
+/* Whether what is seen here is what the memfd holds. */
 static bool is_unchanged(const sp_own *own) {
-  enum { AT_ONCE = 512 };
-  const uint64_t present = (uint64_t)3 << 62, file = (uint64_t)1 << 61;
-  uint64_t pages[AT_ONCE];
-  size_t page = sp_shared_page();
-  uintptr_t first = (uintptr_t)own->at / page;
-  size_t count = own->mapped / page;
-  int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-  bool same = fd >= 0;
-  for (size_t i = 0; i < count && same; i += AT_ONCE) {
-    size_t n = count - i < AT_ONCE ? count - i : AT_ONCE;
-    ssize_t want = (ssize_t)(n * sizeof *pages);
-    same = pread(fd, pages, (size_t)want,
-                 (off_t)((first + i) * sizeof *pages)) == want;
-    for (size_t k = 0; k < n && same; k++)
-      same = (pages[k] & present) == 0 || (pages[k] & file) != 0;
-  }
-  if (fd >= 0)
-    close(fd);
-  return same;
+  return sp_pages_unwritten(own->at, own->mapped, SP_PAGES_SCAN);
 }
 
 /* Makes the memory what nobody can change, and this process's view of it one

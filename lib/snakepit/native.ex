@@ -192,7 +192,8 @@ defmodule Snakepit.Native do
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
 
   With `{:watched, kind}` the caller is told when a worker gets the call: at once, by
-  `{:started, worker, result}`, where `result` is one of the others, or
+  `{:started, worker, result}`, where `result` is one of the others, with what
+  call_segments/1 says behind it where that is the end and there were some, or
   later by `{ref, {:started, worker}}`, before anything else of the call.
   It does not wait for the answer: `call_await/1` does.
 
@@ -221,6 +222,7 @@ defmodule Snakepit.Native do
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, message} | {:error, reason}}
           | {:started, worker, result :: tuple}
+          | {:started, worker, result :: tuple, segments}
           | {:error, reason}
   def submit(_pool, _ref, _kind, _command, _args, _session, _affinity, _times, _extra), do: err!()
 
@@ -242,6 +244,13 @@ defmodule Snakepit.Native do
   """
   @spec call_cancel(handle) :: :ok | :ended
   def call_cancel(_call), do: err!()
+
+  @typedoc "How many went and came, how many binaries had none, and the bytes of all; nil for none."
+  @type segments :: {non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer} | nil
+
+  @doc "The segments that went with a call and its inputs so far, and those that came."
+  @spec call_segments(handle) :: segments
+  def call_segments(_call), do: err!()
 
   @doc "Allows `n` more chunks to be sent. A stream starts with 16."
   @spec call_credit(handle, pos_integer) :: :ok
@@ -408,6 +417,13 @@ defmodule Snakepit.Native do
   def local_serve(_link, _server, _max), do: err!()
 
   @doc """
+  What cbor_encode/1 does, for a request's reply: what is large goes beside it, with
+  the next request_reply/3 of status 0.
+  """
+  @spec request_encode(request :: handle, term) :: {:ok, binary} | {:error, reason}
+  def request_encode(_request, _term), do: err!()
+
+  @doc """
   Answers a request, from any process: status 0 and the response message, or a
   gRPC status and a text. Then it may wait a few microseconds for what the worker
   says next.
@@ -540,15 +556,16 @@ defmodule Snakepit.Native do
 
   @doc """
   Binaries of `:threshold` bytes or more go by segment, of which a pool has at most
-  `:max_bytes`, and keeps `:idle_bytes` for later. Keys that are not there stay as
-  they are.
+  `:max_bytes`, and keeps `:idle_bytes` for later, and for `:idle_ms` as much as was in use
+  at once in that time. Keys that are not there stay as they are.
   """
   @spec pool_set_segments(
           handle,
           %{
             optional(:threshold) => pos_integer | :infinity,
             optional(:max_bytes) => non_neg_integer | :infinity,
-            optional(:idle_bytes) => non_neg_integer
+            optional(:idle_bytes) => non_neg_integer,
+            optional(:idle_ms) => non_neg_integer
           }
         ) :: :ok
   def pool_set_segments(_pool, _settings), do: err!()

@@ -83,6 +83,8 @@ static void check_response(const uint8_t *data, size_t size) {
   check_inside(&m, r.value);
   check_inside(&m, r.error_message);
   check_inside(&m, r.binary_result);
+  check_inside(&m, r.cbor);
+  check_inside(&m, r.binary_cbor);
   check(r.has_result || (r.type_url.len == 0 && r.value.len == 0));
   check_unpack(&m, r.type_url, r.value);
   check_parameter(r.error_message, r.value);
@@ -98,6 +100,8 @@ static void check_chunk(const uint8_t *data, size_t size) {
   if (err == 0) {
     check_inside(&m, chunk.chunk_id);
     check_inside(&m, chunk.data);
+    check_inside(&m, chunk.cbor);
+    check_inside(&m, chunk.raw_cbor);
     /* A request's metadata and a chunk's have the same field number. */
     message again = {.data = copy.data, .size = copy.len};
     sp_bridge_chunk other;

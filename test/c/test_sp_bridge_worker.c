@@ -271,6 +271,36 @@ static void test_response(void **state) {
   sp_buf_free(&out);
 }
 
+/* A byte string that stands for bytes elsewhere. */
+static void put_reference(sp_buf *out, int (*begin)(sp_buf *, size_t *)) {
+  size_t mark;
+  assert_int_equal(begin(out, &mark), 0);
+  assert_int_equal(sp_buf_add(out, "\x43raw", 4), 0);
+  assert_int_equal(sp_bridge_end_cbor(out, mark), 0);
+}
+
+static void test_bytes_beside_the_message(void **state) {
+  (void)state;
+  sp_buf out;
+  sp_bridge_response response;
+  sp_bridge_chunk chunk;
+  sp_buf_init(&out, sp_mem_default(), 0);
+  put_reference(&out, sp_bridge_begin_binary);
+  put_reference(&out, sp_bridge_begin_result);
+  assert_int_equal(sp_bridge_get_response(out.data, out.len, &response), 0);
+  assert_slice(response.binary_cbor, "\x43raw");
+  assert_slice(response.cbor, "\x43raw");
+  assert_int_equal(response.binary_result.len, 0);
+  sp_buf_reset(&out);
+  put_reference(&out, sp_bridge_begin_raw);
+  assert_int_equal(sp_bridge_get_chunk(out.data, out.len, &chunk, NULL, NULL),
+                   0);
+  assert_slice(chunk.raw_cbor, "\x43raw");
+  assert_false(chunk.has_cbor);
+  assert_int_equal(chunk.data.len, 0);
+  sp_buf_free(&out);
+}
+
 static void test_error_response(void **state) {
   (void)state;
   sp_buf out;
@@ -401,6 +431,7 @@ int main(void) {
       cmocka_unit_test(test_cut_everywhere),
       cmocka_unit_test(test_bad_requests),
       cmocka_unit_test(test_response),
+      cmocka_unit_test(test_bytes_beside_the_message),
       cmocka_unit_test(test_error_response),
       cmocka_unit_test(test_chunk),
       cmocka_unit_test(test_metadata_of_any_length),

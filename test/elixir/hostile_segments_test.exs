@@ -144,6 +144,60 @@ defmodule Snakepit.HostileSegmentsTest do
     eventually(fn -> Native.segment_info().descriptors == 0 end)
   end
 
+  defp idle_after(size) do
+    assert {:ok, _} = call(size)
+    eventually(fn -> Native.pool_segments(handle()).lent == 0 end)
+    Native.pool_segments(handle()).idle_bytes
+  end
+
+  test "as much as was in use at once is kept for a while" do
+    start_hostile("fine")
+    :ok = Native.pool_set_segments(handle(), %{idle_bytes: 100_000, idle_ms: 3_600_000})
+    first = idle_after(400_000)
+    assert first > 400_000
+    assert idle_after(400_000) == first
+    # Those of other sizes take its place, instead of being added to it.
+    for size <- [300_000, 200_000, 300_000, 390_000], do: assert(idle_after(size) <= first)
+    larger = idle_after(600_000)
+    assert larger > 600_000
+    assert idle_after(300_000) <= larger
+    :ok = Native.pool_set_segments(handle(), %{idle_ms: 0})
+    assert Native.pool_segments(handle()).idle_bytes <= 100_000
+    assert idle_after(400_000) <= 100_000
+    assert %{inline: 0} = Native.pool_segments(handle())
+  end
+
+  test "and then given back" do
+    start_hostile("fine")
+    :ok = Native.pool_set_segments(handle(), %{idle_bytes: 100_000, idle_ms: 20})
+    for _ <- 1..20, do: assert({:ok, _} = call(400_000))
+    eventually(fn -> Native.pool_segments(handle()).idle_bytes <= 100_000 end)
+    eventually(fn -> match?(%{lent: 0, segments: 0}, Native.pool_segments(handle())) end)
+  end
+
+  test "what is kept for a while makes room for another pool's" do
+    tools = ["fine", signal_path() <> ".marker"]
+    pool = %{pool_size: 1, adapter_module: Hostile, adapter_args: tools}
+
+    start_pools(
+      pools: [Map.put(pool, :name, :default), Map.put(pool, :name, :other)],
+      heartbeat: %{enabled: false},
+      transport: :local
+    )
+
+    {:ok, other} = Targets.find(:other)
+
+    for one <- [handle(), other.handle],
+        do: :ok = Native.pool_set_segments(one, %{idle_bytes: 100_000, idle_ms: 3_600_000})
+
+    :ok = Native.segments_set_limit(900_000, 100)
+    assert idle_after(600_000) > 600_000
+    args = %{value: :binary.copy(<<255>>, 600_000)}
+    assert {:ok, _} = Snakepit.execute("pid", args, pool: :other, timeout: @long)
+    assert %{idle_bytes: 0} = Native.pool_segments(handle())
+    assert %{inline: 0, sent: 1} = Native.pool_segments(other.handle)
+  end
+
   test "a threshold of one's own, and none" do
     start_hostile("fine")
     :ok = Native.pool_set_segments(handle(), %{threshold: 10})
@@ -157,7 +211,14 @@ defmodule Snakepit.HostileSegmentsTest do
   test "settings that make no sense are refused" do
     start_hostile("fine")
 
-    for bad <- [%{threshold: 0}, %{threshold: -1}, %{max_bytes: "1"}, %{idle_bytes: 1.5}, []],
+    for bad <- [
+          %{threshold: 0},
+          %{threshold: -1},
+          %{max_bytes: "1"},
+          %{idle_bytes: 1.5},
+          %{idle_ms: -1},
+          []
+        ],
         do: assert_raise(ArgumentError, fn -> Native.pool_set_segments(handle(), bad) end)
   end
 end

@@ -497,16 +497,20 @@ defmodule Snakepit.ZeroCopyTest do
     end
 
     test "of a pool is over the node's, and that over the built-in" do
-      put_env(zero_copy: [threshold: 7, idle_bytes: 8])
+      put_env(zero_copy: [threshold: 7, idle_bytes: 8, idle_ms: 10])
       own = %{zero_copy: %{threshold: :infinity, max_bytes: 9}}
-      assert Settings.of_pool(own) == %{threshold: :infinity, max_bytes: 9, idle_bytes: 8}
+
+      assert Settings.of_pool(own) ==
+               %{threshold: :infinity, max_bytes: 9, idle_bytes: 8, idle_ms: 10}
+
       assert Settings.environment(own)["SNAKEPIT_ZERO_COPY_THRESHOLD"] == "0"
       assert %{threshold: 7, max_bytes: max} = Settings.of_pool(%{})
       assert max > 0
       put_env(zero_copy: [node_max_bytes: 10, descriptors: 11])
       assert Settings.of_node() == {10, 11}
       put_env(zero_copy: nil)
-      assert %{threshold: 65_536, idle_bytes: 67_108_864} = Settings.of_pool(%{})
+      assert %{threshold: 65_536, idle_bytes: 67_108_864, idle_ms: 5_000} = Settings.of_pool(%{})
+
       assert {bytes, descriptors} = Settings.of_node()
       assert bytes > 0 and descriptors > 0
     end

@@ -393,7 +393,7 @@ class Connection:
         while True:
             kind, payload = self.take(call)
             if kind == CHUNK:
-                yield pb2.ToolChunk.FromString(payload)
+                yield self._with_data(pb2.ToolChunk.FromString(payload), payload)
                 if credit:
                     self.credit(call, 1)
                 continue
@@ -402,6 +402,16 @@ class Connection:
             if not response.success:
                 raise ToolFailed(response.error_message)
             return
+
+    def _with_data(self, chunk: Any, frame: Frame) -> Any:
+        """Where bytes lie beside the message, as if they stood in it."""
+        from segment_peer import Lender
+
+        if chunk.raw_cbor:
+            assert not chunk.data
+            chunk.data = Lender(self).resolve(cbor.loads(chunk.raw_cbor), frame)
+            assert len(chunk.data) >= 65_536
+        return chunk
 
     def items(self, tool: str, arguments: Any = None, **extra: Any) -> list[Any]:
         """Values of all chunks; checks ids and that exactly the last one is final."""

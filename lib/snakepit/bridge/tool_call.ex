@@ -26,7 +26,7 @@ defmodule Snakepit.Bridge.ToolCall do
            {:ok, params} <- parameters(request, binaries),
            :ok <- enter(request, context, worker),
            {:ok, result} <- ToolRegistry.run(tool, params) do
-        result(result, tool, request)
+        result(result, tool, Map.put(request, :asked, context[:request]))
       else
         {:failed, kind, error, stacktrace} -> crash(kind, error, stacktrace)
         {:error, reason} -> refusal(reason)
@@ -157,17 +157,20 @@ defmodule Snakepit.Bridge.ToolCall do
     failure(text, "returned", type_name(reason), [], python(reason))
   end
 
-  defp result({:binary, bytes}, _tool, _request) when is_binary(bytes),
-    do: %{success: true, binary_result: bytes, result: Any.from_json("{}")}
+  defp result({:binary, bytes}, tool, request) when is_binary(bytes) do
+    with %{success: true} = answer <- binary(bytes, tool, request),
+         do: Map.put(answer, :result, Any.from_json("{}"))
+  end
 
+  # A worker is handed either of the two beside the message: the bytes.
   defp result({:binary, bytes, meta}, tool, request) when is_binary(bytes) do
-    with %{success: true} = answer <- result(meta, tool, request),
-         do: Map.put(answer, :binary_result, bytes)
+    with %{success: true} = answer <- result(meta, tool, Map.delete(request, :asked)),
+         do: Map.merge(answer, binary(bytes, tool, request))
   end
 
   # In the encoding of the request.
-  defp result(term, tool, %{arguments_cbor: cbor}) when cbor != "" do
-    case cbor(term) do
+  defp result(term, tool, %{arguments_cbor: cbor} = request) when cbor != "" do
+    case cbor(term, request) do
       {:ok, bytes} -> %{success: true, result_cbor: bytes}
       {:error, reason} -> not_encodable(reason, tool)
     end
@@ -180,10 +183,26 @@ defmodule Snakepit.Bridge.ToolCall do
     end
   end
 
-  defp cbor(term) do
-    with {:error, {:encode_struct, _path}} <- Native.cbor_encode(term),
-         do: term |> Encoder.plain() |> Native.cbor_encode()
+  # A worker of ours reads it where the reply says that it lies.
+  defp binary(bytes, tool, %{asked: asked, arguments_cbor: cbor})
+       when is_reference(asked) and cbor != "" and bytes != "" do
+    case Native.request_encode(asked, {:binary, bytes}) do
+      {:ok, cbor} -> %{success: true, binary_cbor: cbor}
+      {:error, reason} -> not_encodable(reason, tool)
+    end
   end
+
+  defp binary(bytes, _tool, _request), do: %{success: true, binary_result: bytes}
+
+  defp cbor(term, request) do
+    with {:error, {:encode_struct, _path}} <- encode(term, request),
+         do: term |> Encoder.plain() |> encode(request)
+  end
+
+  defp encode(term, %{asked: asked}) when is_reference(asked),
+    do: Native.request_encode(asked, term)
+
+  defp encode(term, _request), do: Native.cbor_encode(term)
 
   defp not_encodable(reason, tool) do
     {path, what} =

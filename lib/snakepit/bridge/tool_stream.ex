@@ -67,6 +67,13 @@ defmodule Snakepit.Bridge.ToolStream do
   defp forwarded({:error, reason}), do: {:halt, {:stopped, reason}}
 
   # As a worker that has no CBOR says it: bytes and texts as they are.
+  defp plain(%{raw_cbor: cbor} = chunk, beside) when cbor != "" do
+    case Native.cbor_decode({cbor, beside}) do
+      {:ok, data} when is_binary(data) -> {:ok, %{chunk | data: data, raw_cbor: ""}}
+      other -> {:error, "the worker's chunk cannot be read: #{inspect(other)}"}
+    end
+  end
+
   defp plain(%{data_cbor: ""} = chunk, _beside), do: {:ok, chunk}
 
   defp plain(%{data_cbor: cbor} = chunk, beside) do

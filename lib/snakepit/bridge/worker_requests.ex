@@ -45,7 +45,7 @@ defmodule Snakepit.Bridge.WorkerRequests do
   end
 
   def handle_info({:snakepit_request, request, method, bytes}, state) do
-    context = state.context
+    context = Map.put(state.context, :request, request)
     {:noreply, run(state, request, fn -> serve(request, method, bytes, context) end)}
   end
 

@@ -60,14 +60,15 @@ defmodule Snakepit.GRPC.BridgeServer do
 
   @typedoc """
   `headers` are the call's metadata; `time_left` is in milliseconds; `call` is there
-  for a gRPC call, whose handler may stream; `worker` is there when a worker of ours
-  asks over shared memory.
+  for a gRPC call, whose handler may stream; `worker` and `request` are there when a
+  worker of ours asks over shared memory.
   """
   @type context :: %{
           optional(:headers) => [{String.t(), binary}],
           optional(:time_left) => timeout,
           optional(:call) => reference,
-          optional(:worker) => %{id: String.t(), pool: atom}
+          optional(:worker) => %{id: String.t(), pool: atom},
+          optional(:request) => reference
         }
   @type failure :: {:error, status :: 1..16, text :: String.t()}
   @type answer :: map | failure

@@ -74,7 +74,17 @@ defmodule Snakepit.Pool.CallEvents do
   @doc "Before it is submitted."
   @spec begin(map, reference) :: :ok
   def begin(request, ref) do
-    state = %{request: request, at: now(), queued: false, started: nil, worker: nil, chunks: 0}
+    state = %{
+      request: request,
+      at: now(),
+      queued: false,
+      started: nil,
+      worker: nil,
+      chunks: 0,
+      call: nil,
+      segments: nil
+    }
+
     _ = Process.put(key(ref), state)
     :ok
   end
@@ -82,17 +92,25 @@ defmodule Snakepit.Pool.CallEvents do
   @doc "After that, with what came of it; what came of the call itself is returned."
   @spec submitted(tuple, reference) :: tuple
   # A worker has it since it was submitted.
-  def submitted({:started, worker, result}, ref) do
-    with %{at: at} = state <- Process.get(key(ref)), do: given(ref, state, worker, at)
+  def submitted({:started, worker, result}, ref),
+    do: submitted({:started, worker, result, nil}, ref)
+
+  def submitted({:started, worker, result, segments}, ref) do
+    with %{at: at} = state <- Process.get(key(ref)),
+         do: given(ref, %{state | call: handle(result), segments: segments}, worker, at)
+
     result
   end
 
-  def submitted({:ok, _call} = result, ref) do
-    with %{} = state <- Process.get(key(ref)), do: queued(ref, state)
+  def submitted({:ok, call} = result, ref) do
+    with %{} = state <- Process.get(key(ref)), do: queued(ref, %{state | call: call})
     result
   end
 
   def submitted(result, _ref), do: result
+
+  defp handle({:ok, call}), do: call
+  defp handle(_end), do: nil
 
   defp queued(ref, %{request: request} = state) do
     event = [:snakepit, :pool, :queue, :enqueued]
@@ -183,10 +201,12 @@ defmodule Snakepit.Pool.CallEvents do
     status = if error, do: :error, else: :ok
     measurements = %{duration: duration, duration_ms: ms, monotonic_time: now, executions: 1}
     measurements = if error, do: Map.put(measurements, :errors, 1), else: measurements
+    event = event(state.request, :stop)
 
-    tell(event(state.request, :stop), measurements, fn ->
-      state |> about() |> Map.merge(outcome(error))
-    end)
+    if Telemetry.attached?(event) do
+      metadata = state |> about() |> Map.merge(outcome(error))
+      Telemetry.execute(event, Map.merge(measurements, segments(state)), metadata)
+    end
 
     tell([:snakepit, :worker, :request], %{duration: ms}, fn ->
       state |> brief() |> Map.delete(:command) |> Map.put(:result, status)
@@ -194,6 +214,21 @@ defmodule Snakepit.Pool.CallEvents do
 
     CallRPC.ended(state, duration, error)
   end
+
+  # Which way large values went; nothing where there were none.
+  defp segments(%{call: nil, segments: nil}), do: %{}
+
+  defp segments(%{call: nil, segments: {sent, received, missing, bytes}}) do
+    %{
+      segments_sent: sent,
+      segments_received: received,
+      segments_missing: missing,
+      segment_bytes: bytes
+    }
+  end
+
+  defp segments(%{call: call}),
+    do: segments(%{call: nil, segments: Snakepit.Native.call_segments(call)})
 
   defp outcome(nil), do: %{status: :ok}
   defp outcome({kind, text}), do: %{status: :error, error: text, error_kind: kind}

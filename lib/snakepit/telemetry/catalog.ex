@@ -107,7 +107,11 @@ defmodule Snakepit.Telemetry.Catalog do
                   duration_ms: :ms,
                   monotonic_time: :native,
                   executions: :number,
-                  errors: [:number]
+                  errors: [:number],
+                  segments_sent: [:number],
+                  segments_received: [:number],
+                  segments_missing: [:number],
+                  segment_bytes: [:bytes]
                 ], [:status, [:error], [:error_kind]]},
                {:exception, [duration: :native, monotonic_time: :native],
                 [:kind, :reason, :stacktrace]}

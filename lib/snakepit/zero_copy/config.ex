@@ -18,6 +18,7 @@ defmodule Snakepit.ZeroCopy.Config do
     {:max_bytes, :share, :bytes},
     {:node_max_bytes, :share, :bytes},
     {:idle_bytes, 64 * @mib, :bytes},
+    {:idle_ms, 5_000, :count},
     {:descriptors, :share, :count},
     {:device, Snakepit.ZeroCopy.Device.Nx, :module}
   ]
@@ -112,7 +113,8 @@ defmodule Snakepit.ZeroCopy.Config do
   @spec of_pool(map) :: %{
           threshold: pos_integer | :infinity,
           max_bytes: non_neg_integer,
-          idle_bytes: non_neg_integer
+          idle_bytes: non_neg_integer,
+          idle_ms: non_neg_integer
         }
   def of_pool(config) do
     settings = settings(config[:zero_copy])
@@ -120,7 +122,8 @@ defmodule Snakepit.ZeroCopy.Config do
     %{
       threshold: settings.threshold,
       max_bytes: or_share(settings.max_bytes, fn -> min(div(memory(), 4), 4 * @gib) end),
-      idle_bytes: settings.idle_bytes
+      idle_bytes: settings.idle_bytes,
+      idle_ms: settings.idle_ms
     }
   end
 

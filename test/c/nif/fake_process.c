@@ -73,7 +73,17 @@ ErlNifResourceType *enif_open_resource_type_x(
   return type;
 }
 
+/* The BEAM's documentation says that there may be no memory. Who is asked for a
+ * view is to do without one. */
+static bool is_short(const ErlNifResourceType *type) {
+  static atomic_ulong views;
+  return strcmp(type->name, "snakepit_segment_view") == 0 &&
+         atomic_fetch_add(&views, 1) % 16 == 15;
+}
+
 void *enif_alloc_resource(ErlNifResourceType *type, size_t size) {
+  if (is_short(type))
+    return NULL;
   resource *r = must(calloc(1, sizeof *r));
   char *memory = must(malloc(HEAD + size));
   atomic_init(&r->refs, 1);

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -42,9 +43,16 @@ typedef struct worker {
   uint64_t offers[CALLS];  /* in turn; 0 for none */
   size_t next_offer;
   size_t last_offer;
+  uint64_t last_request;
 } worker;
 
 atomic_ulong fake_worker_offers;
+atomic_ulong fake_worker_replies;
+
+static _Noreturn void fail(const char *what) {
+  fprintf(stderr, "fake worker: %s\n", what);
+  abort();
+}
 
 uint32_t fake_random(uint32_t *state, uint32_t n) {
   uint32_t x = *state += 0x9e3779b9u;
@@ -219,11 +227,28 @@ static bool hear_frame(worker *w, const sp_frame *frame) {
     if (r != NULL && frame->len == 4)
       r->credit += frame->payload[0];
     return true;
+  case SP_FRAME_REPLY:
+    if (w->honest &&
+        (frame->len == 0 || frame->call == 0 || frame->call > w->last_request))
+      fail("a reply to nothing, or with nothing in it");
+    atomic_fetch_add(&fake_worker_replies, 1);
+    return true;
   case SP_FRAME_PING:
     return say(w, SP_FRAME_PONG, frame->call, frame->payload, frame->len);
   default:
     return false;
   }
+}
+
+/* Asks something of the BEAM, or takes back what it has asked. */
+static bool ask(worker *w) {
+  uint8_t bytes[] = {(uint8_t)(1 + any(w, 12)), 8, 1};
+  if (w->last_request > 0 && any(w, 3) == 0)
+    return say(w, SP_FRAME_REQUEST_CANCEL,
+               1 + any(w, (uint32_t)w->last_request), NULL, 0);
+  if (w->honest || any(w, 20) > 0) /* else the number is taken */
+    w->last_request++;
+  return say(w, SP_FRAME_REQUEST, w->last_request, bytes, sizeof bytes);
 }
 
 /* One step of a call; false when all is over. */
@@ -318,6 +343,8 @@ static void work(worker *w) {
     for (size_t i = 0; i < CALLS; i++)
       if (w->calls[i].used && !go_on(w, &w->calls[i]))
         return;
+    if (any(w, 8) == 0 && !ask(w))
+      return;
     if (!let_go(w))
       return;
     if (!w->honest && any(w, 200) == 0)

@@ -8,6 +8,8 @@
 
 /* Calls that workers were sent ahead. */
 extern atomic_ulong fake_worker_offers;
+/* Replies to what they asked. */
+extern atomic_ulong fake_worker_replies;
 
 /* Connects to the socket at |path|, shows |token|, and works until it is told
  * to end by the connection's end or has had enough. |seed| decides how it

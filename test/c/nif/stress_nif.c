@@ -364,8 +364,43 @@ static void *run_worker(void *arg) {
   return NULL;
 }
 
+/* What a worker asks is answered, with something large or an error, once or
+ * twice or not at all. */
+static void reply(fake_process *self, ERL_NIF_TERM request, uint32_t *random) {
+  ErlNifEnv *env = fake_env(self);
+  ERL_NIF_TERM status = enif_make_int(env, 0), said = 0;
+  for (uint32_t n = fake_random(random, 4); n > 0; n--) {
+    ERL_NIF_TERM parts[] = {blob(env, random), blob(env, random)};
+    ERL_NIF_TERM argv[] = {
+        request, enif_make_list_from_array(env, parts, fake_random(random, 3))};
+    said = fake_call(env, "request_encode", 2, argv);
+    if (said == 0 || !fake_is(fake_element(said, 0), "ok"))
+      fail("a reply that cannot be encoded");
+  }
+  if (said == 0 || fake_random(random, 8) == 0)
+    status = enif_make_int(env, (int)fake_random(random, 17));
+  ERL_NIF_TERM bytes = said != 0 ? fake_element(said, 1) : fake_text(env, "no");
+  for (uint32_t n = fake_random(random, 8) == 0 ? fake_random(random, 3) : 1;
+       n > 0; n--) {
+    ERL_NIF_TERM argv[] = {request, status, bytes};
+    fake_call(env, "request_reply", 3, argv);
+  }
+  enif_free_env(env);
+}
+
+/* True for a message about a request. */
+static bool is_of_request(fake_process *self, ERL_NIF_TERM message,
+                          uint32_t *random) {
+  ERL_NIF_TERM kind = fake_element(message, 0);
+  if (kind == 0 || (!fake_is(kind, "snakepit_request") &&
+                    !fake_is(kind, "snakepit_request_cancelled")))
+    return false;
+  reply(self, fake_element(message, 1), random);
+  return true;
+}
+
 /* Until the slot is suspect or its link closed; pongs are nothing special. */
-static void await_trouble(fake_process *self, int ms) {
+static void await_trouble(fake_process *self, int ms, uint32_t *random) {
   for (bool trouble = false; !trouble;) {
     ERL_NIF_TERM message;
     ErlNifEnv *env = fake_receive(self, ms, &message);
@@ -373,7 +408,8 @@ static void await_trouble(fake_process *self, int ms) {
       return;
     ERL_NIF_TERM what = fake_element(message, 2);
     ERL_NIF_TERM kind = what != 0 ? fake_element(what, 0) : 0;
-    trouble = kind == 0 || !fake_is(kind, "pong");
+    trouble = !is_of_request(self, message, random) &&
+              (kind == 0 || !fake_is(kind, "pong"));
     enif_free_env(env);
   }
 }
@@ -398,7 +434,7 @@ static void serve(fake_process *self, ErlNifEnv *env, place *at,
   if (slot == 0)
     return;
   int ms = (int)fake_random(random, fake_random(random, 2) == 0 ? 200 : 2000);
-  await_trouble(self, ms);
+  await_trouble(self, ms, random);
   static const char *const states[] = {"avoided", "ready", "tainted",
                                        "draining"};
   for (uint32_t n = fake_random(random, 3); n > 0; n--) {
@@ -432,6 +468,9 @@ static void one_local(uint32_t *random) {
     enif_free_env(came);
     ERL_NIF_TERM ping[] = {link, enif_make_int(env, 7)};
     fake_call(env, "local_ping", 2, ping);
+    ERL_NIF_TERM of_serve[] = {link, fake_pid(env, self),
+                               enif_make_int(env, 5)};
+    fake_call(env, "local_serve", 3, of_serve);
     serve(self, env, &pools[fake_random(random, POOLS - GRPC_POOLS)], link,
           random);
   }
@@ -559,11 +598,12 @@ int main(int argc, char **argv) {
   fake_grpc_stop();
   printf(
       "%lu calls, %lu of them sent ahead, %lu cancelled, %lu callers killed; "
-      "%lu calls served; %lu segments lent, %lu given\n",
+      "%lu calls served; %lu requests replied to; %lu segments lent, %lu "
+      "given\n",
       atomic_load(&calls), atomic_load(&fake_worker_offers),
       atomic_load(&cancelled), atomic_load(&killed),
-      atomic_load(&stress_served), atomic_load(&fake_segments_lent),
-      atomic_load(&fake_segments_given));
+      atomic_load(&stress_served), atomic_load(&fake_worker_replies),
+      atomic_load(&fake_segments_lent), atomic_load(&fake_segments_given));
   fake_free_processes();
   return 0;
 }

@@ -51,6 +51,7 @@ class AsyncRequest(Request):
         self._begun = True
         self._value = value
         request.successor = self
+        request._let_go()
 
     def cancel(self) -> None:
         """In the loop. Only what is the tool's is cancelled, and that once."""
@@ -81,6 +82,8 @@ class AsyncRequest(Request):
         if self._cancelled:
             await _absorb()
         await self._clean_up_async()
+        self._value = None
+        self._let_go()
         if self.span is not None:
             self.span.end(reply)
         reply.elapsed_ms = int((monotonic() - started) * 1000)

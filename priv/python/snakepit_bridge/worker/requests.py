@@ -262,6 +262,7 @@ class Request:
             self._loop.go_on(self, rest)
             return None
         self._clean_up()
+        self._let_go()
         return reply
 
     def _enter(self, lifetimes: Lifetimes) -> None:
@@ -487,6 +488,14 @@ class Request:
                 return
         if self.adapter is not None:
             host.clean_up(self.adapter, self.lane, self._loop, self.call.tool)
+
+    def _let_go(self) -> None:
+        """A context leads to the request of its stream. Would that lead on to the
+        adapter, and so to the context, the arguments would stay until the interpreter
+        looks for cycles, and with them the memory of the BEAM's in which they lie.
+        """
+        self.adapter = None
+        self.arguments = None
 
 
 def settle(value: Any, lane: Lane, loop: Optional[WorkerLoop]) -> Any:

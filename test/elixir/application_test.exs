@@ -50,6 +50,14 @@ defmodule Snakepit.ApplicationTest do
       assert Snakepit.cleanup() == :ok
     end
 
+    test "pools that are started by hand say where they belong" do
+      Process.flag(:trap_exit, true)
+      assert {:error, %Error{category: :pool} = error} = Pool.start_link()
+      assert error.message =~ "pooling_enabled: true"
+      assert {:error, reason} = Supervisor.start_link([Pool], strategy: :one_for_one)
+      assert {:shutdown, {:failed_to_start_child, Pool, %Error{}}} = reason
+    end
+
     test "the tree is not started twice" do
       assert Snakepit.Application.start_embedded() == :ignore
     end

@@ -262,7 +262,9 @@ defmodule Snakepit.Pool do
   def not_running do
     message =
       if Application.get_env(:snakepit, :pooling_enabled, false),
-        do: "the pools are not running: start the application :snakepit first",
+        do:
+          "the pools are not running: start the application :snakepit, once more if it was " <>
+            "started before pooling_enabled was set",
         else:
           "pooling is off: set config :snakepit, pooling_enabled: true and start the " <>
             "application :snakepit"

@@ -191,7 +191,8 @@ defmodule Snakepit do
       a second more at most (5 000 ms; 0: they are left alone). Also when the
       application is not stopped: its pools then start new workers
     * `:restart` - restart the application when it runs already: `true`, `false`
-      or `:auto` (with `stop_mode: :always` in a Mix project)
+      or `:auto` (with `stop_mode: :always` in a Mix project, and when it was started
+      before `:pooling_enabled` was set)
     * `:await_pool` - wait for the pools (as `:pooling_enabled` says)
     * `:stop_mode` - stop the application `:if_started` by this call, `:always`
       or `:never`

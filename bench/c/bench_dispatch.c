@@ -89,7 +89,7 @@ static double measure(const load *l, size_t waiting, size_t slots) {
   double spent = seconds() - start;
   sp_dispatch_del(d);
   free(run.ids);
-  return spent / REQUESTS * 1e9;
+  return spent / (double)REQUESTS * 1e9;
 }
 
 /* The least disturbed of some rounds. */

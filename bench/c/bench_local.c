@@ -131,7 +131,7 @@ static void measure(bench *b, const char *name) {
            (double)b->times[CALLS / 2] / 1e3,
            (double)b->times[CALLS - CALLS / 100] / 1e3,
            (double)b->times[CALLS - CALLS / 1000] / 1e3,
-           CALLS / ((double)spent / 1e9));
+           (double)CALLS / ((double)spent / 1e9));
   }
 }
 

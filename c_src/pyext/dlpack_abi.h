@@ -65,10 +65,13 @@ DL_SAME(dl_managed, context, DLManagedTensor, manager_ctx);
 DL_SAME(dl_managed, deleter, DLManagedTensor, deleter);
 _Static_assert(sizeof(dl_tensor) == sizeof(DLTensor), "not as in dlpack.h");
 #ifdef DLPACK_MAJOR_VERSION
-DL_SAME(dl_versioned, context, DLManagedTensorVersioned, manager_ctx);
-DL_SAME(dl_versioned, deleter, DLManagedTensorVersioned, deleter);
-DL_SAME(dl_versioned, flags, DLManagedTensorVersioned, flags);
-DL_SAME(dl_versioned, tensor, DLManagedTensorVersioned, dl_tensor);
+/* By its tag: version 1.0 has no name without `struct` for it in C. */
+#define DLVersioned struct DLManagedTensorVersioned
+DL_SAME(dl_versioned, context, DLVersioned, manager_ctx);
+DL_SAME(dl_versioned, deleter, DLVersioned, deleter);
+DL_SAME(dl_versioned, flags, DLVersioned, flags);
+DL_SAME(dl_versioned, tensor, DLVersioned, dl_tensor);
+#undef DLVersioned
 #endif
 #undef DL_SAME
 #endif

@@ -27,9 +27,11 @@ defmodule Snakepit.Application do
   @impl true
   def start(_type, _args) do
     pooling? = Application.get_env(:snakepit, :pooling_enabled, false) == true
-    :ok = find_decimal()
 
-    with :ok <- check(pooling?) do
+    with :ok <- load_native(),
+         :ok <- check(pooling?) do
+      # An optional library of the user's; see the guide on values.
+      :ok = Native.build_decimals(Code.ensure_loaded?(Decimal))
       Config.Keys.warn()
       :ok = ZeroCopy.Segment.configure_node()
 
@@ -53,12 +55,22 @@ defmodule Snakepit.Application do
     end
   end
 
-  # An optional library of the user's; see the guide on values.
-  defp find_decimal do
-    with {:module, Native} <- Code.ensure_loaded(Native),
-         do: Native.build_decimals(Code.ensure_loaded?(Decimal))
+  # Why it cannot be loaded only the code server knows, and has logged.
+  defp load_native do
+    case Code.ensure_loaded(Native) do
+      {:module, Native} ->
+        :ok
 
-    :ok
+      {:error, reason} ->
+        file = Application.app_dir(:snakepit, "ebin/snakepit_nif.so")
+
+        explained(
+          {:error,
+           {:native_unavailable,
+            "#{file} cannot be loaded (#{inspect(reason)}; above is why): install what it lacks, " <>
+              "on a release's host gRPC's shared libraries, or build it again with mix compile --force"}}
+        )
+    end
   end
 
   # What can be known to fail is said before anything is started.

@@ -262,7 +262,9 @@ defmodule Snakepit.Pool do
   def not_running do
     message =
       if Application.get_env(:snakepit, :pooling_enabled, false),
-        do: "the pools are not running: start the application :snakepit first",
+        do:
+          "the pools are not running: start the application :snakepit, once more if it was " <>
+            "started before pooling_enabled was set",
         else:
           "pooling is off: set config :snakepit, pooling_enabled: true and start the " <>
             "application :snakepit"
@@ -290,8 +292,24 @@ defmodule Snakepit.Pool do
   @spec child_spec(keyword) :: Supervisor.child_spec()
   def child_spec(opts), do: %{id: __MODULE__, start: {__MODULE__, :start_link, [opts]}}
 
-  @doc "Starts all configured pools."
+  @doc """
+  Starts all configured pools. The application does so, with `pooling_enabled: true`;
+  in a supervisor of yours, which takes all of `Snakepit.Application` or nothing, there
+  is nothing that the pools could run on.
+  """
   @spec start_link(keyword) :: GenServer.on_start()
-  def start_link(opts \\ []),
-    do: GenServer.start_link(Snakepit.Pool.Server, opts, name: __MODULE__)
+  def start_link(opts \\ []) do
+    if Process.whereis(Snakepit.Pool.WorkerSupervisor),
+      do: GenServer.start_link(Snakepit.Pool.Server, opts, name: __MODULE__),
+      else: {:error, not_by_hand()}
+  end
+
+  defp not_by_hand do
+    Error.pool_error(
+      "Snakepit.Pool runs in the application :snakepit, not in another's supervisor: take it out " <>
+        "there, and set config :snakepit, pooling_enabled: true and pools: [...] before " <>
+        "the application :snakepit starts",
+      %{reason: :pool_not_initialized}
+    )
+  end
 end

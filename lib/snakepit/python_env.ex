@@ -208,7 +208,8 @@ defmodule Snakepit.PythonEnv do
           ready = "-"
   else:
       ready = "-"
-  print("snakepit-probe", "%d.%d.%d" % sys.version_info[:3], ready, base)
+  version = "%d.%d.%d" % sys.version_info[:3]
+  print("snakepit-probe %s %s %s" % (version, ready, base))
   """
 
   defp inspect_python(path, env) do

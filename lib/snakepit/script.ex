@@ -113,14 +113,22 @@ defmodule Snakepit.Script do
     end
   end
 
-  defp restart?(%{restart: :auto, stop_mode: mode}),
-    do:
-      running?() and mode == :always and Code.ensure_loaded?(Mix) and
-        Process.whereis(Mix.State) != nil
+  defp restart?(%{restart: :auto, stop_mode: mode}) do
+    running?() and
+      (too_early?() or
+         (mode == :always and Code.ensure_loaded?(Mix) and Process.whereis(Mix.State) != nil))
+  end
 
   defp restart?(%{restart: restart}), do: restart and running?()
 
   defp running?, do: Process.whereis(Snakepit.Supervisor) != nil
+
+  # `Mix.install/1` starts the application, and the script then says that it wants
+  # pools: without them there is none to lose.
+  defp too_early? do
+    Application.get_env(:snakepit, :pooling_enabled, false) == true and
+      Process.whereis(Snakepit.Pool.RuntimeSupervisor) == nil
+  end
 
   defp start_error({reason, {Snakepit.Application, :start, _args}}), do: start_error(reason)
 

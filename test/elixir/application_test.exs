@@ -51,6 +51,14 @@ defmodule Snakepit.ApplicationTest do
       assert Snakepit.cleanup() == :ok
     end
 
+    test "pools that are started by hand say where they belong" do
+      Process.flag(:trap_exit, true)
+      assert {:error, %Error{category: :pool} = error} = Pool.start_link()
+      assert error.message =~ "pooling_enabled: true"
+      assert {:error, reason} = Supervisor.start_link([Pool], strategy: :one_for_one)
+      assert {:shutdown, {:failed_to_start_child, Pool, %Error{}}} = reason
+    end
+
     test "the tree is not started twice" do
       assert Snakepit.Application.start_embedded() == :ignore
     end
@@ -64,6 +72,26 @@ defmodule Snakepit.ApplicationTest do
     assert is_pid(Process.whereis(Snakepit.Supervisor))
     assert Supervisor.stop(host) == :ok
     assert Process.whereis(Snakepit.Supervisor) == nil
+  end
+
+  test "a native part that cannot be loaded: what it is, and what to do" do
+    dir = Path.join(Path.dirname(signal_path()), "snakepit/ebin")
+    File.mkdir_p!(dir)
+    ebin = Application.app_dir(:snakepit, "ebin")
+
+    for path <- Path.wildcard("#{ebin}/*"),
+        do: File.ln_s!(path, Path.join(dir, Path.basename(path)))
+
+    nif = Path.join(dir, "snakepit_nif.so")
+    File.rm!(nif)
+    File.write!(nif, "")
+
+    code = "IO.inspect(Application.ensure_all_started(:snakepit), printable_limit: :infinity)"
+    elixir = System.find_executable("elixir")
+    {output, 0} = System.cmd(elixir, ["-pa", dir, "-e", code], stderr_to_stdout: true)
+    assert output =~ "snakepit did not start: #{nif} cannot be loaded"
+    assert output =~ "mix compile --force"
+    assert output =~ "{:native_unavailable"
   end
 
   test "with pools, all of it runs, and stopping leaves nothing" do

@@ -40,7 +40,7 @@ defmodule Snakepit.CborTest do
       {:ok, bytes} = Native.cbor_encode(term)
 
       for at <- 0..(byte_size(bytes) - 1) do
-        <<before::binary-size(at), byte, rest::binary>> = bytes
+        {before, <<byte, rest::binary>>} = :erlang.split_binary(bytes, at)
         assert {:error, {:decode, _}} = Native.cbor_decode(before)
         changed = <<before::binary, Bitwise.bxor(byte, 1 + rem(at * 37, 255)), rest::binary>>
         assert elem(Native.cbor_decode(changed), 0) in [:ok, :error]

@@ -91,6 +91,54 @@ defmodule Snakepit.GRPCWorker.LaunchTest do
     assert {"SNAKEPIT_LOG_LEVEL", nil} in spec.env
   end
 
+  describe "PYTHONPATH" do
+    # An application as a release has it: loaded, its folder anywhere.
+    defp load(name, applications) do
+      id = "snakepit-launch-#{System.pid()}-#{System.unique_integer([:positive])}"
+      root = Path.join(System.tmp_dir!(), id)
+      on_exit(fn -> File.rm_rf!(root) end)
+      lib = Path.join(root, "#{name}-0.1.0")
+      for dir <- ["ebin", "priv/python"], do: File.mkdir_p!(Path.join(lib, dir))
+      Code.append_path(Path.join(lib, "ebin"))
+      on_exit(fn -> Code.delete_path(Path.join(lib, "ebin")) end)
+
+      :ok =
+        :application.load(
+          {:application, name,
+           [vsn: [?0], modules: [], registered: [], applications: applications]}
+        )
+
+      on_exit(fn -> Application.unload(name) end)
+      Path.join(lib, "priv/python")
+    end
+
+    defp python_path do
+      {spec, _} = build(%{})
+      String.split(Map.new(spec.env)["PYTHONPATH"], ":")
+    end
+
+    test "has priv/python of the applications that use this one, and of no other" do
+      direct = load(:launch_test_direct, [:kernel, :snakepit])
+      above = load(:launch_test_above, [:launch_test_direct])
+      other = load(:launch_test_other, [:kernel])
+      path = python_path()
+      assert direct in path
+      assert above in path
+      refute other in path
+    end
+
+    test "has no folder twice" do
+      own = Application.app_dir(:snakepit, "priv/python")
+      link = load(:launch_test_link, [:snakepit])
+      File.rmdir!(link)
+      File.ln_s!(own, link)
+      put_system_env(%{"PYTHONPATH" => nil})
+      path = python_path()
+      assert own in path
+      refute link in path
+    end
+  end
+
   test "heartbeats are told in the words of the Python side" do
     {spec, _} = build(%{heartbeat: %{timeout_ms: 7, dependent: false}})
     {:ok, json} = Snakepit.Native.json_decode(Map.new(spec.env)["SNAKEPIT_HEARTBEAT_CONFIG"])

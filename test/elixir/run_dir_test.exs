@@ -99,6 +99,54 @@ defmodule Snakepit.Pool.RunDirTest do
     refute File.exists?(dir) or File.exists?(open)
   end
 
+  describe "its place" do
+    defp made(parents) do
+      with {:ok, dir} <- RunDir.make(parents) do
+        on_exit(fn -> RunDir.remove(dir) end)
+        {:ok, Path.dirname(dir)}
+      end
+    end
+
+    test "is the first that can be written to", %{parent: parent} do
+      file = Path.join(parent, "file")
+      File.write!(file, "")
+      first = make(parent, "first")
+      assert made([Path.join(parent, "none"), file, first, parent]) == {:ok, first}
+    end
+
+    test "is one with room for the names of sockets, if there is any", %{parent: parent} do
+      deep = make(parent, String.duplicate("deep", 30))
+      assert made([deep, parent]) == {:ok, parent}
+      assert made([deep]) == {:ok, deep}
+    end
+
+    test "cannot be found: what was tried, why not, and what to do", %{parent: parent} do
+      none = Path.join(parent, "none")
+      assert {:error, text} = made([none])
+      assert text =~ "#{none}: no such file or directory"
+      assert text =~ "Set TMPDIR"
+    end
+
+    test "holds a socket with the longest name that is allowed", %{parent: parent} do
+      {:ok, dir} = RunDir.make([parent])
+      on_exit(fn -> RunDir.remove(dir) end)
+      name = byte_size(Path.basename(dir))
+      room = 107 - byte_size("/local") - name - 1 - byte_size(parent) - 1
+      exact = make(parent, String.duplicate("x", room))
+      assert {:ok, dir} = RunDir.make([exact, parent])
+      on_exit(fn -> RunDir.remove(dir) end)
+      assert Path.dirname(dir) == exact
+      options = [:binary, ifaddr: {:local, Path.join(dir, "local")}]
+      assert {:ok, socket} = :gen_tcp.listen(0, options)
+      :gen_tcp.close(socket)
+
+      longer = make(parent, String.duplicate("x", room + 1))
+      assert {:ok, dir} = RunDir.make([longer, parent])
+      on_exit(fn -> RunDir.remove(dir) end)
+      assert Path.dirname(dir) == parent
+    end
+  end
+
   describe "of a BEAM with a spawner" do
     # Says its directory, and the spawner's number.
     @with_spawner """

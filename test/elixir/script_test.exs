@@ -222,6 +222,24 @@ defmodule Snakepit.ScriptTest do
     assert run.status == 1
   end
 
+  test "an application that started before pools were wanted is started again" do
+    # As Mix.install/1 does, without a configuration.
+    before = """
+    Application.put_env(:snakepit, :pooling_enabled, false)
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+    Application.put_env(:snakepit, :pooling_enabled, true)
+    """
+
+    body = ~s|Snakepit.execute("echo", %{value: "pong"})|
+    ran = script(body, "exit_mode: :auto", before: before)
+    assert ran.output =~ ~r/result: {:ok, .*"pong"/
+    assert ran.output =~ "running: false"
+    assert ran.processes != [] and gone?(ran)
+
+    refused = script(body, "restart: false", before: before)
+    assert refused.output =~ "started before pooling_enabled was set"
+  end
+
   test "what ran before is stopped, restarted or left as told" do
     before = "{:ok, _} = Application.ensure_all_started(:snakepit)"
     kept = [before: before, settings: [pooling_enabled: false]]

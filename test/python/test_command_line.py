@@ -54,6 +54,30 @@ def test_help_names_every_option(entry: str) -> None:
         assert option in result.stdout
 
 
+@pytest.mark.parametrize("entry", ["process", "threaded"])
+def test_an_old_python_says_that_it_is_too_old(entry: str) -> None:
+    (script,) = ENTRIES[entry]
+    program = f"""if True:
+        import runpy, sys
+        sys.version_info = (3, 8, 18, "final", 0)
+        sys.version = "3.8.18 (main)"
+        runpy.run_path({script!r}, run_name="__main__")
+    """
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"snakepit: workers need Python 3.9 or newer, and {sys.executable} is 3.8.18: "
+        "run mix snakepit.setup, or set SNAKEPIT_PYTHON\n"
+    )
+
+
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_health_check(entry: str) -> None:
     result = run(entry, "--health-check", "--adapter", THREADED)

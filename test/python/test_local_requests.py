@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cbor
@@ -183,6 +185,30 @@ def test_cancel_while_waiting(worker: LocalWorker, tool: str) -> None:
     # A late reply is no harm.
     request.answer(1)
     assert worker.call("pid") == worker.process.pid
+
+
+def test_a_cancel_just_before_the_wait_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from snakepit_bridge.errors import ToolCancelled
+    from snakepit_bridge.worker import local_calls
+
+    class Request:
+        cancelled = False
+
+        def cancel(self) -> None:
+            self.cancelled = True
+
+    def interrupted() -> None:
+        raise ToolCancelled("the call was cancelled")
+
+    request = Request()
+    link = SimpleNamespace(tool_request=lambda *_: request)
+    context: Any = SimpleNamespace(
+        session_id="s", callback_metadata={}, time_remaining=lambda: None
+    )
+    monkeypatch.setattr(local_calls, "_replies", interrupted)
+    with pytest.raises(ToolCancelled):
+        asyncio.run(local_calls.LocalCalls(link).call_async(context, "t", {}))
+    assert request.cancelled
 
 
 @pytest.mark.parametrize("tool", ["ask", "ask_async"])

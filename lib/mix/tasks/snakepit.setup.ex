@@ -43,7 +43,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
       Snakepit.PythonEnv.setup(
         requirements: Enum.map(names, &Path.join(folder, &1)),
         force: opts[:force] || false,
-        say: &Mix.shell().info/1
+        say: fn line -> Mix.shell().info(line) end
       )
 
     case result do

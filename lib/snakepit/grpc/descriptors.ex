@@ -135,7 +135,7 @@ defmodule Snakepit.GRPC.Descriptors do
 
       2 ->
         {size, rest} = varint(rest, 0, 0)
-        <<value::binary-size(size), rest::binary>> = rest
+        {value, rest} = :erlang.split_binary(rest, size)
         [{Bitwise.bsr(tag, 3), value} | fields(rest)]
 
       5 ->

@@ -129,13 +129,10 @@ defmodule Snakepit.GRPCWorker.Heart do
     now = Vitals.sample(os_pid)
 
     case Vitals.activity(before, now) do
-      :idle -> if not stopped?(now) and Vitals.waits?(os_pid), do: busy(slot), else: :idle
+      :idle -> if not now.stopped? and Vitals.waits?(os_pid), do: busy(slot), else: :idle
       other -> other
     end
   end
-
-  defp stopped?(%{stopped?: stopped?}), do: stopped?
-  defp stopped?(:unknown), do: false
 
   # Where the system does not show what a process does, one with a call has the
   # benefit of the doubt: the call's own time ends it.

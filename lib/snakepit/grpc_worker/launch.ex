@@ -232,7 +232,42 @@ defmodule Snakepit.GRPCWorker.Launch do
       Path.join(File.cwd!(), "priv/python")
     ]
 
-    (inherited ++ own ++ bridge_path()) |> Enum.uniq() |> Enum.join(":")
+    (inherited ++ own ++ dependents_path() ++ bridge_path())
+    |> Enum.uniq_by(&place/1)
+    |> Enum.join(":")
+  end
+
+  # In a release the current folder is no project, and in an umbrella that of
+  # another one. Only of applications that use this one: what lies here is found
+  # before the packages of the interpreter's environment.
+  defp dependents_path do
+    loaded = for {app, _, _} <- Application.loaded_applications(), do: app
+
+    for app <- Enum.sort(dependents([:snakepit], loaded)),
+        lib = :code.lib_dir(app),
+        is_list(lib),
+        dir = Path.join(to_string(lib), "priv/python"),
+        File.dir?(dir),
+        do: dir
+  end
+
+  defp dependents(found, loaded) do
+    more =
+      for app <- loaded -- found,
+          kind <- [:applications, :included_applications],
+          Enum.any?(Application.spec(app, kind) || [], &(&1 in found)),
+          uniq: true,
+          do: app
+
+    if more == [], do: found -- [:snakepit], else: dependents(found ++ more, loaded)
+  end
+
+  # Mix's build folder has links to the sources.
+  defp place(dir) do
+    case File.stat(dir) do
+      {:ok, stat} -> {stat.major_device, stat.inode}
+      {:error, _} -> dir
+    end
   end
 
   defp bridge_path do

@@ -27,7 +27,7 @@ defmodule Snakepit.Pool.ApplicationCleanup do
   end
 
   @doc false
-  @spec make_run_dir() :: {:ok, Path.t()} | {:error, {Path.t(), File.posix()}}
+  @spec make_run_dir() :: {:ok, Path.t()} | {:error, String.t()}
   def make_run_dir, do: GenServer.call(__MODULE__, :make_run_dir)
 
   @doc false

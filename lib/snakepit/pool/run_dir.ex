@@ -16,20 +16,49 @@ defmodule Snakepit.Pool.RunDir do
 
   @name ~r/^snakepit-([0-9a-f]{12})-(\d{1,10})-(\d{1,19})-[A-Za-z0-9_-]{6}(-open)?$/
 
-  @doc "Makes one of this BEAM's, for its user alone."
-  @spec make() :: {:ok, Path.t()} | {:error, {Path.t(), File.posix()}}
-  def make do
+  # What the address of a Unix socket has room for, without the final zero and the
+  # longest name of a socket in the directory.
+  @longest 107 - byte_size("/local")
+
+  @doc """
+  Makes one of this BEAM's, for its user alone, in the first of `parents` where
+  that is possible and a socket in it has a name that is short enough.
+  """
+  @spec make([Path.t()]) :: {:ok, Path.t()} | {:error, String.t()}
+  def make(parents \\ parents()) do
     this = this()
     random = Base.url_encode64(:crypto.strong_rand_bytes(9)) |> binary_part(0, 6)
     name = "snakepit-#{this.host}-#{this.pid}-#{this.start}-#{random}"
-    dir = Path.join(System.tmp_dir!(), name)
+    {short, long} = parents |> Enum.map(&Path.join(&1, name)) |> Enum.split_with(&short?/1)
+    # Without sockets there is gRPC.
+    first_made(short ++ long, [])
+  end
 
+  defp short?(dir), do: byte_size(dir) <= @longest
+
+  defp first_made([], refused) do
+    {:error,
+     "no temporary directory can be made: #{refused |> Enum.reverse() |> Enum.join(", ")}. " <>
+       "Set TMPDIR to a directory that this user can write to"}
+  end
+
+  defp first_made([dir | rest], refused) do
     with :ok <- File.mkdir(dir),
          :ok <- File.chmod(dir, 0o700) do
       {:ok, dir}
     else
-      {:error, why} -> {:error, {dir, why}}
+      {:error, why} ->
+        first_made(rest, ["#{Path.dirname(dir)}: #{:file.format_error(why)}" | refused])
     end
+  end
+
+  # TMPDIR may be deep, and /tmp read-only in a container.
+  defp parents do
+    for(name <- ["TMPDIR", "TEMP", "TMP"], do: System.get_env(name))
+    |> Enum.concat(["/tmp", System.get_env("XDG_RUNTIME_DIR"), "/var/tmp", "/dev/shm"])
+    |> Enum.filter(&(is_binary(&1) and &1 != ""))
+    |> Enum.map(&Path.expand/1)
+    |> Enum.uniq()
   end
 
   @doc "The directory beside it that everybody may write to, and nobody but us may list."

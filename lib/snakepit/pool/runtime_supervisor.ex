@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.RuntimeSupervisor do
   def start_link(_arg) do
     case ApplicationCleanup.make_run_dir() do
       {:ok, dir} -> Supervisor.start_link(__MODULE__, dir, name: __MODULE__)
-      {:error, {dir, why}} -> {:error, {:no_temporary_directory, dir, why}}
+      {:error, why} -> {:error, {:no_temporary_directory, why}}
     end
   end
 

@@ -108,7 +108,8 @@ defmodule Snakepit.ZeroCopy.DType do
   defp floats(bits) do
     fn n ->
       with true <- is_number(n),
-           {:ok, <<_::float-native-size(bits)>> = bytes} <- float_bytes(n, bits) do
+           {:ok, bytes} <- float_bytes(n, bits),
+           [finite] when is_float(finite) <- floats(bytes, bits) do
         bytes
       else
         _ -> throw({:no_fit, n})
@@ -127,33 +128,29 @@ defmodule Snakepit.ZeroCopy.DType do
           {:ok, [number | boolean | String.t()]} | {:error, :no_numbers}
   def decode(data, "bool"), do: {:ok, for(<<b <- data>>, do: b != 0)}
 
-  def decode(data, "int" <> bits) do
-    bits = String.to_integer(bits)
-    {:ok, for(<<n::signed-native-size(bits) <- data>>, do: n)}
+  # A clause for each width: to name a variable from outside as a size in a match
+  # is an error in old versions of Elixir with `^`, and a warning in new ones without.
+  for bits <- [8, 16, 32, 64] do
+    def decode(data, unquote("int#{bits}")),
+      do: {:ok, for(<<n::signed-native-size(unquote(bits)) <- data>>, do: n)}
+
+    def decode(data, unquote("uint#{bits}")),
+      do: {:ok, for(<<n::unsigned-native-size(unquote(bits)) <- data>>, do: n)}
   end
 
-  def decode(data, "uint" <> bits) do
-    bits = String.to_integer(bits)
-    {:ok, for(<<n::unsigned-native-size(bits) <- data>>, do: n)}
-  end
-
-  def decode(data, "float" <> bits) when bits in ["16", "32", "64"] do
-    bits = String.to_integer(bits)
-    {:ok, for(<<raw::bitstring-size(bits) <- data>>, do: float(raw, bits))}
-  end
+  def decode(data, "float" <> bits) when bits in ["16", "32", "64"],
+    do: {:ok, floats(data, String.to_integer(bits))}
 
   def decode(_data, _other), do: {:error, :no_numbers}
 
   # What does not match is no finite number: only NaN has a fraction.
-  defp float(raw, bits) do
-    case raw do
-      <<n::float-native-size(bits)>> ->
-        n
+  for bits <- [16, 32, 64] do
+    defp floats(data, unquote(bits)),
+      do: for(<<raw::bitstring-size(unquote(bits)) <- data>>, do: float(raw))
 
-      _ ->
-        <<n::unsigned-native-size(bits)>> = raw
-        not_finite(n, bits)
-    end
+    defp float(<<n::float-native-size(unquote(bits))>>), do: n
+
+    defp float(<<n::unsigned-native-size(unquote(bits))>>), do: not_finite(n, unquote(bits))
   end
 
   @fractions %{16 => 10, 32 => 23, 64 => 52}

@@ -35,10 +35,10 @@ defmodule Snakepit.Pool.ProcessRegistry.Salvage do
         at = mark - 4
 
         with true <- at >= from,
-             <<_::binary-size(at), size::32, @in_use::32, rest::binary>> <- bytes,
+             {_, <<size::32, @in_use::32, rest::binary>>} <- :erlang.split_binary(bytes, at),
              len = size - @head_bytes,
-             <<objects::binary-size(len), _::binary>> when len > 0 <- rest,
-             {:ok, objects} <- objects(objects, []) do
+             true <- len in 1..byte_size(rest)//1,
+             {:ok, objects} <- objects(binary_part(rest, 0, len), []) do
           {[objects | pieces], at + size}
         else
           _ -> {pieces, from}
@@ -53,7 +53,8 @@ defmodule Snakepit.Pool.ProcessRegistry.Salvage do
   defp objects(<<size::32, rest::binary>>, all) when size > 4 do
     len = size - 4
 
-    with <<term::binary-size(len), rest::binary>> <- rest,
+    with true <- len <= byte_size(rest),
+         {term, rest} = :erlang.split_binary(rest, len),
          {:ok, object} when is_tuple(object) <- term(term) do
       objects(rest, [object | all])
     else

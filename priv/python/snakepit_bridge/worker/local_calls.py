@@ -47,11 +47,16 @@ class LocalCalls:
         self, context: SessionContext, name: str, arguments: dict[str, Any]
     ) -> ToolAnswer:
         request = self._send(context, name, arguments)
-        await _replies().wait(request)
+        # All of it: the call may be cancelled between any two of our own lines, and
+        # its exception then holds the request until the garbage is collected.
         try:
+            await _replies().wait(request)
             request.wait(None, 0)  # it is there, or will never be
         except ConnectionError as error:
             raise unreachable(name, str(error)) from None
+        except BaseException:
+            request.cancel()
+            raise
         return _answer(name, request.tool_reply())
 
     def stub(self, call: Any) -> LocalStub:

@@ -42,7 +42,7 @@ defmodule Snakepit.ErlangTest do
     assert {"", 0} = erl("erlc", ["calls.erl"], dir)
     run = "calls:run(), ok = application:stop(snakepit), io:format(\"all done~n\"), init:stop()."
     assert {output, 0} = erl("erl", ["-noinput", "-config", "sys", "-eval", run], dir)
-    assert output =~ ~r/all done\n\z/
+    assert output =~ ~r/^all done$/m
     assert output =~ "step 3 of 3"
   end
 end

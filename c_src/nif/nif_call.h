@@ -74,6 +74,9 @@ struct nif_slot {
   nif_slot *ring_next;
 };
 
+/* Bytes of an id that was made here, with the 0. */
+#define NIF_CORRELATION 28
+
 /* Chunks that may arrive before the consumer has asked for more. */
 #define NIF_STREAM_CREDIT 16
 
@@ -130,7 +133,8 @@ typedef struct nif_call {
   int64_t stopped_at;         /* when it was cancelled; 0: not */
   grpc_slice body;
   nif_attached *attached; /* NULL, or the segments that belong to it */
-  grpc_slice correlation;
+  grpc_slice correlation; /* its caller's; empty: the one that follows */
+  char own_correlation[NIF_CORRELATION]; /* or "" */
   int64_t deadline;
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
   ErlNifBinary session;                   /* .size 0 for none */

@@ -1,5 +1,4 @@
 /* submit/9: from terms to a request in the dispatcher. */
-#include <stdio.h>
 #include <string.h>
 
 #include "../core/sp_bridge.h"
@@ -180,6 +179,24 @@ static int put_binaries(ErlNifEnv *env, ERL_NIF_TERM list, sp_buf *out) {
   return SP_OK;
 }
 
+/* "sp-" and random digits. Every call has one: snprintf would take longer than
+ * all the rest of its encoding. */
+static void make_correlation(char text[NIF_CORRELATION]) {
+  static const char digits[] = "0123456789abcdef";
+  char *at = text;
+  *at++ = 's';
+  *at++ = 'p';
+  *at++ = '-';
+  uint64_t bits = 0;
+  for (int i = 0; i < NIF_CORRELATION - 4; i++) {
+    if (i % 16 == 0)
+      bits = nif_random();
+    *at++ = digits[bits & 15];
+    bits >>= 4;
+  }
+  *at = 0;
+}
+
 /* The correlation id among |metadata|, or a new one, which is added to it. */
 static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
                            nif_call *call, sp_buf *out) {
@@ -201,14 +218,10 @@ static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
       return SP_OK;
     }
   }
-  char text[32];
-  int n = snprintf(text, sizeof text, "sp-%016llx%08llx",
-                   (unsigned long long)nif_random(),
-                   (unsigned long long)(nif_random() & 0xffffffff));
-  call->correlation = grpc_slice_from_copied_buffer(text, (size_t)n);
+  make_correlation(call->own_correlation);
   return sp_bridge_put_metadata(
       out, (sp_slice){(const uint8_t *)name, sizeof name - 1},
-      (sp_slice){(const uint8_t *)text, (size_t)n});
+      (sp_slice){(const uint8_t *)call->own_correlation, NIF_CORRELATION - 1});
 }
 
 /* All arguments as one CBOR map, the binary ones behind the others. */
@@ -377,6 +390,9 @@ static int keep(const submission *s, nif_call *call, sp_buf *body,
   return nif_attached_new(blobs, &call->attached);
 }
 
+/* A request with few arguments. */
+#define USUAL_BYTES ((size_t)128)
+
 static NIF(submit_dirty);
 
 static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
@@ -399,6 +415,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   if (atomic_load(&s.pool->shares) == NIF_SHARES)
     e.blobs = &blobs;
   sp_buf_init(&body, &nif_mem, limit);
+  (void)sp_buf_reserve(&body, USUAL_BYTES); /* or it is done in small steps */
   int err = encode(&e, &s, call);
   if (err == SP_OK)
     err = keep(&s, call, &body, &blobs);

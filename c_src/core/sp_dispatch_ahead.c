@@ -249,8 +249,10 @@ static bool is_brief(const sp_dispatch *d, const sp_slot *slot) {
 
 /* Whether |more| requests than lie ahead on it begin there soon enough, where
  * the machine has enough to do. */
-static bool is_soon(const sp_dispatch *d, const sp_slot *slot, uint32_t more) {
-  size_t enough = is_brief(d, slot) ? d->config.brief : d->config.parallel;
+static bool is_soon(const sp_dispatch *d, const sp_slot *slot, uint32_t more,
+                    bool crowd) {
+  bool brief = crowd && is_brief(d, slot);
+  size_t enough = brief ? d->config.brief : d->config.parallel;
   return d->stats.slots_busy >= enough &&
          ((int64_t)slot->ahead_count + more) * slot->pace <
              d->config.join_ns * MEAN &&
@@ -261,7 +263,7 @@ bool sp_ahead_steal(sp_dispatch *d) {
   sp_slot *slot = d->laden_first;
   while (slot != NULL && d->ahead_free > 0) {
     bool tried = false;
-    if (!(d->config.parallel > 0 && is_soon(d, slot, 0)) &&
+    if (!(d->config.parallel > 0 && is_soon(d, slot, 0, true)) &&
         steal_half(d, slot, &tried))
       return true;
     /* One that has begun another is not where it was in the list. */
@@ -346,7 +348,7 @@ void sp_ahead_offer(sp_dispatch *d) {
 /* How many of the eager slots are looked at for one request. */
 #define HOSTS 4
 
-sp_slot *sp_ahead_host(sp_dispatch *d) {
+sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd) {
   if (d->config.parallel == 0 || d->stats.queued >= d->config.max_queue ||
       d->events.first != NULL)
     return NULL; /* a START that nobody took yet might be overtaken */
@@ -357,7 +359,7 @@ sp_slot *sp_ahead_host(sp_dispatch *d) {
       continue;
     }
     pass_turn(d, slot);
-    if (is_soon(d, slot, 1))
+    if (is_soon(d, slot, 1, crowd))
       return slot;
   }
   return NULL;

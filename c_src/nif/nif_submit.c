@@ -343,6 +343,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .caller = caller_key(&call->caller),
       .queue_deadline = s->queue_deadline,
       .deadline = s->deadline,
+      .crowd = in_a_row(caller_key(&call->caller), now),
       .user = call};
   /* A local worker that is free may answer at once. */
   bool hold =
@@ -357,8 +358,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   int err = draining
                 ? SP_ERR_NOTREADY
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  bool crowded = in_a_row(request.caller, now) ||
-                 sp_dispatch_under_way(pool->dispatch) > CROWD;
+  bool crowded = request.crowd || sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
   nif_pool_leave(pool, env);
   if (is_short)

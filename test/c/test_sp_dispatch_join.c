@@ -16,6 +16,7 @@ static struct owner {
   size_t takes;
   bool full;
   bool waits;
+  bool alone; /* requests come in no crowd */
 } o;
 
 static bool offer(void *user, void *slot) {
@@ -42,6 +43,7 @@ static sp_req_id submit_as(sp_dispatch *d, uintptr_t user, int64_t now) {
   sp_dispatch_request request = plain();
   request.user = (void *)user;
   request.caller = user;
+  request.crowd = !o.alone;
   return submit(d, request, now);
 }
 
@@ -265,17 +267,18 @@ static void test_joins_brief_ones_sooner(void **state) {
     size_t brief;
     int rounds;
     int64_t took;
+    bool alone;
     size_t joins;
   } cases[] = {
-      {1, 50, BRIEF / 2, 1},
-      {1, 50, BRIEF + 1, 0},
-      {1, 0, 0, 0}, /* nothing is known */
-      {0, 50, BRIEF / 2, 0},
+      {1, 50, BRIEF / 2, false, 1}, {1, 50, BRIEF / 2, true, 0},
+      {1, 50, BRIEF + 1, false, 0}, {1, 0, 0, false, 0}, /* nothing is known */
+      {0, 50, BRIEF / 2, false, 0},
   };
   for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
     sp_slot_id slots[2];
     sp_dispatch *d =
         begin_with(2, slots, 2, cases[i].brief, cases[i].rounds, cases[i].took);
+    o.alone = cases[i].alone;
     submit_as(d, 1, 0);
     drain(d);
     submit_as(d, 2, 0);

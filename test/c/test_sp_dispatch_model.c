@@ -140,6 +140,7 @@ static void op_submit(int64_t now) {
                               .caller = r->caller,
                               .queue_deadline = r->queue_deadline,
                               .deadline = r->deadline,
+                              .crowd = w.stats.requests % 4 > 0,
                               .user =
                                   (void *)(uintptr_t)(w.stats.requests + 1)};
   if (r->session >= 0)

@@ -142,7 +142,7 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
   }
   sp_slot *host = NULL;
   if (slot != NULL && slot->load == 0 && request->session == NULL)
-    host = sp_ahead_host(d);
+    host = sp_ahead_host(d, request->crowd);
   err = reserve(d, request, slot == NULL || host != NULL, &s);
   if (err != SP_OK)
     return err;

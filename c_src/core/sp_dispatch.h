@@ -94,8 +94,14 @@ typedef struct sp_dispatch_config {
    * begin there within join_ns: waking one more worker than the machine has
    * processors for takes longer. 0: never. A slot for which |waits| says that
    * its worker has not seen yet what it is to run is not slow, for stuck_ns:
-   * that worker waits for a processor, and one more would wait as well. */
+   * that worker waits for a processor, and one more would wait as well. Behind
+   * requests that take less than brief_ns those that come in a crowd lie as
+   * soon as |brief| slots are busy: the owner's own part of such a request
+   * takes a processor for as long as the worker's does. 0: no sooner than
+   * behind others. */
   size_t parallel;
+  size_t brief;
+  int64_t brief_ns;
   int64_t join_ns;
   int64_t stuck_ns;
   bool (*waits)(void *slot);
@@ -110,6 +116,7 @@ typedef struct sp_dispatch_request {
                              those of one caller keep their order. */
   int64_t queue_deadline; /* SP_DISPATCH_NEVER for none */
   int64_t deadline;       /* SP_DISPATCH_NEVER for none */
+  bool crowd;             /* others come with it: it may join brief ones */
   void *user;
 } sp_dispatch_request;
 

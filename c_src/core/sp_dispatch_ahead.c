@@ -246,10 +246,19 @@ static bool steal_half(sp_dispatch *d, sp_slot *slot, bool *tried) {
   return got;
 }
 
+/* Whether its requests are known to take no longer than the owner needs for
+ * them. */
+static bool is_brief(const sp_dispatch *d, const sp_slot *slot) {
+  return d->config.brief > 0 && slot->pace < d->config.brief_ns * MEAN;
+}
+
 /* Whether |more| requests than lie ahead on it begin there soon enough, where
  * the machine has enough to do. */
-static bool is_soon(const sp_dispatch *d, const sp_slot *slot, uint32_t more) {
-  return d->stats.slots_busy >= d->config.parallel &&
+static bool is_soon(const sp_dispatch *d, const sp_slot *slot, uint32_t more,
+                    bool crowd) {
+  bool brief = crowd && is_brief(d, slot);
+  size_t enough = brief ? d->config.brief : d->config.parallel;
+  return d->stats.slots_busy >= enough &&
          ((int64_t)slot->ahead_count + more) * slot->pace <
              d->config.join_ns * MEAN &&
          !is_slow(d, slot);
@@ -259,7 +268,7 @@ bool sp_ahead_steal(sp_dispatch *d) {
   sp_slot *slot = d->laden_first;
   while (slot != NULL && d->ahead_free > 0) {
     bool tried = false;
-    if (!(d->config.parallel > 0 && is_soon(d, slot, 0)) &&
+    if (!(d->config.parallel > 0 && is_soon(d, slot, 0, true)) &&
         steal_half(d, slot, &tried))
       return true;
     /* One that has begun another is not where it was in the list. */
@@ -290,6 +299,14 @@ static bool offer(sp_dispatch *d, sp_slot *slot, sp_request *r) {
   return true;
 }
 
+/* After |slot|, an eager one, the next has its turn. While more slots than
+ * needed are busy with brief requests one of them gets all, so that others
+ * become idle. */
+static void pass_turn(sp_dispatch *d, const sp_slot *slot) {
+  if (!is_brief(d, slot) || d->stats.slots_busy <= d->config.brief)
+    d->eager = slot->eager_next;
+}
+
 /* From those that wait for any slot, to the slots in turn. */
 static void offer_shared(sp_dispatch *d) {
   while (d->round != NULL && d->eager != NULL) {
@@ -310,7 +327,7 @@ static void offer_shared(sp_dispatch *d) {
       return;
     }
     if (d->eager == slot)
-      d->eager = slot->eager_next;
+      pass_turn(d, slot);
   }
 }
 
@@ -336,7 +353,7 @@ void sp_ahead_offer(sp_dispatch *d) {
 /* How many of the eager slots are looked at for one request. */
 #define HOSTS 4
 
-sp_slot *sp_ahead_host(sp_dispatch *d) {
+sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd) {
   if (d->config.parallel == 0 || d->stats.queued >= d->config.max_queue ||
       d->events.first != NULL)
     return NULL; /* a START that nobody took yet might be overtaken */
@@ -346,8 +363,8 @@ sp_slot *sp_ahead_host(sp_dispatch *d) {
       unlist_eager(d, slot);
       continue;
     }
-    d->eager = slot->eager_next;
-    if (is_soon(d, slot, 1))
+    pass_turn(d, slot);
+    if (is_soon(d, slot, 1, crowd))
       return slot;
   }
   return NULL;

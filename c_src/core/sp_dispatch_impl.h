@@ -284,9 +284,9 @@ bool sp_ahead_leaves(sp_dispatch *d, const sp_request *r, const sp_slot *slot);
 bool sp_ahead_steal(sp_dispatch *d);
 /* Sends ahead what may be. */
 void sp_ahead_offer(sp_dispatch *d);
-/* A busy slot on which a request without a session had better lie ahead than
- * run on an idle one; NULL for none. */
-sp_slot *sp_ahead_host(sp_dispatch *d);
+/* A busy slot on which a request without a session, which may come in a
+ * |crowd|, had better lie ahead than run on an idle one; NULL for none. */
+sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd);
 /* Puts |r|, which does not wait, there. False when that cannot be done. */
 bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r);
 /* When what lies ahead is to be looked at again, while slots are idle. */

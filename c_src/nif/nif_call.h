@@ -74,6 +74,9 @@ struct nif_slot {
   nif_slot *ring_next;
 };
 
+/* Bytes of an id that was made here, with the 0. */
+#define NIF_CORRELATION 28
+
 /* Chunks that may arrive before the consumer has asked for more. */
 #define NIF_STREAM_CREDIT 16
 
@@ -134,7 +137,8 @@ typedef struct nif_call {
    * blobs had none to go by; and the bytes of all these segments. */
   atomic_uint lent, given, inlined;
   atomic_ullong beside;
-  grpc_slice correlation;
+  grpc_slice correlation; /* its caller's; empty: the one that follows */
+  char own_correlation[NIF_CORRELATION]; /* or "" */
   int64_t deadline;
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
   ErlNifBinary session;                   /* .size 0 for none */

@@ -12,7 +12,7 @@
 /* Larger ones are sent without the lock. */
 #define POST_BYTES ((size_t)4096)
 /* As many wait in a worker's ring for their turn. */
-#define AHEAD 16
+#define AHEAD SP_CLAIMS
 
 static sp_frame_part part_of(const grpc_slice *slice) {
   return (sp_frame_part){GRPC_SLICE_START_PTR(*slice),

@@ -138,7 +138,10 @@ int nif_rpc_start(nif_call *call) {
       {grpc_slice_from_static_string("x-snakepit-call-id"),
        grpc_slice_from_copied_buffer(id, id_len)},
       {grpc_slice_from_static_string("x-snakepit-correlation-id"),
-       call->correlation}};
+       call->own_correlation[0] != 0
+           ? grpc_slice_from_copied_buffer(call->own_correlation,
+                                           NIF_CORRELATION - 1)
+           : grpc_slice_ref(call->correlation)}};
   grpc_slice body[4];
   size_t parts = request_parts(call, body);
   const char *method = call->inputs   ? METHOD_INPUTS
@@ -160,6 +163,7 @@ int nif_rpc_start(nif_call *call) {
   if (err != SP_OK)
     enif_release_resource(call);
   grpc_slice_unref(headers[0].value);
+  grpc_slice_unref(headers[1].value);
   return err;
 }
 

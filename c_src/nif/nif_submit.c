@@ -1,5 +1,4 @@
 /* submit/9: from terms to a request in the dispatcher. */
-#include <stdio.h>
 #include <string.h>
 
 #include "../core/sp_bridge.h"
@@ -180,6 +179,24 @@ static int put_binaries(ErlNifEnv *env, ERL_NIF_TERM list, sp_buf *out) {
   return SP_OK;
 }
 
+/* "sp-" and random digits. Every call has one: snprintf would take longer than
+ * all the rest of its encoding. */
+static void make_correlation(char text[NIF_CORRELATION]) {
+  static const char digits[] = "0123456789abcdef";
+  char *at = text;
+  *at++ = 's';
+  *at++ = 'p';
+  *at++ = '-';
+  uint64_t bits = 0;
+  for (int i = 0; i < NIF_CORRELATION - 4; i++) {
+    if (i % 16 == 0)
+      bits = nif_random();
+    *at++ = digits[bits & 15];
+    bits >>= 4;
+  }
+  *at = 0;
+}
+
 /* The correlation id among |metadata|, or a new one, which is added to it. */
 static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
                            nif_call *call, sp_buf *out) {
@@ -201,14 +218,10 @@ static int put_correlation(ErlNifEnv *env, ERL_NIF_TERM metadata,
       return SP_OK;
     }
   }
-  char text[32];
-  int n = snprintf(text, sizeof text, "sp-%016llx%08llx",
-                   (unsigned long long)nif_random(),
-                   (unsigned long long)(nif_random() & 0xffffffff));
-  call->correlation = grpc_slice_from_copied_buffer(text, (size_t)n);
+  make_correlation(call->own_correlation);
   return sp_bridge_put_metadata(
       out, (sp_slice){(const uint8_t *)name, sizeof name - 1},
-      (sp_slice){(const uint8_t *)text, (size_t)n});
+      (sp_slice){(const uint8_t *)call->own_correlation, NIF_CORRELATION - 1});
 }
 
 /* All arguments as one CBOR map, the binary ones behind the others. */
@@ -333,6 +346,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .caller = caller_key(&call->caller),
       .queue_deadline = s->queue_deadline,
       .deadline = s->deadline,
+      .crowd = in_a_row(caller_key(&call->caller), now),
       .user = call};
   /* A local worker that is free may answer at once. */
   bool hold =
@@ -347,8 +361,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   int err = draining
                 ? SP_ERR_NOTREADY
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  bool crowded = in_a_row(request.caller, now) ||
-                 sp_dispatch_under_way(pool->dispatch) > CROWD;
+  bool crowded = request.crowd || sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
   nif_pool_leave(pool, env);
   if (is_short)
@@ -383,6 +396,9 @@ static int keep(const submission *s, nif_call *call, sp_buf *body,
   return err;
 }
 
+/* A request with few arguments. */
+#define USUAL_BYTES ((size_t)128)
+
 static NIF(submit_dirty);
 
 static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
@@ -405,6 +421,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   if (atomic_load(&s.pool->shares) == NIF_SHARES)
     e.blobs = &blobs;
   sp_buf_init(&body, &nif_mem, limit);
+  (void)sp_buf_reserve(&body, USUAL_BYTES); /* or it is done in small steps */
   int err = encode(&e, &s, call);
   if (err == SP_OK)
     err = keep(&s, call, &body, &blobs);

@@ -31,6 +31,7 @@ typedef struct setting {
   unsigned drain;  /* percent of operations after which events are taken */
   uint32_t ahead;  /* requests that may lie ahead on a slot */
   size_t parallel; /* busy slots from which on some do by choice; 0: none */
+  size_t brief;    /* the same behind brief ones; 0: as behind others */
 } setting;
 
 typedef enum life { NONE, WAITING, AHEAD, LATE, RUNNING } life;
@@ -358,7 +359,8 @@ static bool model_join(request *r, const slot *s) {
   size_t busy = 0;
   for (size_t i = 0; i < MAX_SLOTS; i++)
     busy += w.slots[i].id != 0 && load(&w.slots[i]) > 0;
-  assert_true(w.set->parallel > 0 && busy >= w.set->parallel);
+  size_t enough = w.set->brief > 0 ? w.set->brief : w.set->parallel;
+  assert_true(w.set->parallel > 0 && busy >= enough);
   assert_non_null(best());
   assert_int_equal(load(best()), 0);
   assert_int_equal(r->session, -1);

@@ -4,6 +4,7 @@
 #define BOUND 1000 /* ahead_ns */
 #define JOIN 100   /* join_ns */
 #define STUCK 50000
+#define BRIEF 20 /* brief_ns */
 
 enum { MAX_OFFERS = 16 };
 
@@ -15,6 +16,7 @@ static struct owner {
   size_t takes;
   bool full;
   bool waits;
+  bool alone; /* requests come in no crowd */
 } o;
 
 static bool offer(void *user, void *slot) {
@@ -41,6 +43,7 @@ static sp_req_id submit_as(sp_dispatch *d, uintptr_t user, int64_t now) {
   sp_dispatch_request request = plain();
   request.user = (void *)user;
   request.caller = user;
+  request.crowd = !o.alone;
   return submit(d, request, now);
 }
 
@@ -51,9 +54,9 @@ static void complete_in(sp_dispatch *d, sp_req_id id, int64_t now,
   drain(d);
 }
 
-/* |n| slots, each of which has served requests that took |took|. */
-static sp_dispatch *begin(size_t n, sp_slot_id *slots, size_t parallel,
-                          int64_t took) {
+/* |n| slots, each of which has served |rounds| requests that took |took|. */
+static sp_dispatch *begin_with(size_t n, sp_slot_id *slots, size_t parallel,
+                               size_t brief, int rounds, int64_t took) {
   sp_dispatch_config config = roomy;
   sp_req_id ids[4];
   assert_true(n <= 4);
@@ -61,6 +64,8 @@ static sp_dispatch *begin(size_t n, sp_slot_id *slots, size_t parallel,
   config.offer = offer;
   config.take_back = take_back;
   config.parallel = parallel;
+  config.brief = brief;
+  config.brief_ns = BRIEF;
   config.join_ns = JOIN;
   config.stuck_ns = STUCK;
   config.waits = waits;
@@ -73,7 +78,7 @@ static sp_dispatch *begin(size_t n, sp_slot_id *slots, size_t parallel,
         sp_dispatch_slot_tie(d, slots[i], (void *)(uintptr_t)slots[i]), SP_OK);
     assert_int_equal(sp_dispatch_slot_ahead(d, slots[i], 8), SP_OK);
   }
-  for (int round = 0; round < 50; round++) {
+  for (int round = 0; round < rounds; round++) {
     for (size_t i = 0; i < n; i++)
       ids[i] = submit_as(d, 99, 0);
     for (size_t i = 0; i < n; i++)
@@ -82,6 +87,11 @@ static sp_dispatch *begin(size_t n, sp_slot_id *slots, size_t parallel,
   drain(d);
   o.full = false;
   return d;
+}
+
+static sp_dispatch *begin(size_t n, sp_slot_id *slots, size_t parallel,
+                          int64_t took) {
+  return begin_with(n, slots, parallel, 0, 50, took);
 }
 
 /* Two slots are busy, a third is idle; |*first| and |*second| run. */
@@ -249,6 +259,72 @@ static void test_stays_where_it_begins_soon(void **state) {
   }
 }
 
+/* One of two slots is busy: behind what is known to be brief there is none to
+ * be woken, behind others there is. */
+static void test_joins_brief_ones_sooner(void **state) {
+  (void)state;
+  static const struct {
+    size_t brief;
+    int rounds;
+    int64_t took;
+    bool alone;
+    size_t joins;
+  } cases[] = {
+      {1, 50, BRIEF / 2, false, 1}, {1, 50, BRIEF / 2, true, 0},
+      {1, 50, BRIEF + 1, false, 0}, {1, 0, 0, false, 0}, /* nothing is known */
+      {0, 50, BRIEF / 2, false, 0},
+  };
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    sp_slot_id slots[2];
+    sp_dispatch *d =
+        begin_with(2, slots, 2, cases[i].brief, cases[i].rounds, cases[i].took);
+    o.alone = cases[i].alone;
+    submit_as(d, 1, 0);
+    drain(d);
+    submit_as(d, 2, 0);
+    drain(d);
+    assert_int_equal(o.offers, cases[i].joins);
+    assert_int_equal(stats(d).slots_busy, 2 - cases[i].joins);
+    sp_dispatch_del(d);
+  }
+}
+
+/* Both are busy with brief ones: what comes goes to one of them, and the other
+ * goes to sleep when it is done. */
+static void test_brief_ones_come_together(void **state) {
+  (void)state;
+  sp_slot_id slots[2];
+  sp_dispatch *d = begin_with(2, slots, 2, 1, 50, 10);
+  sp_dispatch_event e;
+  sp_req_id ids[2];
+  uintptr_t at[2];
+  o.full = true;
+  for (size_t i = 0; i < 2; i++) {
+    ids[i] = submit_as(d, i + 1, 0);
+    assert_int_equal(sp_dispatch_next_event(d, &e), 1);
+    assert_int_equal(e.kind, SP_DISPATCH_START);
+    at[i] = e.slot;
+    drain(d);
+  }
+  assert_int_equal(stats(d).slots_busy, 2);
+  o.full = false;
+  complete_in(d, ids[0], 0, 10); /* it looks for more, and has room */
+  ids[0] = submit_as(d, 1, 0);
+  for (uintptr_t user = 3; user < 7; user++) {
+    submit_as(d, user, 0);
+    drain(d);
+  }
+  assert_true(o.offers >= 4);
+  for (size_t i = 1; i < o.offers; i++)
+    assert_int_equal(o.slots[i], o.slots[0]);
+  size_t other = o.slots[0] == at[0] ? 1 : 0;
+  if (stats(d).slots_busy == 2)
+    complete_in(d, ids[other], 0, 10);
+  assert_int_equal(stats(d).slots_busy, 1);
+  assert_int_equal(o.takes, 0);
+  sp_dispatch_del(d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_joins_when_enough_are_busy),
@@ -258,6 +334,8 @@ int main(void) {
       cmocka_unit_test(test_is_taken_back_from_a_slow_one),
       cmocka_unit_test(test_waits_with_a_worker_for_a_processor),
       cmocka_unit_test(test_stays_where_it_begins_soon),
+      cmocka_unit_test(test_joins_brief_ones_sooner),
+      cmocka_unit_test(test_brief_ones_come_together),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -140,6 +140,7 @@ static void op_submit(int64_t now) {
                               .caller = r->caller,
                               .queue_deadline = r->queue_deadline,
                               .deadline = r->deadline,
+                              .crowd = w.stats.requests % 4 > 0,
                               .user =
                                   (void *)(uintptr_t)(w.stats.requests + 1)};
   if (r->session >= 0)
@@ -360,6 +361,8 @@ static void begin(const setting *set, uint64_t seed) {
                                .seed = {seed, ~seed},
                                .ahead_ns = 8,
                                .parallel = set->parallel,
+                               .brief = set->brief,
+                               .brief_ns = 3,
                                .join_ns = 6,
                                .stuck_ns = 20,
                                .waits = model_waits,
@@ -506,6 +509,10 @@ MODEL_TEST(joining_of_slow_owner, .operations = 60000, .max_queue = 10,
            .max_sessions = 5, .ttl = 20, .max_capacity = 1, .with_session = 30,
            .with_times = 30, .slot_changes = 6, .drain = 40, .ahead = 3,
            .parallel = 2)
+MODEL_TEST(joining_brief_ones, .operations = 60000, .max_queue = 40,
+           .max_sessions = 100, .ttl = SP_DISPATCH_NEVER, .max_capacity = 1,
+           .with_session = 10, .with_times = 20, .slot_changes = 2,
+           .drain = 100, .ahead = 4, .parallel = 3, .brief = 1)
 
 int main(void) {
   const struct CMUnitTest tests[] = {
@@ -523,6 +530,7 @@ int main(void) {
       cmocka_unit_test(test_ahead_of_slow_owner),
       cmocka_unit_test(test_joining),
       cmocka_unit_test(test_joining_of_slow_owner),
+      cmocka_unit_test(test_joining_brief_ones),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -63,10 +63,13 @@ class _Binding:
         for name in self._required:
             if name not in given:
                 raise self._missing(tool, given)
-        if not self._open:
-            for name in given:
-                if name not in self._known:
-                    raise self._extra(tool, given)
+        if not self._open and given and not self._known.issuperset(given):
+            raise self._extra(tool, given)
+
+    @property
+    def takes_names(self) -> bool:
+        """Whether it takes arguments by their names, and nothing else."""
+        return not self.stream and not self._dict_unless_named
 
     def _missing(self, tool: str, given: Mapping[str, Any]) -> ToolArgumentError:
         missing = [name for name in self._required if name not in given]
@@ -92,6 +95,7 @@ class Tool:
         "_inputs_name",
         "_parameters",
         "_plain",
+        "_simple",
         "_streams",
         "_with_context",
         "attribute",
@@ -133,6 +137,13 @@ class Tool:
         self._inputs_name = _inputs_parameter(parameters)
         if any(_is_inputs(p.annotation) for p in parameters):
             self._declares_inputs = True
+        # Most tools; see call.
+        self._simple = (
+            self._context_name is None
+            and not self._declares_inputs
+            and not takes_dict
+            and self._plain.takes_names
+        )
 
     def arguments(self) -> list[inspect.Parameter]:
         """The parameters that the caller fills."""
@@ -162,6 +173,9 @@ class Tool:
         """
         if function is None:
             function = self.function
+        if self._simple and inputs is None:
+            self._plain.check(self.name, arguments)
+            return function(**arguments)
         first: tuple[Any, ...] = ()
         binding = self._plain
         name = self._context_name

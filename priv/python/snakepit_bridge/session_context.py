@@ -47,6 +47,14 @@ class SessionContext:
     BEAM's session at the end.
     """
 
+    stream: Optional[ToolStream] = None
+    inputs: Optional[Inputs] = None
+    call: Any = None  # the carrier's own, for ``local`` and ``cancelled``
+    _stub: Any = None
+    _is_cancelled: Optional[Callable[[], bool]] = None
+    _callback_metadata: Optional[dict[str, str]] = None
+    _elixir_tools: Optional[dict[str, dict[str, Any]]] = None
+
     def __init__(
         self,
         stub: Any,
@@ -63,16 +71,31 @@ class SessionContext:
         self.session_id = session_id
         self.request_metadata: dict[str, str] = dict(request_metadata or {})
         self.deadline = deadline
-        self.stream: Optional[ToolStream] = None
-        self.inputs: Optional[Inputs] = None
         self._stub = stub
         self._connect = connect
         self._is_cancelled = is_cancelled
         self._local = local
-        self.call = call  # the carrier's own, for ``local``
+        self.call = call
         self._lane = lane
-        self._callback_metadata: Optional[dict[str, str]] = None
-        self._elixir_tools: Optional[dict[str, dict[str, Any]]] = None
+
+    @classmethod
+    def of_call(
+        cls,
+        call: Any,
+        connect: Optional[Callable[[], Any]],
+        local: Optional[LocalBeam],
+        lane: Any,
+    ) -> SessionContext:
+        """That of a request in a worker, made for every call: only what differs is set."""
+        self = cls.__new__(cls)
+        self.session_id = call.session_id
+        self.request_metadata = dict(call.metadata)
+        self.deadline = call.deadline
+        self.call = call
+        self._connect = connect
+        self._local = local
+        self._lane = lane
+        return self
 
     @property
     def stub(self) -> Any:
@@ -102,7 +125,9 @@ class SessionContext:
     @property
     def cancelled(self) -> bool:
         """True when nobody waits for the result any more."""
-        return self._is_cancelled is not None and self._is_cancelled()
+        if self._is_cancelled is not None:
+            return self._is_cancelled()
+        return self.call is not None and bool(self.call.is_cancelled())
 
     def time_remaining(self) -> Optional[float]:
         """Seconds until the caller's deadline (see ``time.monotonic``), or None."""

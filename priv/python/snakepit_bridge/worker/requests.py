@@ -82,7 +82,8 @@ class AdapterHost:
 
         None when ``loop`` goes on with it: coroutines are the loop's, if there is one.
         """
-        started = monotonic()
+        # A local call's time is measured where it is sent.
+        started = None if self._local is not None else monotonic()
         metadata = call.metadata
         given = metadata.get("correlation_id")
         token = correlation_id.set(given) if given else None
@@ -96,9 +97,8 @@ class AdapterHost:
         finally:
             if token is not None:
                 correlation_id.reset(token)
-        if reply is None:
-            return None
-        reply.elapsed_ms = int((monotonic() - started) * 1000)
+        if reply is not None and started is not None:
+            reply.elapsed_ms = int((monotonic() - started) * 1000)
         return reply
 
     def close(self, lane: Lane, loop: Optional[WorkerLoop] = None) -> None:
@@ -180,17 +180,7 @@ class AdapterHost:
         return self._adapter() if self._is_class else self._adapter
 
     def context(self, call: Call, lane: Lane) -> SessionContext:
-        return SessionContext(
-            None,
-            call.session_id,
-            call.metadata,
-            connect=self._connect,
-            deadline=call.deadline,
-            is_cancelled=call.is_cancelled,
-            local=self._local,
-            call=call,
-            lane=lane,
-        )
+        return SessionContext.of_call(call, self._connect, self._local, lane)
 
     def register(self, adapter: Any, context: SessionContext) -> None:
         """Only for adapters that bring their own registration."""
@@ -210,37 +200,24 @@ class AdapterHost:
 class Request:
     """The state of one call while it runs."""
 
-    __slots__ = (
-        "_loop",
-        "adapter",
-        "arguments",
-        "call",
-        "chunks",
-        "ended",
-        "held",
-        "host",
-        "lane",
-        "may_stream",
-        "span",
-        "successor",
-    )
+    # Most calls leave these as they are, and there is one for every call.
+    # Who goes on with it, for what of the tool still holds on to this one.
+    successor: Optional[Request] = None
+    span: Optional[observe.Span] = None
+    adapter: Any = None
+    arguments: Optional[dict[str, Any]] = None
+    chunks = 0
+    ended = False
+    held: Optional[Held] = None
 
     def __init__(
         self, host: AdapterHost, call: Call, lane: Lane, loop: Optional[WorkerLoop] = None
     ) -> None:
         """``loop`` runs the coroutines of the call, or ``lane`` by itself."""
         self._loop = loop
-        # Who goes on with it, for what of the tool still holds on to this one.
-        self.successor: Optional[Request] = None
-        self.span: Optional[observe.Span] = None
         self.host = host
         self.call = call
         self.lane = lane
-        self.adapter: Any = None
-        self.arguments: Optional[dict[str, Any]] = None
-        self.chunks = 0
-        self.ended = False
-        self.held: Optional[Held] = None
         # Of an adapter with its own execute_tool nothing is known beforehand.
         self.may_stream = host.executes
 
@@ -275,9 +252,9 @@ class Request:
     def _execute(self) -> tuple[Optional[Reply], Any]:
         """The reply; or None, and what the loop is to await."""
         call, host = self.call, self.host
-        if call.tool.startswith(_REMOTE_PREFIX):
+        if call.tool[: len(_REMOTE_PREFIX)] == _REMOTE_PREFIX:
             return self._remote(), None
-        if call.tool == END_SESSIONS and host.keeps_sessions:
+        if host.keeps_sessions and call.tool == END_SESSIONS:
             return self._end_sessions(), None
         held = self.held
         if held is not None and held.adapter is None:
@@ -292,8 +269,8 @@ class Request:
                 host.hook(initialize, self.lane, self._loop)
             if held is not None:
                 held.keep(adapter)
-        self.arguments = self._arguments()
-        value = self._start(adapter, context, self.arguments)
+        self.arguments = arguments = self._arguments()
+        value = self._start(adapter, context, arguments)
         plain = type(value) in _PLAIN  # the most frequent results need no questions
         if not plain and self._loop is not None and _is_asynchronous(value):
             return None, value

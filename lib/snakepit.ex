@@ -65,7 +65,9 @@ defmodule Snakepit do
   chunk: a map with text keys, among them `"is_final"`.
 
   When the callback returns `:halt` the stream is cancelled and the result is
-  `:ok`, with `{:halt, reason}` it is `{:error, reason}`. A slow callback slows
+  `:ok`. With `{:halt, reason}` it is an error: `reason` itself if that is a
+  `Snakepit.Error`, else one with `reason` in its details, of the category `:pool`
+  for an atom or tuple and `:worker` for anything else. A slow callback slows
   the worker down. The options are those of `execute/3`; with `:inputs` the
   stream goes both ways.
 

@@ -66,7 +66,10 @@ defmodule Snakepit.GRPCWorker do
     execute(worker, command, args, Keyword.put(opts, :session_id, session_id))
   end
 
-  @doc "Runs a streaming command on this very worker."
+  @doc """
+  Runs a streaming command on this very worker. When the callback returns
+  `{:halt, reason}` the result is `{:error, reason}`, `reason` as it is.
+  """
   @spec execute_stream(
           worker,
           String.t(),
@@ -79,8 +82,11 @@ defmodule Snakepit.GRPCWorker do
     opts = Ask.options(timeout_or_opts, opts, Defaults.grpc_worker_stream_timeout())
 
     with {:ok, target} <- Ask.direct(worker),
-         do: Call.stream(target, command, args, callback_fn, opts)
+         do: target |> Call.stream(command, args, callback_fn, opts) |> halted()
   end
+
+  defp halted({:halted, reason, _context}), do: {:error, reason}
+  defp halted(result), do: result
 
   @doc "Asks the worker whether it answers."
   @spec get_health(worker) :: {:ok, map} | {:error, term}

@@ -11,7 +11,7 @@ defmodule Snakepit.Pool do
   """
 
   alias Snakepit.{Defaults, Error}
-  alias Snakepit.Pool.{Async, Call, Drain, Targets}
+  alias Snakepit.Pool.{Async, Call, CallError, Drain, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
   @type pool :: atom | String.t() | pid
@@ -36,12 +36,18 @@ defmodule Snakepit.Pool do
   def execute_stream(command, args, callback_fn, opts \\ []) do
     case Targets.find(opts[:pool_name] || opts[:pool]) do
       {:ok, target} ->
-        target |> Call.stream(command, args, callback_fn, opts) |> Targets.counted(target)
+        target
+        |> Call.stream(command, args, callback_fn, opts)
+        |> halted()
+        |> Targets.counted(target)
 
       {:error, reason, name} ->
         {:error, refused(name, command, reason)}
     end
   end
+
+  defp halted({:halted, reason, context}), do: {:error, CallError.halted(reason, context)}
+  defp halted(result), do: result
 
   @doc "Starts a call without waiting for it; see `Snakepit.async/3`."
   @spec async(String.t(), map | keyword, keyword) :: Snakepit.Async.t()

@@ -13,8 +13,8 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.{WorkerRequests, WorkerTools}
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Ask, Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
-  alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
+  alias Snakepit.GRPCWorker.{Ask, Ending, Events, HealthCheck, Heart, Launch, Local, Output}
+  alias Snakepit.GRPCWorker.{Place, Prefork, ReadyBell, Remote, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Telemetry.WorkerStream
@@ -284,11 +284,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({:snakepit_local, ref, {:pong, n, _ms}}, %State{local: %{ref: ref}} = state)
-      when is_map_key(state.checks, n) do
-    {from, checks} = Map.pop(state.checks, n)
-    GenServer.reply(from, health({:ok, :pong}, state))
-    {:noreply, %{state | checks: checks}}
-  end
+      when is_map_key(state.checks, n),
+      do: {:noreply, HealthCheck.answered(state, n, {:ok, :pong})}
 
   def handle_info({:snakepit_local, ref, {:pong, n, ms}}, %State{local: %{ref: ref}} = state) do
     :ok = Heart.pong(state, n, ms)
@@ -307,11 +304,10 @@ defmodule Snakepit.GRPCWorker do
       else: {:noreply, Remote.poll(state)}
   end
 
-  def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref) do
-    {from, checks} = Map.pop(checks, ref)
-    GenServer.reply(from, health(answer, state))
-    {:noreply, %{state | checks: checks}}
-  end
+  def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref),
+    do: {:noreply, HealthCheck.answered(state, ref, answer)}
+
+  def handle_info(:check_health, state), do: {:noreply, HealthCheck.look(state)}
 
   def handle_info({:snakepit_os, id, {:output, stream, bytes}}, %State{os_id: id} = state) do
     :ok = Spawner.ack(Spawner, id, byte_size(bytes))
@@ -492,7 +488,8 @@ defmodule Snakepit.GRPCWorker do
 
   defp ready(state) do
     state = Place.join(%{state | phase: :ready, ping: nil})
-    state = state |> Heart.start() |> listen() |> Events.connected(:established)
+    state = state |> Heart.start() |> HealthCheck.start() |> listen()
+    state = Events.connected(state, :established)
     if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
     Events.spawned(state, took)
@@ -513,9 +510,6 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp listen(state), do: state
-
-  defp health({:ok, _pong}, state), do: {:ok, Map.put(State.info(state), :healthy, true)}
-  defp health({:error, why}, _state), do: {:error, why}
 
   # ---- the end ------------------------------------------------------------
 

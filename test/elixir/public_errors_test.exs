@@ -225,6 +225,38 @@ defmodule Snakepit.PublicErrorsTest do
     end
   end
 
+  test "options that are none" do
+    for junk <- [1, :timeout, "timeout", {:timeout, 1}, [1], [{:timeout, 1} | :more], 1..2] do
+      for kind <- [:execute, :stream, :lazy] do
+        result = call(kind, "numbers", %{count: 1}, junk)
+        assert %{reason: :invalid_call, command: "numbers"} = details(result, :validation)
+      end
+
+      result = Snakepit.execute_in_session("s", "pid", %{}, junk)
+      assert %{reason: :invalid_call, pool: :shared} = details(result, :validation)
+      fun = fn _ -> :ok end
+      result = Snakepit.execute_in_session_stream("s", "numbers", %{count: 1}, fun, junk)
+      assert %{reason: :invalid_call} = details(result, :validation)
+      result = "pid" |> Snakepit.async(%{}, junk) |> Snakepit.await()
+      assert %{reason: :invalid_call} = details(result, :validation)
+    end
+  end
+
+  test "options may be a map" do
+    for kind <- [:stream, :lazy],
+        do: assert(:ok = call(kind, "numbers", %{count: 1}, %{pool: "remote"}))
+
+    assert {:ok, _} = Snakepit.execute("pid", %{}, %{pool: :remote, timeout: @patience})
+    assert {:ok, _} = Snakepit.execute_in_session("in_a_map", "pid", %{}, %{pool: :remote})
+    assert {:ok, _} = "pid" |> Snakepit.async(%{}, %{"unknown" => 1}) |> Snakepit.await()
+
+    assert {:ok, _} = Snakepit.execute("pid", %{}, nil)
+    assert {:ok, _} = Snakepit.execute_in_session("in_a_map", "pid", %{}, nil)
+
+    for bad <- [%{timeout: -1}, %{affinity: :no}],
+        do: assert(details(Snakepit.execute("pid", %{}, bad), :validation))
+  end
+
   test "a worker that is not there" do
     assert %{worker_id: "none"} =
              details(Snakepit.GRPCWorker.execute("none", "pid", %{}), :worker)

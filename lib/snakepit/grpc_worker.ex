@@ -348,7 +348,7 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, state}
   end
 
-  def handle_info(:taint_changed, state), do: {:noreply, Taint.look(state)}
+  def handle_info(:taint_changed, state), do: {:noreply, Taint.look(state, :served)}
 
   # The monitor has given it up.
   def handle_info({:EXIT, heart, {:shutdown, {:heartbeat_failed, text}}}, state)
@@ -387,7 +387,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_call(:direct, _from, state), do: {:reply, {:error, :not_ready}, state}
 
-  def handle_call(:taint_changed, _from, state), do: {:reply, :ok, Taint.look(state)}
+  def handle_call(:taint_changed, _from, state), do: {:reply, :ok, Taint.look(state, :served)}
 
   def handle_call({:announced, _about}, _from, %State{announced?: true} = state),
     do: {:reply, :ok, state}

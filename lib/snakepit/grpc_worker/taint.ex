@@ -84,13 +84,16 @@ defmodule Snakepit.GRPCWorker.Taint do
     :exit, _gone -> :ok
   end
 
-  @doc "Says to the scheduler what the registry says, and looks again when that ends."
-  @spec look(State.t()) :: State.t()
-  def look(state) do
+  @doc """
+  Says to the scheduler what the registry says, and looks again when that ends. A
+  worker that has `served` meanwhile looks because it was told of a change.
+  """
+  @spec look(State.t(), :joins | :served) :: State.t()
+  def look(state, moment) do
     _ = state.taint_timer && Process.cancel_timer(state.taint_timer)
     left = set(state.slot, state.id)
     # It is over without a start in between: the next one is none after a taint.
-    _ = state.taint_timer && left == 0 && TaintRegistry.consume_restart(state.id)
+    _ = moment == :served && left == 0 && TaintRegistry.consume_restart(state.id)
     %{state | taint_timer: if(state.slot && left > 0, do: timer(left))}
   end
 

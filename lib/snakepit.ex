@@ -13,7 +13,9 @@ defmodule Snakepit do
   """
 
   alias Snakepit.Pool
+  alias Snakepit.Pool.Options
 
+  @type options :: keyword | map
   @type command :: String.t()
   @type args :: map
   @type result :: term
@@ -51,21 +53,23 @@ defmodule Snakepit do
   An exception in Python is `{:error, %Snakepit.Error.ValueError{}}` and the
   like, everything else that goes wrong `{:error, %Snakepit.Error{}}`.
   """
-  @spec execute(command, args | keyword, keyword) :: {:ok, result} | {:error, error}
+  @spec execute(command, args | keyword, options) :: {:ok, result} | {:error, error}
   def execute(command, args, opts \\ []), do: Pool.execute(command, args, opts)
 
   @doc "`execute/3` in a session: on the worker that the session used last, if that is free."
-  @spec execute_in_session(session_id, command, args | keyword, keyword) ::
+  @spec execute_in_session(session_id, command, args | keyword, options) ::
           {:ok, result} | {:error, error}
   def execute_in_session(session_id, command, args, opts \\ []),
-    do: Pool.execute(command, args, Keyword.put(opts, :session_id, session_id))
+    do: Pool.execute(command, args, Options.in_session(opts, session_id))
 
   @doc """
   Runs a streaming command and calls `callback_fn` in this process with each
   chunk: a map with text keys, among them `"is_final"`.
 
   When the callback returns `:halt` the stream is cancelled and the result is
-  `:ok`, with `{:halt, reason}` it is `{:error, reason}`. A slow callback slows
+  `:ok`. With `{:halt, reason}` it is an error: `reason` itself if that is a
+  `Snakepit.Error`, else one with `reason` in its details, of the category `:pool`
+  for an atom or tuple and `:worker` for anything else. A slow callback slows
   the worker down. The options are those of `execute/3`; with `:inputs` the
   stream goes both ways.
 
@@ -78,7 +82,7 @@ defmodule Snakepit do
     do: Pool.execute_stream(command, %{}, callback_fn, [])
 
   @doc "See `execute_stream/2`."
-  @spec execute_stream(command, args | callback_fn, callback_fn | keyword) ::
+  @spec execute_stream(command, args | callback_fn, callback_fn | options) ::
           :ok | {:error, error | term}
   def execute_stream(command, callback_fn, opts) when is_function(callback_fn),
     do: Pool.execute_stream(command, %{}, callback_fn, opts)
@@ -87,7 +91,7 @@ defmodule Snakepit do
     do: Pool.execute_stream(command, args, callback_fn, [])
 
   @doc "See `execute_stream/2`."
-  @spec execute_stream(command, args | keyword, callback_fn, keyword) ::
+  @spec execute_stream(command, args | keyword, callback_fn, options) ::
           :ok | {:error, error | term}
   def execute_stream(command, args, callback_fn, opts),
     do: Pool.execute_stream(command, args, callback_fn, opts)
@@ -103,7 +107,7 @@ defmodule Snakepit do
           session_id,
           command,
           args | callback_fn,
-          callback_fn | keyword
+          callback_fn | options
         ) :: :ok | {:error, error | term}
   def execute_in_session_stream(session_id, command, callback_fn, opts)
       when is_function(callback_fn),
@@ -113,11 +117,10 @@ defmodule Snakepit do
     do: execute_in_session_stream(session_id, command, args, callback_fn, [])
 
   @doc "See `execute_in_session_stream/3`."
-  @spec execute_in_session_stream(session_id, command, args | keyword, callback_fn, keyword) ::
+  @spec execute_in_session_stream(session_id, command, args | keyword, callback_fn, options) ::
           :ok | {:error, error | term}
   def execute_in_session_stream(session_id, command, args, callback_fn, opts),
-    do:
-      Pool.execute_stream(command, args, callback_fn, Keyword.put(opts, :session_id, session_id))
+    do: Pool.execute_stream(command, args, callback_fn, Options.in_session(opts, session_id))
 
   @doc """
   Starts a call and returns at once; `await/2` gets the answer. The options are
@@ -128,7 +131,7 @@ defmodule Snakepit do
 
   The call belongs to this process: its death cancels it.
   """
-  @spec async(command, args | keyword, keyword) :: Snakepit.Async.t()
+  @spec async(command, args | keyword, options) :: Snakepit.Async.t()
   def async(command, args \\ %{}, opts \\ []), do: Pool.async(command, args, opts)
 
   @doc """
@@ -162,7 +165,7 @@ defmodule Snakepit do
 
       "stream_data" |> Snakepit.stream(%{count: 100}) |> Enum.take(3)
   """
-  @spec stream(command, args | keyword, keyword) :: Enumerable.t()
+  @spec stream(command, args | keyword, options) :: Enumerable.t()
   def stream(command, args \\ %{}, opts \\ []), do: Pool.stream(command, args, opts)
 
   @doc "Counters of all pools or of one; see `Snakepit.Pool.get_stats/1`."

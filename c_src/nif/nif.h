@@ -197,6 +197,7 @@ NIF(nif_call_credit);
 NIF(nif_call_input);
 NIF(nif_call_input_end);
 NIF(nif_call_segments);
+NIF(nif_call_worker_id);
 NIF(nif_decode_response);
 NIF(nif_decode_chunk);
 NIF(nif_json_encode);

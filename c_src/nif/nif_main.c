@@ -155,6 +155,7 @@ static ErlNifFunc functions[] = {
     {"call_input", 2, nif_call_input, 0},
     {"call_input_end", 1, nif_call_input_end, 0},
     {"call_segments", 1, nif_call_segments, 0},
+    {"call_worker_id", 1, nif_call_worker_id, 0},
     {"decode_response", 1, nif_decode_response, 0},
     {"decode_chunk", 1, nif_decode_chunk, 0},
     {"json_encode", 1, nif_json_encode, 0},

@@ -95,6 +95,25 @@ NIF(nif_slot_stats) {
   return enif_make_tuple2(env, am_ok, map);
 }
 
+/* The pool's lock guards which slot a call has; the call keeps the slot, also
+ * one that was removed. */
+NIF(nif_call_worker_id) {
+  (void)argc;
+  nif_call *call = nif_call_get(env, argv[0]);
+  if (call == NULL)
+    return enif_make_badarg(env);
+  if (call->pool == NULL) /* a plain RPC */
+    return nif_make_error(env, am_not_found);
+  enif_mutex_lock(call->pool->lock);
+  const nif_slot *slot = call->slot;
+  ERL_NIF_TERM id = slot == NULL ? 0
+                                 : nif_make_bytes(env, slot->worker_id.data,
+                                                  slot->worker_id.size);
+  enif_mutex_unlock(call->pool->lock);
+  return id == 0 ? nif_make_error(env, am_not_found)
+                 : enif_make_tuple2(env, am_ok, id);
+}
+
 NIF(nif_slot_watch) {
   nif_slot *slot;
   ErlNifUInt64 served;

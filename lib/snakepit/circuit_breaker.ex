@@ -42,28 +42,30 @@ defmodule Snakepit.CircuitBreaker do
   those of the configuration (`circuit_breaker_*`). Raises `ArgumentError` for a
   value out of range.
   """
-  @spec start_link(keyword) :: GenServer.on_start()
-  def start_link(opts \\ []),
-    do: GenServer.start_link(__MODULE__, settings(opts), Keyword.take(opts, [:name]))
+  @spec start_link(keyword | map) :: GenServer.on_start()
+  def start_link(opts \\ []) do
+    opts = Map.new(opts)
+    GenServer.start_link(__MODULE__, settings(opts), opts |> Map.take([:name]) |> Map.to_list())
+  end
 
   # `:clock` is for tests: a function that says the time in ms.
   defp settings(opts) do
     %{
-      name: Keyword.get(opts, :name, __MODULE__),
+      name: Map.get(opts, :name, __MODULE__),
       failure_threshold:
         number(opts, :failure_threshold, 1, Defaults.circuit_breaker_failure_threshold()),
       reset_timeout_ms:
         number(opts, :reset_timeout_ms, 0, Defaults.circuit_breaker_reset_timeout_ms()),
       half_open_max_calls:
         number(opts, :half_open_max_calls, 1, Defaults.circuit_breaker_half_open_max_calls()),
-      clock: Keyword.get(opts, :clock, &now/0)
+      clock: Map.get(opts, :clock, &now/0)
     }
   end
 
   defp now, do: System.monotonic_time(:millisecond)
 
   defp number(opts, key, least, default) do
-    case Keyword.get(opts, key, default) do
+    case Map.get(opts, key, default) do
       n when is_integer(n) and n >= least ->
         n
 

@@ -205,6 +205,25 @@ defmodule Snakepit.CrashBarrier do
 
   def crash_info(_result, _config), do: :error
 
+  @doc false
+  # What of a worker's end is a crash at all, whatever the settings make of it: its
+  # class, or how it ended.
+  @spec crash_reason(map) :: {:ok, term} | :error
+  def crash_reason(%{killed: true}), do: :error
+  def crash_reason(%{exit: {:exit_status, code}}) when code in [0, 143], do: :error
+  def crash_reason(%{exit: {:signal, 15}}), do: :error
+
+  def crash_reason(%{exit: {kind, _} = exit} = why) when kind in [:exit_status, :signal] do
+    config = Map.merge(config(), %{mark_on: @classes, taint_on_exit_codes: []})
+
+    case classified(why, config) do
+      {:ok, %{classification: class}} -> {:ok, class}
+      :error -> {:ok, exit}
+    end
+  end
+
+  def crash_reason(_why), do: :error
+
   # Ended by Snakepit itself, for another reason.
   defp classified(%{killed: true}, _config), do: :error
 

@@ -71,7 +71,8 @@ defmodule Snakepit.Defaults do
     {:grpc_server_ready_timeout, 30_000, "ms", "time a worker process may take to start"},
     {:grpc_socket_backlog, 512, "", "connections that may wait to be taken"},
     {:grpc_worker_health_check_interval, 30_000, "ms",
-     "of older configurations, without effect: heartbeats tell of workers that do not answer"},
+     "how often a gRPC worker is pinged, whose failure to answer is only logged and told " <>
+       "(`worker, health_check_failed`); 0: never"},
     {:grpc_worker_health_check_timeout_ms, 5_000, "ms", "bound of a worker's health check"},
     {:health_monitor_check_interval, 30_000, "ms", "period of `Snakepit.HealthMonitor`"},
     {:health_monitor_crash_window_ms, 60_000, "ms", "window in which crashes count"},

@@ -19,17 +19,18 @@ defmodule Snakepit.Executor do
   alias Snakepit.{CircuitBreaker, Defaults, RetryPolicy, Telemetry}
 
   @type result :: term
+  @type options :: keyword | map
 
   @doc "Runs it in the caller; with `:timeout_ms`, as `execute_with_timeout/2`."
-  @spec execute((() -> result), keyword) :: result | {:error, :timeout}
+  @spec execute((() -> result), options) :: result | {:error, :timeout}
   def execute(fun, opts \\ []) when is_function(fun, 0) do
-    if Keyword.has_key?(opts, :timeout_ms),
+    if Keyword.has_key?(list(opts), :timeout_ms),
       do: execute_with_timeout(fun, opts),
       else: fun.()
   end
 
   @doc "Runs it in a task, for `Task.await/2`; with `:timeout_ms` the result may be `{:error, :timeout}`."
-  @spec execute_async((() -> result), keyword) :: Task.t()
+  @spec execute_async((() -> result), options) :: Task.t()
   def execute_async(fun, opts \\ []) when is_function(fun, 0),
     do: Task.async(fn -> execute(fun, opts) end)
 
@@ -37,9 +38,9 @@ defmodule Snakepit.Executor do
   Runs it for at most `:timeout_ms` (required). After that its process is
   killed and the result is `{:error, :timeout}`.
   """
-  @spec execute_with_timeout((() -> result), keyword) :: result | {:error, :timeout}
+  @spec execute_with_timeout((() -> result), options) :: result | {:error, :timeout}
   def execute_with_timeout(fun, opts) when is_function(fun, 0) do
-    case run(fun, Keyword.fetch!(opts, :timeout_ms)) do
+    case run(fun, opts |> list() |> Keyword.fetch!(:timeout_ms)) do
       {:done, result} -> result
       {:raised, kind, reason, stack} -> :erlang.raise(kind, reason, stack)
       {:exit, reason} -> exit(reason)
@@ -73,8 +74,9 @@ defmodule Snakepit.Executor do
 
   The last result is returned as it is.
   """
-  @spec execute_with_retry((() -> result), keyword) :: result
+  @spec execute_with_retry((() -> result), options) :: result
   def execute_with_retry(fun, opts \\ []) when is_function(fun, 0) do
+    opts = list(opts)
     policy = Keyword.get_lazy(opts, :policy, fn -> policy(opts) end)
     retry(fun, policy, 1, System.monotonic_time())
   end
@@ -130,11 +132,12 @@ defmodule Snakepit.Executor do
   functions. One that takes too long is `{:error, :timeout}`, one that raises
   `{:error, exception}`, one that throws or exits `{:error, {kind, reason}}`.
   """
-  @spec execute_batch([(() -> result)], keyword) :: [result | {:error, term}]
+  @spec execute_batch([(() -> result)], options) :: [result | {:error, term}]
   def execute_batch(funs, opts \\ [])
   def execute_batch([], _opts), do: []
 
   def execute_batch(funs, opts) when is_list(funs) do
+    opts = list(opts)
     timeout = Keyword.get_lazy(opts, :timeout_ms, &Defaults.executor_batch_timeout/0)
     concurrency = Keyword.get(opts, :max_concurrency) || length(funs)
 
@@ -164,7 +167,7 @@ defmodule Snakepit.Executor do
   end
 
   @doc "Runs it behind the breaker: its result, or `{:error, :circuit_open}`. Options as `execute/2`."
-  @spec execute_with_circuit_breaker(GenServer.server(), (() -> result), keyword) ::
+  @spec execute_with_circuit_breaker(GenServer.server(), (() -> result), options) ::
           result | {:error, :circuit_open | :timeout}
   def execute_with_circuit_breaker(breaker, fun, opts \\ []),
     do: CircuitBreaker.call(breaker, fn -> execute(fun, opts) end)
@@ -174,13 +177,16 @@ defmodule Snakepit.Executor do
   together as one, and while it is open nothing is tried. Options as
   `execute_with_retry/2`; `:timeout_ms` bounds each attempt.
   """
-  @spec execute_with_protection(GenServer.server(), (() -> result), keyword) ::
+  @spec execute_with_protection(GenServer.server(), (() -> result), options) ::
           result | {:error, :circuit_open | :timeout}
   def execute_with_protection(breaker, fun, opts \\ []) do
-    {limits, retries} = Keyword.split(opts, [:timeout_ms])
+    {limits, retries} = opts |> list() |> Keyword.split([:timeout_ms])
 
     CircuitBreaker.call(breaker, fn ->
       execute_with_retry(fn -> execute(fun, limits) end, retries)
     end)
   end
+
+  defp list(opts) when is_map(opts), do: Map.to_list(opts)
+  defp list(opts), do: opts
 end

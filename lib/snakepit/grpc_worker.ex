@@ -13,8 +13,8 @@ defmodule Snakepit.GRPCWorker do
 
   alias Snakepit.Bridge.{WorkerRequests, WorkerTools}
   alias Snakepit.{CrashBarrier, Defaults, Error, Native, Spawner}
-  alias Snakepit.GRPCWorker.{Ask, Ending, Events, Heart, Launch, Local, Output, Place, Prefork}
-  alias Snakepit.GRPCWorker.{ReadyBell, Remote, State, Taint}
+  alias Snakepit.GRPCWorker.{Ask, Ending, Events, HealthCheck, Heart, Launch, Local, Output}
+  alias Snakepit.GRPCWorker.{Place, Prefork, ReadyBell, Remote, State, Taint}
   alias Snakepit.Pool.{Call, ProcessRegistry}
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Telemetry.WorkerStream
@@ -66,7 +66,10 @@ defmodule Snakepit.GRPCWorker do
     execute(worker, command, args, Keyword.put(opts, :session_id, session_id))
   end
 
-  @doc "Runs a streaming command on this very worker."
+  @doc """
+  Runs a streaming command on this very worker. When the callback returns
+  `{:halt, reason}` the result is `{:error, reason}`, `reason` as it is.
+  """
   @spec execute_stream(
           worker,
           String.t(),
@@ -79,8 +82,11 @@ defmodule Snakepit.GRPCWorker do
     opts = Ask.options(timeout_or_opts, opts, Defaults.grpc_worker_stream_timeout())
 
     with {:ok, target} <- Ask.direct(worker),
-         do: Call.stream(target, command, args, callback_fn, opts)
+         do: target |> Call.stream(command, args, callback_fn, opts) |> halted()
   end
+
+  defp halted({:halted, reason, _context}), do: {:error, reason}
+  defp halted(result), do: result
 
   @doc "Asks the worker whether it answers."
   @spec get_health(worker) :: {:ok, map} | {:error, term}
@@ -278,11 +284,8 @@ defmodule Snakepit.GRPCWorker do
   end
 
   def handle_info({:snakepit_local, ref, {:pong, n, _ms}}, %State{local: %{ref: ref}} = state)
-      when is_map_key(state.checks, n) do
-    {from, checks} = Map.pop(state.checks, n)
-    GenServer.reply(from, health({:ok, :pong}, state))
-    {:noreply, %{state | checks: checks}}
-  end
+      when is_map_key(state.checks, n),
+      do: {:noreply, HealthCheck.answered(state, n, {:ok, :pong})}
 
   def handle_info({:snakepit_local, ref, {:pong, n, ms}}, %State{local: %{ref: ref}} = state) do
     :ok = Heart.pong(state, n, ms)
@@ -301,11 +304,10 @@ defmodule Snakepit.GRPCWorker do
       else: {:noreply, Remote.poll(state)}
   end
 
-  def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref) do
-    {from, checks} = Map.pop(checks, ref)
-    GenServer.reply(from, health(answer, state))
-    {:noreply, %{state | checks: checks}}
-  end
+  def handle_info({ref, answer}, %State{checks: checks} = state) when is_map_key(checks, ref),
+    do: {:noreply, HealthCheck.answered(state, ref, answer)}
+
+  def handle_info(:check_health, state), do: {:noreply, HealthCheck.look(state)}
 
   def handle_info({:snakepit_os, id, {:output, stream, bytes}}, %State{os_id: id} = state) do
     :ok = Spawner.ack(Spawner, id, byte_size(bytes))
@@ -346,7 +348,7 @@ defmodule Snakepit.GRPCWorker do
     {:noreply, state}
   end
 
-  def handle_info(:taint_changed, state), do: {:noreply, Taint.look(state)}
+  def handle_info(:taint_changed, state), do: {:noreply, Taint.look(state, :served)}
 
   # The monitor has given it up.
   def handle_info({:EXIT, heart, {:shutdown, {:heartbeat_failed, text}}}, state)
@@ -385,7 +387,7 @@ defmodule Snakepit.GRPCWorker do
 
   def handle_call(:direct, _from, state), do: {:reply, {:error, :not_ready}, state}
 
-  def handle_call(:taint_changed, _from, state), do: {:reply, :ok, Taint.look(state)}
+  def handle_call(:taint_changed, _from, state), do: {:reply, :ok, Taint.look(state, :served)}
 
   def handle_call({:announced, _about}, _from, %State{announced?: true} = state),
     do: {:reply, :ok, state}
@@ -486,7 +488,8 @@ defmodule Snakepit.GRPCWorker do
 
   defp ready(state) do
     state = Place.join(%{state | phase: :ready, ping: nil})
-    state = state |> Heart.start() |> listen() |> Events.connected(:established)
+    state = state |> Heart.start() |> HealthCheck.start() |> listen()
+    state = Events.connected(state, :established)
     if state.pool, do: CrashBarrier.maybe_emit_restart(state.pool, state.id)
     took = System.monotonic_time(:millisecond) - state.started_at
     Events.spawned(state, took)
@@ -507,9 +510,6 @@ defmodule Snakepit.GRPCWorker do
   end
 
   defp listen(state), do: state
-
-  defp health({:ok, _pong}, state), do: {:ok, Map.put(State.info(state), :healthy, true)}
-  defp health({:error, why}, _state), do: {:error, why}
 
   # ---- the end ------------------------------------------------------------
 

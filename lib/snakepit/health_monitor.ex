@@ -3,17 +3,35 @@ defmodule Snakepit.HealthMonitor do
   Counts crashes of a pool's workers within a window of time.
 
       {:ok, monitor} = Snakepit.HealthMonitor.start_link(name: :ml_health, pool: :ml)
-      :ok = Snakepit.HealthMonitor.record_crash(monitor, "ml_worker_1", %{reason: :segfault})
       true = Snakepit.HealthMonitor.healthy?(monitor)
 
   With `max_crashes` or more within the last `crash_window_ms` the pool is not
-  healthy; it is again when enough of them are older. It counts what it is told:
-  `guides/faults.md` shows how to tell it of each worker that dies.
+  healthy; it is again when enough of them are older. Both are logged.
+
+  It counts by itself: each worker of its pool that served and whose OS process then
+  ended without being asked to. That Snakepit ended it (it was stopped, replaced,
+  not needed any more, or did not respond) is no crash, nor is an end with status 0
+  or by SIGTERM. The reason that is kept is the class that `Snakepit.CrashBarrier`
+  gives it (`:segfault`, `:abort`, `:oom`, `:gpu`), else how it ended:
+  `{:exit_status, n}` or `{:signal, n}`. Neither the crash barrier nor the pool must
+  be running for that.
+
+  `record_crash/3` counts one more, of which only the caller knows:
+
+      :ok = Snakepit.HealthMonitor.record_crash(monitor, "ml_worker_1", %{reason: :wrong_results})
+
+  A telemetry handler that runs in the process of a worker and tells of that worker's
+  crash does not count it twice.
   """
 
   use GenServer
 
   alias Snakepit.Defaults
+  alias Snakepit.Pool.Targets
+
+  # Under this key: each monitor's pool and process. It is there without the
+  # application; who changes it holds a lock.
+  @monitors {__MODULE__, :monitors}
 
   @type worker_id :: String.t()
 
@@ -25,7 +43,7 @@ defmodule Snakepit.HealthMonitor do
 
   @type t :: %{
           pool: atom,
-          workers: %{worker_id => [{integer, term}]},
+          workers: %{worker_id => [{integer, term, pid | nil}]},
           crash_window_ms: pos_integer,
           max_crashes: pos_integer,
           total_crashes: non_neg_integer,
@@ -38,28 +56,28 @@ defmodule Snakepit.HealthMonitor do
   often old crashes are forgotten), `:crash_window_ms` (60 000), `:max_crashes` (10)
   come from the configuration (`health_monitor_*`) otherwise.
   """
-  @spec start_link(keyword) :: GenServer.on_start()
+  @spec start_link(keyword | map) :: GenServer.on_start()
   def start_link(opts) do
-    name = Keyword.fetch!(opts, :name)
-    GenServer.start_link(__MODULE__, settings(opts), name: name)
+    opts = Map.new(opts)
+    GenServer.start_link(__MODULE__, settings(opts), name: Map.fetch!(opts, :name))
   end
 
   # `:clock` is for tests: a function that says the time in ms.
   defp settings(opts) do
     %{
-      pool: Keyword.fetch!(opts, :pool),
+      pool: Map.fetch!(opts, :pool),
       crash_window_ms: number(opts, :crash_window_ms, Defaults.health_monitor_crash_window_ms()),
       max_crashes: number(opts, :max_crashes, Defaults.health_monitor_max_crashes()),
       check_interval_ms:
         number(opts, :check_interval_ms, Defaults.health_monitor_check_interval()),
-      clock: Keyword.get(opts, :clock, &now/0)
+      clock: Map.get(opts, :clock, &now/0)
     }
   end
 
   defp now, do: System.monotonic_time(:millisecond)
 
   defp number(opts, key, default) do
-    case Keyword.get(opts, key, default) do
+    case Map.get(opts, key, default) do
       n when is_integer(n) and n > 0 ->
         n
 
@@ -71,15 +89,30 @@ defmodule Snakepit.HealthMonitor do
   end
 
   @doc "Supervisor specification; its id is the name."
-  @spec child_spec(keyword) :: Supervisor.child_spec()
+  @spec child_spec(keyword | map) :: Supervisor.child_spec()
   def child_spec(opts) do
-    %{id: Keyword.get(opts, :name, __MODULE__), start: {__MODULE__, :start_link, [opts]}}
+    %{id: Map.get(Map.new(opts), :name, __MODULE__), start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc "Counts a crash. Of `info` the `:reason` is kept."
   @spec record_crash(GenServer.server(), worker_id, map | keyword) :: :ok
   def record_crash(server, worker_id, info \\ %{}),
-    do: GenServer.cast(server, {:crash, worker_id, Map.new(info)})
+    do: GenServer.cast(server, {:crash, worker_id, Map.new(info), self()})
+
+  @doc false
+  # For the process of a worker: its OS process has crashed.
+  @spec crashed(atom, worker_id, term) :: :ok
+  def crashed(pool, worker_id, reason) do
+    for {watched, monitor} <- :persistent_term.get(@monitors, []),
+        same?(watched, pool) and Process.alive?(monitor),
+        do: GenServer.cast(monitor, {:crashed, worker_id, %{reason: reason}, self()})
+
+    :ok
+  end
+
+  # It may be named as for a call.
+  defp same?(pool, pool), do: true
+  defp same?(watched, pool), do: match?({:ok, %{name: ^pool}}, Targets.find(watched))
 
   @doc "Whether there were fewer than `max_crashes` within the window."
   @spec healthy?(GenServer.server()) :: boolean
@@ -108,21 +141,39 @@ defmodule Snakepit.HealthMonitor do
 
   @impl true
   def init(settings) do
-    {:ok, schedule(Map.merge(settings, %{workers: %{}, total_crashes: 0, check_timer: nil}))}
+    :ok = :global.trans({@monitors, self()}, fn -> listed(settings.pool) end, [node()])
+    none = %{workers: %{}, total_crashes: 0, unhealthy?: false, check_timer: nil}
+    {:ok, schedule(Map.merge(settings, none))}
   end
 
+  defp listed(pool) do
+    there =
+      for {_, pid} = known <- :persistent_term.get(@monitors, []), Process.alive?(pid), do: known
+
+    :persistent_term.put(@monitors, [{pool, self()} | there])
+  end
+
+  # `from` told of it. The process of a worker ends with its OS process.
   @impl true
-  def handle_cast({:crash, worker_id, info}, state) do
-    crash = {state.clock.(), Map.get(info, :reason, :unknown)}
+  def handle_cast({:crash, worker_id, info, from}, state) do
+    known = Map.get(state.workers, worker_id, [])
+    told? = Enum.any?(known, &match?({_time, _reason, ^from}, &1))
+    {:noreply, if(told?, do: state, else: counted(state, worker_id, info, nil))}
+  end
+
+  def handle_cast({:crashed, worker_id, info, from}, state),
+    do: {:noreply, counted(state, worker_id, info, from)}
+
+  defp counted(state, worker_id, info, worker) do
+    crash = {state.clock.(), Map.get(info, :reason, :unknown), worker}
     workers = Map.update(state.workers, worker_id, [crash], &[crash | &1])
-    {:noreply, %{state | workers: workers, total_crashes: state.total_crashes + 1}}
+    pruned(%{state | workers: workers, total_crashes: state.total_crashes + 1})
   end
 
   @impl true
   def handle_call(:stats, _from, state) do
     state = pruned(state)
     workers = Map.new(state.workers, fn {id, crashes} -> {id, worker(crashes, state)} end)
-    count = Enum.reduce(workers, 0, fn {_id, worker}, sum -> sum + worker.crash_count end)
 
     stats = %{
       pool: state.pool,
@@ -130,8 +181,8 @@ defmodule Snakepit.HealthMonitor do
       max_crashes: state.max_crashes,
       check_interval_ms: state.check_interval_ms,
       total_crashes: state.total_crashes,
-      crashes_in_window: count,
-      healthy: count < state.max_crashes,
+      crashes_in_window: count(state),
+      healthy: not state.unhealthy?,
       workers: workers
     }
 
@@ -142,7 +193,7 @@ defmodule Snakepit.HealthMonitor do
   def handle_info(:check, state), do: {:noreply, state |> pruned() |> schedule()}
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp worker([{last, _} | _] = crashes, state) do
+  defp worker([{last, _, _} | _] = crashes, state) do
     %{
       healthy: length(crashes) < state.max_crashes,
       crash_count: length(crashes),
@@ -157,13 +208,34 @@ defmodule Snakepit.HealthMonitor do
 
     workers =
       for {id, crashes} <- state.workers,
-          recent = Enum.take_while(crashes, fn {time, _} -> time > since end),
+          recent = Enum.take_while(crashes, fn {time, _, _} -> time > since end),
           recent != [],
           into: %{},
           do: {id, recent}
 
-    %{state | workers: workers}
+    judged(%{state | workers: workers})
   end
+
+  defp count(state),
+    do: Enum.reduce(state.workers, 0, fn {_id, crashes}, sum -> sum + length(crashes) end)
+
+  defp judged(%{unhealthy?: before} = state) do
+    count = count(state)
+    unhealthy? = count >= state.max_crashes
+    if unhealthy? != before, do: say(unhealthy?, count, state)
+    %{state | unhealthy?: unhealthy?}
+  end
+
+  defp say(true, count, state) do
+    Snakepit.Logger.warning(:pool, fn ->
+      "pool #{inspect(state.pool)} is not healthy: #{count} crashes of its workers " <>
+        "within #{state.crash_window_ms} ms"
+    end)
+  end
+
+  # Whoever saw the warning is to see its end.
+  defp say(false, _count, state),
+    do: Snakepit.Logger.warning(:pool, fn -> "pool #{inspect(state.pool)} is healthy again" end)
 
   defp schedule(state),
     do: %{state | check_timer: Process.send_after(self(), :check, state.check_interval_ms)}

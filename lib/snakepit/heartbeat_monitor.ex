@@ -52,14 +52,14 @@ defmodule Snakepit.HeartbeatMonitor do
   # start, stop and failure.
 
   @doc "A specification for a supervisor; takes the options of `start_link/1`."
-  @spec child_spec([start_option]) :: Supervisor.child_spec()
+  @spec child_spec([start_option] | map) :: Supervisor.child_spec()
   def child_spec(opts) do
     %{id: {__MODULE__, opts[:worker_id]}, start: {__MODULE__, :start_link, [opts]}}
   end
 
   @doc "Starts a monitor. `:worker_pid`, `:worker_id` and `:ping_fun` are required."
-  @spec start_link([start_option]) :: GenServer.on_start()
-  def start_link(opts), do: GenServer.start_link(__MODULE__, opts)
+  @spec start_link([start_option] | map) :: GenServer.on_start()
+  def start_link(opts), do: GenServer.start_link(__MODULE__, Map.new(opts))
 
   @doc "Says that the worker answered the ping of `timestamp`."
   @spec notify_pong(pid, integer) :: :ok
@@ -80,14 +80,14 @@ defmodule Snakepit.HeartbeatMonitor do
     _ = Process.flag(:trap_exit, true)
 
     state = %{
-      worker_pid: Keyword.fetch!(opts, :worker_pid),
-      worker_id: Keyword.fetch!(opts, :worker_id),
-      ping_fun: Keyword.fetch!(opts, :ping_fun),
+      worker_pid: Map.fetch!(opts, :worker_pid),
+      worker_id: Map.fetch!(opts, :worker_id),
+      ping_fun: Map.fetch!(opts, :ping_fun),
       interval: opts[:ping_interval_ms] || Defaults.heartbeat_ping_interval_ms(),
       timeout: opts[:timeout_ms] || Defaults.heartbeat_timeout_ms(),
       max_missed: max(opts[:max_missed_heartbeats] || Defaults.heartbeat_max_missed(), 1),
-      dependent: Keyword.get(opts, :dependent, true),
-      direct?: Keyword.get(opts, :direct?, false),
+      dependent: Map.get(opts, :dependent, true),
+      direct?: Map.get(opts, :direct?, false),
       sign: opts[:sign],
       test_pid: opts[:test_pid],
       # Since when nothing is heard; the ping that is not answered yet, when it

@@ -268,6 +268,10 @@ defmodule Snakepit.Native do
   @spec call_input_end(handle) :: :ok | {:error, :full}
   def call_input_end(_call), do: err!()
 
+  @doc "The worker that got the call, which may be gone; `:not_found` while none has."
+  @spec call_worker_id(handle) :: {:ok, String.t()} | {:error, :not_found}
+  def call_worker_id(_call), do: err!()
+
   @typedoc "The bytes of a message, with the binaries that came beside it if there are any."
   @type message :: binary | {binary, [binary]}
 

@@ -11,7 +11,7 @@ defmodule Snakepit.Pool do
   """
 
   alias Snakepit.{Defaults, Error}
-  alias Snakepit.Pool.{Async, Call, Drain, Targets}
+  alias Snakepit.Pool.{Async, Call, CallError, Drain, Options, Targets}
   alias Snakepit.Pool.Registry, as: Workers
 
   @type pool :: atom | String.t() | pid
@@ -22,46 +22,51 @@ defmodule Snakepit.Pool do
   @doc """
   Runs a command on a free worker; see `Snakepit.execute/3`.
   """
-  @spec execute(String.t(), map | keyword, keyword) :: result
+  @spec execute(String.t(), map | keyword, Snakepit.options()) :: result
   def execute(command, args, opts \\ []) do
-    case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} -> target |> Call.execute(command, args, opts) |> Targets.counted(target)
-      {:error, reason, name} -> {:error, refused(name, command, reason)}
-    end
+    with {:ok, target, opts} <- found(opts, command),
+         do: target |> Call.execute(command, args, opts) |> Targets.counted(target)
   end
 
   @doc "Runs a streaming command; see `Snakepit.execute_stream/4`."
-  @spec execute_stream(String.t(), map | keyword, (map -> term), keyword) ::
+  @spec execute_stream(String.t(), map | keyword, (map -> term), Snakepit.options()) ::
           :ok | {:error, term}
   def execute_stream(command, args, callback_fn, opts \\ []) do
-    case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} ->
-        target |> Call.stream(command, args, callback_fn, opts) |> Targets.counted(target)
-
-      {:error, reason, name} ->
-        {:error, refused(name, command, reason)}
+    with {:ok, target, opts} <- found(opts, command) do
+      target
+      |> Call.stream(command, args, callback_fn, opts)
+      |> halted()
+      |> Targets.counted(target)
     end
   end
 
-  @doc "Starts a call without waiting for it; see `Snakepit.async/3`."
-  @spec async(String.t(), map | keyword, keyword) :: Snakepit.Async.t()
-  def async(command, args, opts \\ []) do
-    case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} ->
-        Async.start(target, command, args, opts)
+  defp halted({:halted, reason, context}), do: {:error, CallError.halted(reason, context)}
+  defp halted(result), do: result
 
-      {:error, reason, name} ->
-        error = {:error, refused(name, command, reason)}
-        %Snakepit.Async{owner: self(), ref: make_ref(), result: error}
+  @doc "Starts a call without waiting for it; see `Snakepit.async/3`."
+  @spec async(String.t(), map | keyword, Snakepit.options()) :: Snakepit.Async.t()
+  def async(command, args, opts \\ []) do
+    case found(opts, command) do
+      {:ok, target, opts} -> Async.start(target, command, args, opts)
+      error -> %Snakepit.Async{owner: self(), ref: make_ref(), result: error}
     end
   end
 
   @doc "The chunks of a streaming command as a lazy stream; see `Snakepit.stream/3`."
-  @spec stream(String.t(), map | keyword, keyword) :: Enumerable.t()
+  @spec stream(String.t(), map | keyword, Snakepit.options()) :: Enumerable.t()
   def stream(command, args, opts \\ []) do
-    case Targets.find(opts[:pool_name] || opts[:pool]) do
-      {:ok, target} -> Async.stream(target, command, args, opts)
-      {:error, reason, name} -> raise refused(name, command, reason)
+    case found(opts, command) do
+      {:ok, target, opts} -> Async.stream(target, command, args, opts)
+      {:error, error} -> raise error
+    end
+  end
+
+  defp found(opts, command) do
+    with {:ok, opts} <- Options.list(opts, command) do
+      case Targets.find(opts[:pool_name] || opts[:pool]) do
+        {:ok, target} -> {:ok, target, opts}
+        {:error, reason, name} -> {:error, refused(name, command, reason)}
+      end
     end
   end
 

@@ -172,4 +172,23 @@ defmodule Snakepit.ExecutorTest do
     assert {:error, :circuit_open} =
              Executor.execute_with_protection(breaker, fn -> flunk("called") end, options)
   end
+
+  test "options may be maps" do
+    slow = fn -> Process.sleep(:infinity) end
+    assert Executor.execute(slow, %{timeout_ms: 1}) == {:error, :timeout}
+    assert Executor.execute_with_timeout(slow, %{timeout_ms: 1}) == {:error, :timeout}
+    assert Executor.execute_batch([slow], %{timeout_ms: 1}) == [{:error, :timeout}]
+    error = {:error, :timeout}
+    options = %{max_attempts: 2, backoff_ms: [0], timeout_ms: @long}
+    assert Executor.execute_with_retry(results([error, {:ok, 1}]), options) == {:ok, 1}
+
+    breaker =
+      start_supervised!({CircuitBreaker, %{failure_threshold: 1, reset_timeout_ms: @long}})
+
+    assert Executor.execute_with_protection(breaker, results([error, {:ok, 1}]), options) ==
+             {:ok, 1}
+
+    assert Executor.execute_with_circuit_breaker(breaker, slow, %{timeout_ms: 1}) == error
+    assert CircuitBreaker.state(breaker) == :open
+  end
 end

@@ -69,7 +69,10 @@ defmodule Snakepit.StreamTest do
   test "{:halt, reason} is an error with that reason" do
     path = signal_path()
     halt = fn _ -> {:halt, {:enough, 1}} end
-    assert Snakepit.execute_stream("endless", %{path: path}, halt) == {:error, {:enough, 1}}
+
+    assert {:error, %Error{category: :pool, details: %{reason: {:enough, 1}}}} =
+             Snakepit.execute_stream("endless", %{path: path}, halt)
+
     await_file(path <> ".closed")
     refute_received _
   end

@@ -5,6 +5,7 @@ defmodule Snakepit.Bridge.ToolStream do
   # worker sent none that was final, one is made.
 
   alias Snakepit.Bridge.{Any, InternalToolSpec, ToolCall, ToolRegistry}
+  alias Snakepit.Error
   alias Snakepit.GRPC.Incoming
   alias Snakepit.Native
 
@@ -22,6 +23,7 @@ defmodule Snakepit.Bridge.ToolStream do
     case ToolRegistry.stream_remote(tool, request.session_id, params, pass, opts) do
       :ok -> finish(call, state, describe)
       {:error, {:stopped, reason}} -> {:error, reason}
+      {:error, %Error{details: %{reason: {:stopped, reason}}}} -> {:error, reason}
       {:error, reason} -> {:error, {:failed, text(reason)}}
     end
   end

@@ -19,7 +19,7 @@ defmodule Snakepit.GRPCWorker.Place do
   def join(state) do
     # Who taints it from now on asks it and waits: it looks before it answers.
     :ok = Workers.put_metadata(state.id, %{ready: true, slot: nil})
-    state = Taint.look(%{state | slot: add_slot(state)})
+    state = Taint.look(%{state | slot: add_slot(state)}, :joins)
     :ok = Workers.put_metadata(state.id, %{slot: state.slot})
     if state.slot, do: Changes.tell()
     watch(state)

@@ -9,7 +9,7 @@ defmodule Snakepit.GRPCWorker.Taint do
   # change after it was written, and sets a timer for the end of a taint; so whatever
   # happens at once, what it saw last is what holds.
 
-  alias Snakepit.{CrashBarrier, Native}
+  alias Snakepit.{CrashBarrier, HealthMonitor, Native}
   alias Snakepit.GRPCWorker.State
   alias Snakepit.Pool.Registry, as: Workers
   alias Snakepit.Worker.TaintRegistry
@@ -24,9 +24,13 @@ defmodule Snakepit.GRPCWorker.Taint do
   def exited(%{pool: nil}, _how), do: :ok
 
   def exited(state, how) do
+    why = State.exit_info(state, how)
+
+    with {:ok, reason} <- CrashBarrier.crash_reason(why),
+         do: HealthMonitor.crashed(state.pool, state.id, reason)
+
     with {:ok, barrier} <- barrier(state),
-         result = {:error, {:worker_exit, State.exit_info(state, how)}},
-         {:ok, info} <- CrashBarrier.crash_info(result, barrier) do
+         {:ok, info} <- CrashBarrier.crash_info({:error, {:worker_exit, why}}, barrier) do
       CrashBarrier.taint_worker(state.pool, state.id, info, barrier)
     else
       _ -> :ok
@@ -80,13 +84,16 @@ defmodule Snakepit.GRPCWorker.Taint do
     :exit, _gone -> :ok
   end
 
-  @doc "Says to the scheduler what the registry says, and looks again when that ends."
-  @spec look(State.t()) :: State.t()
-  def look(state) do
+  @doc """
+  Says to the scheduler what the registry says, and looks again when that ends. A
+  worker that has `served` meanwhile looks because it was told of a change.
+  """
+  @spec look(State.t(), :joins | :served) :: State.t()
+  def look(state, moment) do
     _ = state.taint_timer && Process.cancel_timer(state.taint_timer)
     left = set(state.slot, state.id)
     # It is over without a start in between: the next one is none after a taint.
-    _ = state.taint_timer && left == 0 && TaintRegistry.consume_restart(state.id)
+    _ = moment == :served && left == 0 && TaintRegistry.consume_restart(state.id)
     %{state | taint_timer: if(state.slot && left > 0, do: timer(left))}
   end
 

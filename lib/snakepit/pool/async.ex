@@ -169,7 +169,7 @@ defmodule Snakepit.Pool.Async do
   end
 
   defp failed(stream, reason) do
-    {:error, error} = CallError.failed(reason, stream.request)
+    {:error, error} = Call.failed(reason, stream)
     %{stream | error: error}
   end
 

@@ -61,8 +61,9 @@ defmodule Snakepit.Pool.Call do
     end
   end
 
+  # `{:halted, reason}`: the callback wanted an error, which the caller makes of it.
   @spec stream(target, String.t(), map | keyword, (map -> term), keyword) ::
-          :ok | {:error, term}
+          :ok | {:error, Exception.t() | :worker_busy} | {:halted, term, details :: map}
   def stream(%{streams?: false} = target, command, _args, _fun, _opts) do
     details = Map.put(CallError.context(target, command), :adapter, target.adapter)
 
@@ -241,7 +242,7 @@ defmodule Snakepit.Pool.Call do
       {{:raised, what}, _stream} -> raise_again(what)
       {{:chunk, bytes}, stream} -> chunk(bytes, ref, stream)
       {:done, stream} -> ended(stream, :ok)
-      {{:error, reason}, stream} -> ended(stream, CallError.failed(reason, stream.request))
+      {{:error, reason}, stream} -> ended(stream, failed(reason, stream))
     end
   end
 
@@ -254,7 +255,7 @@ defmodule Snakepit.Pool.Call do
     after
       left(stream.until) ->
         stop(stream)
-        CallError.failed(:timeout, stream.request)
+        failed(:timeout, stream)
     end
   end
 
@@ -304,11 +305,29 @@ defmodule Snakepit.Pool.Call do
   end
 
   defp broken({:worker_exit, _} = reason, %{delivered: true} = stream) do
-    {:error, error} = CallError.failed(reason, stream.request)
+    {:error, error} = failed(reason, stream)
     {:error, %{error | details: Map.put(error.details, :chunks_delivered, true)}}
   end
 
-  defp broken(reason, stream), do: CallError.failed(reason, stream.request)
+  defp broken(reason, stream), do: failed(reason, stream)
+
+  @doc false
+  # Of a stream the error says which worker it had, if it had one.
+  def failed(reason, stream) do
+    with {:error, %Error{details: details} = error} <- CallError.failed(reason, stream.request),
+         do: {:error, %{error | details: placed(details, stream)}}
+  end
+
+  defp context(stream), do: stream.request |> CallError.context() |> placed(stream)
+
+  defp placed(%{worker_id: _} = details, _stream), do: details
+
+  defp placed(details, stream) do
+    case Native.call_worker_id(stream.call) do
+      {:ok, id} -> Map.put(details, :worker_id, id)
+      {:error, :not_found} -> details
+    end
+  end
 
   defp chunk(bytes, ref, stream) do
     :ok = CallEvents.chunk(stream.request, ref, bytes)
@@ -319,7 +338,7 @@ defmodule Snakepit.Pool.Call do
 
       {:error, reason} ->
         stop(stream)
-        CallError.failed(reason, stream.request)
+        failed(reason, stream)
     end
   end
 
@@ -331,7 +350,7 @@ defmodule Snakepit.Pool.Call do
 
       {:value, {:halt, reason}} ->
         stop(stream)
-        {:error, reason}
+        {:halted, reason, context(stream)}
 
       {:value, _} ->
         consume(ref, credited(stream, size))
@@ -340,8 +359,7 @@ defmodule Snakepit.Pool.Call do
         message = "the stream's callback raised: #{Exception.message(exception)}"
         reason = {:callback_exception, exception, stacktrace}
 
-        {:error,
-         Error.pool_error(message, Map.put(CallError.context(stream.request), :reason, reason))}
+        {:error, Error.pool_error(message, Map.put(context(stream), :reason, reason))}
     end
   end
 

@@ -30,6 +30,23 @@ defmodule Snakepit.Pool.CallError do
     %{command: command, pool: target.name, pool_name: target.name}
   end
 
+  @doc "Of a stream whose callback returned `{:halt, reason}`: what is one already stays as it is."
+  @spec halted(term, map) :: Error.t()
+  def halted(%Error{} = error, _context), do: error
+
+  def halted(reason, context) do
+    details = Map.put(context, :reason, reason)
+    message = "#{context.command}: the stream's callback halted it: #{halt_text(reason)}"
+
+    if is_atom(reason) or is_tuple(reason),
+      do: Error.pool_error(message, details),
+      else: Error.worker_error(message, details)
+  end
+
+  defp halt_text(text) when is_binary(text), do: inspect(text, printable_limit: 500)
+  defp halt_text(%{__exception__: true} = exception), do: Exception.message(exception)
+  defp halt_text(reason), do: inspect(reason, limit: 50, printable_limit: 500)
+
   @doc "Of an exception of the tool, or its text."
   @spec of_tool(term, Request.t()) :: Exception.t()
   def of_tool(%{"type" => type, "message" => message} = info, _request)

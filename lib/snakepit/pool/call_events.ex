@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.CallEvents do
   import Bitwise
 
   alias Snakepit.{Error, Telemetry}
-  alias Snakepit.Pool.CallRPC
+  alias Snakepit.Pool.{CallError, CallRPC}
   alias Snakepit.Telemetry.Correlation
 
   @type watch :: %{
@@ -326,6 +326,9 @@ defmodule Snakepit.Pool.CallEvents do
     do: {:python_error, Exception.message(error)}
 
   defp failure({:error, reason}), do: {reason, inspect(reason)}
+
+  defp failure({:halted, reason, context}),
+    do: failure({:error, CallError.halted(reason, context)})
 
   defp waited(state, now), do: %{queue_time: now - state.at}
 

@@ -195,6 +195,9 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
 static void credit(caller *c) {
   ERL_NIF_TERM argv[] = {c->call, enif_make_int(c->env, 4)};
   fake_call(c->env, "call_credit", 2, argv);
+  if (!fake_is(fake_element(fake_call(c->env, "call_worker_id", 1, argv), 0),
+               "ok"))
+    fail("a chunk of a call that no worker has");
 }
 
 /* True for the end of the call. */

@@ -14,12 +14,12 @@ defmodule Snakepit.HealthMonitorPoolTest do
   setup do
     pools =
       for name <- [:ml, :other] do
-        in_profile(%{
+        %{
           name: name,
           pool_size: 1,
           adapter_args: defaults()[:adapter_args],
           adapter_env: test_env()
-        })
+        }
       end
 
     start_pools(pools: pools, pool_reconcile_interval_ms: 10, log_level: :warning)

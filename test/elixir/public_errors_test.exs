@@ -21,13 +21,13 @@ defmodule Snakepit.PublicErrorsTest do
   end
 
   defp pool(name, transport) do
-    in_profile(%{
+    %{
       name: name,
       pool_size: 1,
       transport: String.to_existing_atom(transport),
       adapter_args: defaults()[:adapter_args],
       adapter_env: test_env()
-    })
+    }
   end
 
   setup do

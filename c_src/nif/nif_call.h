@@ -104,9 +104,9 @@ typedef struct nif_call {
   bool served;          /* ... with its end, where submit has not said so */
   atomic_int telling;   /* enum nif_telling, of a watched one */
   int64_t began;        /* when it was sent to its slot; with the pool's lock */
-  atomic_bool asked;    /* it has asked for some */
   atomic_llong wanted;  /* inputs that it asked for and that were not sent */
   atomic_uint unsent;   /* inputs that a local worker's ring has no room for */
+  atomic_bool asked;    /* it has asked for some */
   atomic_bool sent_all; /* there are no more */
   ERL_NIF_TERM decoded; /* the end, decoded in the environment of submit */
   /* The RPC: */
@@ -138,10 +138,10 @@ typedef struct nif_call {
   atomic_uint lent, given, inlined;
   atomic_ullong beside;
   grpc_slice correlation; /* its caller's; empty: the one that follows */
-  char own_correlation[NIF_CORRELATION]; /* or "" */
-  int64_t deadline;
+  char own_correlation[NIF_CORRELATION];  /* or "" */
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
-  ErlNifBinary session;                   /* .size 0 for none */
+  int64_t deadline;
+  ErlNifBinary session; /* .size 0 for none */
 } nif_call;
 
 /* nif_call.c ------------------------------------------------------------- */

@@ -228,6 +228,16 @@ bool nif_call_held(void *call) {
   return (atomic_load(&((nif_call *)call)->state) & READY) != 0;
 }
 
+/* The memory of values that nobody has any more is let go of between two time
+ * slices. A caller that gets answers without waiting ends its own the sooner
+ * the more they bring, or it would come to the limit with garbage alone. */
+static void pay_for_segments(nif_call *call, ErlNifEnv *env) {
+  if (call->pool != NULL && atomic_load(&call->given) > 0)
+    (void)enif_consume_timeslice(
+        env,
+        nif_segments_price(call->pool->segments, atomic_load(&call->beside)));
+}
+
 bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out) {
   unsigned state = HELD;
   if (atomic_compare_exchange_strong(&call->state, &state, 0))
@@ -239,6 +249,7 @@ bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out) {
   if (state & DROPPED)
     return false;
   enif_demonitor_process(env, call, &call->monitor);
+  pay_for_segments(call, env);
   if ((state & READY) == 0)
     *out = am_ended; /* nobody will see it */
   else if (call->decoded != 0)

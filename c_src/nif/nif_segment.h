@@ -116,6 +116,9 @@ void nif_segments_put(nif_segment *seg);
 /* |bytes| more; false beyond the pool's limit. */
 bool nif_segments_charge(nif_segments *home, size_t bytes);
 void nif_segments_discharge(nif_segments *home, size_t bytes, bool was_idle);
+/* How many percent of a time slice |bytes| are worth, 1 to 100: in one slice
+ * come an eighth of what the pool may have, or one message. */
+int nif_segments_price(nif_segments *home, uint64_t bytes);
 /* Gives back what all pools keep for a while only. False when that is nothing.
  */
 bool nif_segments_relieve(void);

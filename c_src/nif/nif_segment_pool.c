@@ -341,6 +341,13 @@ void nif_segments_discharge(nif_segments *home, size_t bytes, bool was_idle) {
   enif_mutex_unlock(home->lock);
 }
 
+int nif_segments_price(nif_segments *home, uint64_t bytes) {
+  enif_mutex_lock(home->lock);
+  uint64_t percent = home->max_bytes / 8 / 100;
+  enif_mutex_unlock(home->lock);
+  return bytes / 100 >= percent ? 100 : (int)(bytes / percent) + 1;
+}
+
 /* ---- taking -------------------------------------------------------------- */
 
 void nif_segment_fill(nif_segment *seg, unsigned i, const uint8_t *data,

@@ -118,6 +118,15 @@ defmodule Snakepit.SegmentsTest do
     end)
   end
 
+  test "a caller that drops what it gets does not come to the limit" do
+    {:ok, %{handle: handle}} = Snakepit.Pool.Targets.find(:default)
+    %{max_bytes: before} = Native.pool_segments(handle)
+    on_exit(fn -> Native.pool_set_segments(handle, %{max_bytes: before}) end)
+    size = 64 * 1024 * 1024
+    :ok = Native.pool_set_segments(handle, %{max_bytes: 16 * size})
+    apart(fn -> for _ <- 1..1_000, do: call!("give", %{size: size}) && :dropped end)
+  end
+
   test "in maps, lists, tuples and beside other arguments" do
     apart(fn ->
       {a, b} = {bytes(70_000), text(80_000)}

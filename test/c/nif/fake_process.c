@@ -357,6 +357,13 @@ static _Thread_local int thread_type;
 
 int enif_thread_type(void) { return thread_type; }
 
+int enif_consume_timeslice(ErlNifEnv *env, int percent) {
+  (void)env;
+  if (percent < 1 || percent > 100)
+    abort();
+  return percent == 100;
+}
+
 ERL_NIF_TERM enif_make_badarg(ErlNifEnv *env) {
   return enif_raise_exception(env, enif_make_atom(env, "badarg"));
 }

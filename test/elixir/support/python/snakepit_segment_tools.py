@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from snakepit_bridge import BaseAdapter, tool
+from snakepit_bridge import BaseAdapter, tool, zero_copy
 
 _KEPT: dict[str, Any] = {}
 
@@ -56,6 +56,13 @@ class SegmentTools(BaseAdapter):
         if kind == "nested":
             return {"list": [data, {"inner": data}], "tuple": (data, 1)}
         return data
+
+    @tool("Memory that is given again and again")
+    def give(self, size: int) -> Any:
+        name = f"given {size}"
+        if name not in _KEPT:
+            _KEPT[name] = zero_copy.empty(size)
+        return _KEPT[name]
 
     @tool("Chunks of bytes")
     def chunks(self, count: int, size: int) -> Iterator[Any]:

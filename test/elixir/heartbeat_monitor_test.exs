@@ -58,7 +58,7 @@ defmodule Snakepit.HeartbeatMonitorTest do
       end
     end
 
-    monitor = start(worker_pid: pid, ping_fun: fun, max_missed_heartbeats: 4, timeout_ms: 200)
+    monitor = start(worker_pid: pid, ping_fun: fun, max_missed_heartbeats: 4, timeout_ms: 1_000)
     assert_receive {:tried, 3}, 60_000
     assert_receive {:tried, 6}, 60_000
     eventually(fn -> HeartbeatMonitor.get_status(monitor).missed_heartbeats == 0 end)
@@ -68,7 +68,9 @@ defmodule Snakepit.HeartbeatMonitorTest do
 
   test "why pings fail is told" do
     {pid, ref} = worker()
-    start(worker_pid: pid, ping_fun: fn _ -> raise "broken" end, max_missed_heartbeats: 1)
+    # Time for a ping to begin, on a machine that has other things to do.
+    settings = [max_missed_heartbeats: 1, timeout_ms: 1_000]
+    start([worker_pid: pid, ping_fun: fn _ -> raise "broken" end] ++ settings)
     assert_receive {:DOWN, ^ref, :process, _, {:shutdown, {:heartbeat_failed, text}}}, 60_000
     assert text =~ "broken"
     assert_receive {:heartbeat_monitor_failed, "w", {:ping_failed, %RuntimeError{}}}

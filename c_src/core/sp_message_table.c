@@ -1,5 +1,6 @@
 #include <string.h>
 
+/* Made by nanopb from the files in proto/; nothing of gRPC's own. */
 #include "google/protobuf/any.pb.h"
 #include "google/protobuf/timestamp.pb.h"
 #include "grpc/health/v1/health.pb.h"

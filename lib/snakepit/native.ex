@@ -1,6 +1,7 @@
 defmodule Snakepit.Native do
   @moduledoc false
-  # The functions of snakepit_nif.so and nothing else. What they send:
+  # The functions of snakepit_nif.so and nothing else, all of them here: a library is
+  # loaded into one module. What they send:
   #
   #   submit/9        {ref, {:ok, bytes}}            unary: an ExecuteToolResponse
   #                   {ref, {:chunk, bytes}}         stream: a ToolChunk each

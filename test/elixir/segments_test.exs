@@ -367,9 +367,27 @@ defmodule Snakepit.SegmentsTest do
     end
 
     first = run.(25)
+    resident = Enum.map(both(), &resident/1)
 
     for {before, later} <- Enum.zip(first, run.(225)),
         do: assert(later <= before + 50)
+
+    # If what 9,000 of them had stayed, either would have grown by four times as much.
+    for {pid, before} <- Enum.zip(both(), resident),
+        do: assert(resident(pid) <= before + 150 * 1024)
+  end
+
+  # The BEAM and the worker.
+  defp both do
+    [id] = Snakepit.list_workers(:default)
+    {:ok, %{process_pid: worker}} = Snakepit.GRPCWorker.get_info(id)
+    [System.pid(), worker]
+  end
+
+  # In KiB.
+  defp resident(pid) do
+    [_, kib] = Regex.run(~r/^VmRSS:\s+(\d+) kB$/m, File.read!("/proc/#{pid}/status"))
+    String.to_integer(kib)
   end
 
   defp files, do: length(File.ls!("/proc/self/fd"))

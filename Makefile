@@ -91,7 +91,7 @@ test-elixir-threads:
 test-python:
 	@SNAKEPIT_PROTO_PATH="$(CURDIR)/$(TEST_APP)/ebin" \
 	  PYTHONPATH="$(CURDIR)/priv/python" \
-	  $(PYTHON) -m pytest -q -p no:cacheprovider test/python
+	  $(PYTHON) -m pytest -q -p no:cacheprovider -o faulthandler_timeout=300 test/python
 
 # By itself, as it takes longer than all the others of Elixir. Prints figures.
 test-fault: setup-test

@@ -1,13 +1,17 @@
 #!/bin/sh
 # Makes the targets in order, says how long each took, stops at the first that
-# fails.
+# fails. One that hangs is ended, so that it is known which one it was: a step
+# takes five minutes at most on two slow cores.
+limit=
+if timeout --foreground -k 1 9 true 2>/dev/null; then limit='timeout --foreground -k 30 1800'; fi
 
 for step in "$@"; do
   echo "== $step"
   start=$(date +%s)
-  ${MAKE:-make} --no-print-directory "$step" || {
+  $limit ${MAKE:-make} --no-print-directory "$step" || {
     status=$?
-    echo "== $step failed after $(($(date +%s) - start)) s" >&2
+    if [ $status = 124 ]; then why='hung'; else why='failed'; fi
+    echo "== $step $why after $(($(date +%s) - start)) s" >&2
     exit $status
   }
   echo "== $step: $(($(date +%s) - start)) s"

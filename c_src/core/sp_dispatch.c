@@ -108,6 +108,16 @@ static int place(const sp_dispatch *d, const sp_session *s,
   return SP_OK;
 }
 
+/* A busy slot on which it had better lie ahead than run on |idle|, or NULL. */
+static sp_slot *host_of(sp_dispatch *d, const sp_session *s,
+                        const sp_dispatch_request *request,
+                        const sp_slot *idle) {
+  if (request->session == NULL)
+    return sp_ahead_host(d, request->crowd);
+  sp_slot *own = s != NULL ? sp_session_slot(s) : NULL;
+  return own != NULL && own != idle ? sp_ahead_home(d, own) : NULL;
+}
+
 /* Memory for one request; it is in use only once nothing can fail. */
 static int reserve(sp_dispatch *d, const sp_dispatch_request *request,
                    bool waits, sp_session **s) {
@@ -141,8 +151,8 @@ int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
     return SP_ERR_FULL;
   }
   sp_slot *host = NULL;
-  if (slot != NULL && slot->load == 0 && request->session == NULL)
-    host = sp_ahead_host(d, request->crowd);
+  if (slot != NULL && slot->load == 0)
+    host = host_of(d, s, request, slot);
   err = reserve(d, request, slot == NULL || host != NULL, &s);
   if (err != SP_OK)
     return err;

@@ -162,7 +162,9 @@ void sp_dispatch_del(sp_dispatch *d);
  * added, or the pool is closed), SP_ERR_NOMEM.
  * The first request of a session assigns it to the slot it starts on, before
  * this function returns; while it waits, the session is assigned when it
- * starts. A later hint request that runs elsewhere moves the assignment. */
+ * starts. A later hint request that runs elsewhere moves the assignment; it
+ * does so where its slot is busy, but not behind requests that are known to
+ * take less than another slot needs to begin (|parallel|). */
 int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
                        int64_t now, sp_req_id *out);
 

@@ -279,14 +279,8 @@ bool sp_ahead_steal(sp_dispatch *d) {
 
 /* ---- sending ahead ------------------------------------------------------- */
 
-/* Whether |r|, which waits, may lie ahead on |slot|: that does not change what
- * its session is assigned to. */
-static bool fits(const sp_request *r, const sp_slot *slot) {
-  return r->session == NULL || r->session->slot_id == slot->id;
-}
-
 static bool offer(sp_dispatch *d, sp_slot *slot, sp_request *r) {
-  if (!fits(r, slot) || !d->config.offer(r->user, slot->user))
+  if (!sp_queue_is_for(r, slot) || !d->config.offer(r->user, slot->user))
     return false;
   d->stats.queued++; /* what serving takes: it still waits */
   sp_queue_serve(d, r);
@@ -307,21 +301,30 @@ static void pass_turn(sp_dispatch *d, const sp_slot *slot) {
     d->eager = slot->eager_next;
 }
 
+/* Where |r| may lie ahead: on the slot of its session, else on the one whose
+ * turn it is. */
+static sp_slot *slot_for(const sp_dispatch *d, const sp_request *r) {
+  return r->session != NULL ? sp_session_slot(r->session) : d->eager;
+}
+
+static bool has_place(const sp_request *r, void *ctx) {
+  const sp_dispatch *d = ctx;
+  const sp_slot *slot = slot_for(d, r);
+  return slot != NULL && has_room(d, slot);
+}
+
 /* From those that wait for any slot, to the slots in turn. */
 static void offer_shared(sp_dispatch *d) {
-  while (d->round != NULL && d->eager != NULL) {
-    sp_request *r = d->round->waiting.first;
-    sp_slot *slot = d->eager;
-    if (r->session != NULL)
-      slot = sp_session_slot(r->session);
-    if (slot == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
-      return;
-    if (!has_room(d, slot)) {
-      if (!slot->eager)
-        return;
-      unlist_eager(d, slot);
+  sp_request *r;
+  while (d->eager != NULL) {
+    if (!has_room(d, d->eager)) {
+      unlist_eager(d, d->eager);
       continue;
     }
+    r = sp_queue_shared(d, has_place, d);
+    if (r == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
+      return;
+    sp_slot *slot = slot_for(d, r);
     if (!offer(d, slot, r)) {
       unlist_eager(d, slot);
       return;
@@ -338,7 +341,8 @@ void sp_ahead_offer(sp_dispatch *d) {
     bool more = true;
     d->touched = slot->touched_next;
     slot->touched = false;
-    while (more && has_room(d, slot) && (r = sp_queue_next(d, slot)) != NULL)
+    while (more && has_room(d, slot) &&
+           (r = sp_queue_next_ahead(d, slot)) != NULL)
       more = sp_request_late(r, d->now) == SP_REASON_NONE && offer(d, slot, r);
     if (more && has_room(d, slot))
       list_eager(d, slot);
@@ -353,10 +357,20 @@ void sp_ahead_offer(sp_dispatch *d) {
 /* How many of the eager slots are looked at for one request. */
 #define HOSTS 4
 
+static bool may_join(const sp_dispatch *d) {
+  return d->config.parallel > 0 && d->stats.queued < d->config.max_queue &&
+         d->events.first == NULL; /* else what starts might be overtaken */
+}
+
+/* Behind brief ones its turn comes sooner than another worker is awake. */
+sp_slot *sp_ahead_home(sp_dispatch *d, sp_slot *slot) {
+  return may_join(d) && has_room(d, slot) && is_soon(d, slot, 1, true) ? slot
+                                                                       : NULL;
+}
+
 sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd) {
-  if (d->config.parallel == 0 || d->stats.queued >= d->config.max_queue ||
-      d->events.first != NULL)
-    return NULL; /* a START that nobody took yet might be overtaken */
+  if (!may_join(d))
+    return NULL;
   for (int i = 0; i < HOSTS && d->eager != NULL; i++) {
     sp_slot *slot = d->eager;
     if (!has_room(d, slot)) {

@@ -211,7 +211,17 @@ void sp_queue_return(sp_dispatch *d, sp_request *r);
 void sp_queue_take(sp_dispatch *d, sp_request *r);
 /* The one that |slot| is to have next, or NULL. */
 sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot);
-/* The next flow's turn comes after |r|, which sp_queue_next gave, is taken. */
+/* Of the callers whose turn it is the first one whose request fits; those are
+ * passed over that wait in a session. NULL when there is none. */
+typedef bool (*sp_fit)(const sp_request *r, void *ctx);
+sp_request *sp_queue_shared(const sp_dispatch *d, sp_fit fit, void *ctx);
+/* Whether |r|, which waits, may run on |slot| and its session stays where it
+ * is. */
+bool sp_queue_is_for(const sp_request *r, const sp_slot *slot);
+/* The one that |slot| is to have next of those for which that is so, or NULL.
+ */
+sp_request *sp_queue_next_ahead(const sp_dispatch *d, sp_slot *slot);
+/* The next flow's turn comes after |r|, which one of these gave, is taken. */
 void sp_queue_serve(sp_dispatch *d, sp_request *r);
 /* Moves the waiting strict requests of |s|: all of them wait for its slot from
  * now on, or, when it has none, for any. */
@@ -287,6 +297,9 @@ void sp_ahead_offer(sp_dispatch *d);
 /* A busy slot on which a request without a session, which may come in a
  * |crowd|, had better lie ahead than run on an idle one; NULL for none. */
 sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd);
+/* The same for one of a session that has |slot|, which is busy; it moves to an
+ * idle one otherwise. */
+sp_slot *sp_ahead_home(sp_dispatch *d, sp_slot *slot);
 /* Puts |r|, which does not wait, there. False when that cannot be done. */
 bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r);
 /* When what lies ahead is to be looked at again, while slots are idle. */

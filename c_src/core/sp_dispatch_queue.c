@@ -1,6 +1,9 @@
 #include "sp_dispatch_impl.h"
 #include "sp_error.h"
 
+/* How many callers are looked at for a request that may lie ahead. */
+#define LOOK_PAST 8
+
 /* ---- flows: one per caller, served in turns ------------------------------ */
 
 int sp_queue_reserve(sp_dispatch *d) {
@@ -62,6 +65,12 @@ static void flow_first(sp_dispatch *d, sp_flow *flow) {
   flow->prev->next = flow;
   flow->next->prev = flow;
   d->round = flow;
+}
+
+/* All others are served before the flow, which is not the next, is again. */
+static void flow_last(sp_dispatch *d, sp_flow *flow) {
+  flow_first(d, flow);
+  d->round = flow->next;
 }
 
 static void flow_return(sp_dispatch *d, sp_request *r) {
@@ -206,19 +215,51 @@ void sp_queue_take(sp_dispatch *d, sp_request *r) {
     take_turn(s);
 }
 
-sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot) {
-  sp_request *shared = d->round != NULL ? d->round->waiting.first : NULL;
+/* The older one, so that neither kind starves. */
+static sp_request *older(const sp_slot *slot, sp_request *shared) {
   sp_heap_node *first = sp_heap_min(&slot->pinned);
   if (first == NULL)
     return shared;
   sp_request *pinned = SP_OWNER(first, sp_session, turn)->eldest;
-  /* The older one, so that neither kind starves. */
   return shared != NULL && shared->arrival < pinned->arrival ? shared : pinned;
+}
+
+sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot) {
+  return older(slot, d->round != NULL ? d->round->waiting.first : NULL);
+}
+
+sp_request *sp_queue_shared(const sp_dispatch *d, sp_fit fit, void *ctx) {
+  const sp_flow *flow = d->round;
+  for (int i = 0; i < LOOK_PAST && flow != NULL; i++) {
+    sp_request *r = flow->waiting.first;
+    if (fit(r, ctx))
+      return r;
+    flow = r->session != NULL && flow->next != d->round ? flow->next : NULL;
+  }
+  return NULL;
+}
+
+static bool comes_back(const sp_request *r, void *ctx) {
+  return sp_queue_is_for(r, ctx);
+}
+
+sp_request *sp_queue_next_ahead(const sp_dispatch *d, sp_slot *slot) {
+  return older(slot, sp_queue_shared(d, comes_back, slot));
+}
+
+bool sp_queue_is_for(const sp_request *r, const sp_slot *slot) {
+  return r->session == NULL || r->session->slot_id == slot->id;
 }
 
 void sp_queue_serve(sp_dispatch *d, sp_request *r) {
   sp_flow *flow = r->flow;
+  sp_flow *next = flow != NULL ? flow->next : NULL;
+  bool last = flow != NULL && flow->waiting.first == flow->waiting.last;
   sp_queue_take(d, r);
-  if (flow != NULL && d->round == flow)
-    d->round = flow->next;
+  if (flow == NULL || last)
+    return;
+  if (d->round == flow)
+    d->round = next;
+  else
+    flow_last(d, flow);
 }

@@ -84,6 +84,7 @@ static struct world {
   bool closing;
   bool ever_slot;
   uint64_t clock;
+  uint64_t mood; /* of the workers, for one operation */
   request requests[MAX_LIVE];
   session sessions[SESSIONS];
   slot slots[MAX_SLOTS];
@@ -332,9 +333,26 @@ static void join_first(uint64_t caller) {
   w.ring[0] = caller;
 }
 
+/* Its caller's next turn comes after all others'. */
 static void serve(const request *r) {
-  memmove(w.ring, w.ring + 1, (w.ring_count - 1) * sizeof *w.ring);
+  size_t at = 0;
+  while (w.ring[at] != r->caller)
+    at++;
+  memmove(w.ring + at, w.ring + at + 1,
+          (w.ring_count - at - 1) * sizeof *w.ring);
   w.ring[w.ring_count - 1] = r->caller;
+}
+
+/* The next in turn, or one before which only those come that wait in sessions.
+ */
+static void check_turn(const request *r) {
+  for (size_t i = 0; i < w.ring_count; i++) {
+    const request *next = oldest(&w.ring[i], 0);
+    if (next == r)
+      return;
+    assert_true(next->session >= 0);
+  }
+  fail_msg("it does not wait for any slot");
 }
 
 static request *by_user(const void *user) {
@@ -363,7 +381,10 @@ static bool model_join(request *r, const slot *s) {
   assert_true(w.set->parallel > 0 && busy >= enough);
   assert_non_null(best());
   assert_int_equal(load(best()), 0);
-  assert_int_equal(r->session, -1);
+  if (r->session >= 0) { /* it stays where its session is */
+    assert_int_equal(r->affinity, SP_AFFINITY_HINT);
+    assert_int_equal(w.sessions[r->session].slot, s->id);
+  }
   assert_int_equal(lateness(r), SP_REASON_NONE);
   assert_true(count(WAITING) + count(AHEAD) < w.set->max_queue);
   if (chance(10) == 0)
@@ -390,7 +411,7 @@ static bool model_offer(void *user, void *tied) {
     assert_ptr_equal(r, oldest(NULL, s->id));
   } else {
     assert_null(best());
-    assert_ptr_equal(r, oldest(&w.ring[0], 0));
+    check_turn(r);
     assert_true(r->session < 0 || w.sessions[r->session].slot == s->id);
   }
   if (chance(10) == 0)
@@ -402,9 +423,11 @@ static bool model_offer(void *user, void *tied) {
   return true;
 }
 
+/* The same answer all through one operation. */
 static bool model_waits(void *tied) {
   assert_non_null(slot_of((sp_slot_id)(uintptr_t)tied));
-  return chance(3) == 0;
+  uint64_t mixed = w.mood ^ (uintptr_t)tied * UINT64_C(0x9e3779b97f4a7c15);
+  return (mixed >> 32) % 3 == 0;
 }
 
 static bool model_take_back(void *user) {

@@ -300,6 +300,46 @@ static void test_pinned_ones_stay_with_their_slot(void **state) {
   sp_dispatch_del(d);
 }
 
+/* Two slots are busy, and each has a session. While one has no room ahead, what
+ * waits for it does not keep from the other what is for that one. */
+static void test_sessions_do_not_wait_for_each_other(void **state) {
+  (void)state;
+  sp_dispatch *d = begin();
+  sp_slot_id one = add_ahead(d, 1), two = add_ahead(d, 1);
+  int64_t now = 0;
+  const uint8_t *a = (const uint8_t *)"a", *b = (const uint8_t *)"b";
+  assert_int_equal(sp_dispatch_assign(d, a, 1, one, now), SP_OK);
+  assert_int_equal(sp_dispatch_assign(d, b, 1, two, now), SP_OK);
+  for (int i = 0; i < 20; i++) { /* both are known to be quick */
+    sp_req_id at_one = submit(d, of("a", SP_AFFINITY_HINT), now);
+    sp_req_id at_two = submit(d, of("b", SP_AFFINITY_HINT), now++);
+    complete(d, at_one, now);
+    complete(d, at_two, now);
+    drain(d);
+  }
+  static const char *const names[] = {"a", "b", "a", "a", "b"};
+  sp_req_id ids[5];
+  for (uintptr_t i = 0; i < 5; i++) {
+    sp_dispatch_request request = of(names[i], SP_AFFINITY_HINT);
+    request.user = (void *)(i + 1);
+    request.caller = i;
+    ids[i] = submit(d, request, now);
+  }
+  drain(d);
+  assert_int_equal(o.offers, 2);
+  for (size_t i = 0; i < 2; i++)
+    assert_int_equal(o.offered[i], o.slots[i] == one ? 3 : 5);
+  assert_int_not_equal(o.slots[0], o.slots[1]);
+  /* The one that was passed over is next. */
+  complete(d, ids[0], now);
+  drain(d);
+  assert_int_equal(o.offers, 3);
+  assert_int_equal(o.offered[2], 4);
+  assert_int_equal(o.slots[2], one);
+  assert_int_equal(o.takes, 0);
+  sp_dispatch_del(d);
+}
+
 static void test_only_slots_for_one_take_any(void **state) {
   (void)state;
   sp_dispatch *d = begin();
@@ -373,6 +413,7 @@ int main(void) {
       cmocka_unit_test(test_cancel_and_time_take_back),
       cmocka_unit_test(test_removed_slot_gives_back_what_did_not_begin),
       cmocka_unit_test(test_pinned_ones_stay_with_their_slot),
+      cmocka_unit_test(test_sessions_do_not_wait_for_each_other),
       cmocka_unit_test(test_only_slots_for_one_take_any),
       cmocka_unit_test(test_without_memory),
   };

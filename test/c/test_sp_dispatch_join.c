@@ -325,6 +325,61 @@ static void test_brief_ones_come_together(void **state) {
   sp_dispatch_del(d);
 }
 
+/* One of two slots is busy, and a session's: what comes for that one waits
+ * there if it is known to be brief, and takes the session to the idle one else.
+ */
+static void test_sessions_stay_behind_brief_ones(void **state) {
+  (void)state;
+  static const struct {
+    int64_t took;
+    bool stays;
+  } cases[] = {{BRIEF / 2, true}, {BRIEF + 1, false}};
+  for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+    sp_slot_id slots[2];
+    sp_dispatch *d = begin_with(2, slots, 2, 1, 50, cases[i].took);
+    assert_int_equal(
+        sp_dispatch_assign(d, (const uint8_t *)"s", 1, slots[1], 0), SP_OK);
+    sp_req_id first = submit(d, of("s", SP_AFFINITY_HINT), 0);
+    started(d, first, slots[1]);
+    sp_dispatch_request request = of("s", SP_AFFINITY_HINT);
+    request.user = (void *)(uintptr_t)7;
+    sp_req_id second = submit(d, request, 0);
+    if (cases[i].stays) {
+      no_event(d);
+      assert_int_equal(o.offers, 1);
+      assert_int_equal(o.offered[0], 7);
+      assert_int_equal(o.slots[0], slots[1]);
+      complete_in(d, first, 0, cases[i].took);
+      assert_int_equal(sp_dispatch_slot_load(d, slots[1]), 1);
+    } else {
+      assigned(d, second, slots[0]);
+      started(d, second, slots[0]);
+    }
+    sp_dispatch_del(d);
+  }
+}
+
+/* Not for longer than any other. */
+static void test_sessions_leave_a_slow_one(void **state) {
+  (void)state;
+  sp_slot_id slots[2];
+  sp_dispatch *d = begin_with(2, slots, 2, 1, 50, BRIEF / 2);
+  assert_int_equal(sp_dispatch_assign(d, (const uint8_t *)"s", 1, slots[1], 0),
+                   SP_OK);
+  submit(d, of("s", SP_AFFINITY_HINT), 0);
+  drain(d);
+  sp_req_id second = submit(d, of("s", SP_AFFINITY_HINT), 0);
+  drain(d);
+  assert_int_equal(stats(d).queued, 1);
+  sp_dispatch_tick(d, BOUND);
+  assert_int_equal(o.takes, 0);
+  sp_dispatch_tick(d, BOUND + 1);
+  assert_int_equal(o.takes, 1);
+  assigned(d, second, slots[0]);
+  started(d, second, slots[0]);
+  sp_dispatch_del(d);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_joins_when_enough_are_busy),
@@ -336,6 +391,8 @@ int main(void) {
       cmocka_unit_test(test_stays_where_it_begins_soon),
       cmocka_unit_test(test_joins_brief_ones_sooner),
       cmocka_unit_test(test_brief_ones_come_together),
+      cmocka_unit_test(test_sessions_stay_behind_brief_ones),
+      cmocka_unit_test(test_sessions_leave_a_slow_one),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -99,12 +99,10 @@ void nif_segments_keep(nif_segments *home);
 void nif_segments_release(nif_segments *home);
 /* From which size on blobs go by segment. */
 size_t nif_segments_from(nif_segments *home);
-/* A lent one with |slots| pieces of at least |len| bytes, the first filled.
- * |fresh| says whether a new one may be made, if it has more than
- * NIF_SEGMENT_FRESH bytes; if not, SP_ERR_FULL. As nif_segment_new. */
-#define NIF_SEGMENT_FRESH ((size_t)256 * 1024)
+/* A lent one with |slots| pieces of at least |len| bytes, the first filled: one
+ * that is idle, or as nif_segment_new. */
 int nif_segments_take(nif_segments *home, const uint8_t *data, size_t len,
-                      unsigned slots, bool fresh, nif_segment **out);
+                      unsigned slots, nif_segment **out);
 /* Writes piece |i| of one that was taken. */
 void nif_segment_fill(nif_segment *seg, unsigned i, const uint8_t *data,
                       size_t len);

@@ -359,7 +359,7 @@ void nif_segment_fill(nif_segment *seg, unsigned i, const uint8_t *data,
 }
 
 int nif_segments_take(nif_segments *home, const uint8_t *data, size_t len,
-                      unsigned slots, bool fresh, nif_segment **out) {
+                      unsigned slots, nif_segment **out) {
   size_t room;
   if (len > SP_SEGMENT_BYTES_MAX / 2 / NIF_SEGMENT_SLOTS)
     return SP_ERR_LIMIT;
@@ -371,12 +371,9 @@ int nif_segments_take(nif_segments *home, const uint8_t *data, size_t len,
     use_more(home, seg->bytes);
   }
   enif_mutex_unlock(home->lock);
-  if (seg == NULL) {
-    if (!fresh && len > NIF_SEGMENT_FRESH)
-      return SP_ERR_FULL;
+  if (seg == NULL)
     return nif_segment_new(home, NIF_SEGMENT_LENT, class, room, slots, data,
                            len, out);
-  }
   /* Nobody has it, so nobody looks. */
   atomic_store_explicit(&seg->refs, 1, memory_order_relaxed);
   memset(seg->lens, 0, sizeof seg->lens);

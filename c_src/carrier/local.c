@@ -495,6 +495,7 @@ int sp_local_new(const char *path, const sp_local_handler *handler,
   if (err == 0)
     err = -pthread_create(&local->thread, NULL, local_main, local);
   if (err == 0) {
+    pthread_setname_np(local->thread, "snakepit_local");
     *out = local;
     return 0;
   }

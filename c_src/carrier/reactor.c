@@ -166,6 +166,9 @@ int sp_reactor_new(sp_reactor **out) {
     free(r);
     return SP_ERR_NOMEM;
   }
+#ifdef __linux__
+  pthread_setname_np(r->thread, "snakepit_rpc"); /* or it has its maker's */
+#endif
   *out = r;
   return SP_OK;
 }

@@ -100,8 +100,9 @@ defmodule Snakepit.Test.Beam do
   end
 
   defp open(program, args) do
-    # Some of the deaths would write a core.
-    args = ["-c", ~S(ulimit -c 0; exec "$0" "$@"), program | args]
+    # Some of the deaths would write a core. Who runs the tests by nohup has SIGHUP
+    # ignored, and what it starts as well.
+    args = ["-c", ~S(ulimit -c 0; exec env --default-signal=HUP "$0" "$@"), program | args]
     port = Port.open({:spawn_executable, "/bin/sh"}, [:binary, :exit_status, args: args])
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     on_exit(fn -> System.cmd("kill", ["-KILL", "#{os_pid}"], stderr_to_stdout: true) end)

@@ -252,11 +252,15 @@ bool sp_queue_is_for(const sp_request *r, const sp_slot *slot) {
 }
 
 void sp_queue_serve(sp_dispatch *d, sp_request *r) {
+  if (r->state != SP_REQUEST_SHARED) {
+    sp_queue_take(d, r);
+    return;
+  }
   sp_flow *flow = r->flow;
-  sp_flow *next = flow != NULL ? flow->next : NULL;
-  bool last = flow != NULL && flow->waiting.first == flow->waiting.last;
+  sp_flow *next = flow->next;
+  bool last = flow->waiting.first == flow->waiting.last;
   sp_queue_take(d, r);
-  if (flow == NULL || last)
+  if (last) /* it is in no round any more */
     return;
   if (d->round == flow)
     d->round = next;

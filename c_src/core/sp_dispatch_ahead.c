@@ -279,8 +279,9 @@ bool sp_ahead_steal(sp_dispatch *d) {
 
 /* ---- sending ahead ------------------------------------------------------- */
 
+/* Where a session is assigned to must not change by that. */
 static bool offer(sp_dispatch *d, sp_slot *slot, sp_request *r) {
-  if (!sp_queue_is_for(r, slot) || !d->config.offer(r->user, slot->user))
+  if (!d->config.offer(r->user, slot->user))
     return false;
   d->stats.queued++; /* what serving takes: it still waits */
   sp_queue_serve(d, r);
@@ -301,30 +302,43 @@ static void pass_turn(sp_dispatch *d, const sp_slot *slot) {
     d->eager = slot->eager_next;
 }
 
-/* Where |r| may lie ahead: on the slot of its session, else on the one whose
- * turn it is. */
-static sp_slot *slot_for(const sp_dispatch *d, const sp_request *r) {
-  return r->session != NULL ? sp_session_slot(r->session) : d->eager;
-}
+/* How many callers are looked at for one request. */
+#define LOOK_PAST 8
 
-static bool has_place(const sp_request *r, void *ctx) {
-  const sp_dispatch *d = ctx;
-  const sp_slot *slot = slot_for(d, r);
-  return slot != NULL && has_room(d, slot);
+/* Of those that wait for any slot, in turn, the first that may lie ahead, and
+ * where: on its session's slot, or without a session on |slot|; |alone| says
+ * that only on |slot|. Passed over are those whose slot takes them soon. Others
+ * wait for whichever has nothing to do, and none would come to that if what is
+ * behind them kept all busy. */
+static sp_request *next_shared(const sp_dispatch *d, sp_slot *slot, bool alone,
+                               sp_slot **out) {
+  const sp_flow *flow = d->round;
+  for (int i = 0; i < LOOK_PAST && flow != NULL; i++) {
+    sp_request *r = flow->waiting.first;
+    sp_slot *own = r->session != NULL ? sp_session_slot(r->session) : slot;
+    if (own == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
+      return NULL;
+    *out = own;
+    if (alone ? own == slot : has_room(d, own))
+      return r;
+    if (own->state != SP_SLOT_READY || is_slow(d, own))
+      return NULL;
+    flow = flow->next != d->round ? flow->next : NULL;
+  }
+  return NULL;
 }
 
 /* From those that wait for any slot, to the slots in turn. */
 static void offer_shared(sp_dispatch *d) {
-  sp_request *r;
   while (d->eager != NULL) {
+    sp_slot *slot;
     if (!has_room(d, d->eager)) {
       unlist_eager(d, d->eager);
       continue;
     }
-    r = sp_queue_shared(d, has_place, d);
-    if (r == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
+    sp_request *r = next_shared(d, d->eager, false, &slot);
+    if (r == NULL)
       return;
-    sp_slot *slot = slot_for(d, r);
     if (!offer(d, slot, r)) {
       unlist_eager(d, slot);
       return;
@@ -334,6 +348,12 @@ static void offer_shared(sp_dispatch *d) {
   }
 }
 
+/* What |slot| may have ahead next, or NULL. */
+static sp_request *next_ahead(const sp_dispatch *d, sp_slot *slot) {
+  sp_slot *same;
+  return sp_queue_older(slot, next_shared(d, slot, true, &same));
+}
+
 void sp_ahead_offer(sp_dispatch *d) {
   sp_slot *slot;
   while ((slot = d->touched) != NULL) {
@@ -341,8 +361,7 @@ void sp_ahead_offer(sp_dispatch *d) {
     bool more = true;
     d->touched = slot->touched_next;
     slot->touched = false;
-    while (more && has_room(d, slot) &&
-           (r = sp_queue_next_ahead(d, slot)) != NULL)
+    while (more && has_room(d, slot) && (r = next_ahead(d, slot)) != NULL)
       more = sp_request_late(r, d->now) == SP_REASON_NONE && offer(d, slot, r);
     if (more && has_room(d, slot))
       list_eager(d, slot);

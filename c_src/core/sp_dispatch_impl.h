@@ -211,17 +211,9 @@ void sp_queue_return(sp_dispatch *d, sp_request *r);
 void sp_queue_take(sp_dispatch *d, sp_request *r);
 /* The one that |slot| is to have next, or NULL. */
 sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot);
-/* Of the callers whose turn it is the first one whose request fits; those are
- * passed over that wait in a session. NULL when there is none. */
-typedef bool (*sp_fit)(const sp_request *r, void *ctx);
-sp_request *sp_queue_shared(const sp_dispatch *d, sp_fit fit, void *ctx);
-/* Whether |r|, which waits, may run on |slot| and its session stays where it
- * is. */
-bool sp_queue_is_for(const sp_request *r, const sp_slot *slot);
-/* The one that |slot| is to have next of those for which that is so, or NULL.
- */
-sp_request *sp_queue_next_ahead(const sp_dispatch *d, sp_slot *slot);
-/* The next flow's turn comes after |r|, which one of these gave, is taken. */
+/* The eldest pinned to |slot|, unless |shared|, which may be NULL, is older. */
+sp_request *sp_queue_older(const sp_slot *slot, sp_request *shared);
+/* The next flow's turn comes after |r|, any that waits, is taken. */
 void sp_queue_serve(sp_dispatch *d, sp_request *r);
 /* Moves the waiting strict requests of |s|: all of them wait for its slot from
  * now on, or, when it has none, for any. */

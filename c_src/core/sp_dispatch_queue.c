@@ -1,9 +1,6 @@
 #include "sp_dispatch_impl.h"
 #include "sp_error.h"
 
-/* How many callers are looked at for a request that may lie ahead. */
-#define LOOK_PAST 8
-
 /* ---- flows: one per caller, served in turns ------------------------------ */
 
 int sp_queue_reserve(sp_dispatch *d) {
@@ -216,7 +213,7 @@ void sp_queue_take(sp_dispatch *d, sp_request *r) {
 }
 
 /* The older one, so that neither kind starves. */
-static sp_request *older(const sp_slot *slot, sp_request *shared) {
+sp_request *sp_queue_older(const sp_slot *slot, sp_request *shared) {
   sp_heap_node *first = sp_heap_min(&slot->pinned);
   if (first == NULL)
     return shared;
@@ -225,30 +222,8 @@ static sp_request *older(const sp_slot *slot, sp_request *shared) {
 }
 
 sp_request *sp_queue_next(const sp_dispatch *d, const sp_slot *slot) {
-  return older(slot, d->round != NULL ? d->round->waiting.first : NULL);
-}
-
-sp_request *sp_queue_shared(const sp_dispatch *d, sp_fit fit, void *ctx) {
-  const sp_flow *flow = d->round;
-  for (int i = 0; i < LOOK_PAST && flow != NULL; i++) {
-    sp_request *r = flow->waiting.first;
-    if (fit(r, ctx))
-      return r;
-    flow = r->session != NULL && flow->next != d->round ? flow->next : NULL;
-  }
-  return NULL;
-}
-
-static bool comes_back(const sp_request *r, void *ctx) {
-  return sp_queue_is_for(r, ctx);
-}
-
-sp_request *sp_queue_next_ahead(const sp_dispatch *d, sp_slot *slot) {
-  return older(slot, sp_queue_shared(d, comes_back, slot));
-}
-
-bool sp_queue_is_for(const sp_request *r, const sp_slot *slot) {
-  return r->session == NULL || r->session->slot_id == slot->id;
+  return sp_queue_older(slot,
+                        d->round != NULL ? d->round->waiting.first : NULL);
 }
 
 void sp_queue_serve(sp_dispatch *d, sp_request *r) {

@@ -340,6 +340,38 @@ static void test_sessions_do_not_wait_for_each_other(void **state) {
   sp_dispatch_del(d);
 }
 
+/* Whatever comes behind it: of a session that has no slot yet, and of one whose
+ * slot is slow. Each takes the first slot that has done what it has. */
+static void test_no_session_is_passed_over_for_ever(void **state) {
+  (void)state;
+  for (int slow = 0; slow < 2; slow++) {
+    sp_dispatch *d = begin();
+    sp_slot_id stuck = add_ahead(d, 4);
+    int64_t now = train(d, 0);
+    assert_int_equal(sp_dispatch_assign(d, (const uint8_t *)"a", 1, stuck, now),
+                     SP_OK);
+    submit(d, of("a", SP_AFFINITY_HINT), now);
+    drain(d);
+    sp_slot_id one = add_ahead(d, 4);
+    now = train(d, now) + BOUND + 1; /* on the one that is free */
+    sp_req_id runs = submit_as(d, 1000, now);
+    drain(d);
+    o.offers = 0;
+    sp_dispatch_request request = of(slow ? "a" : "new", SP_AFFINITY_HINT);
+    request.user = (void *)(uintptr_t)7;
+    request.caller = 7;
+    sp_req_id waits = submit(d, request, now);
+    for (uintptr_t user = 1001; user < 1020; user++)
+      submit_as(d, user, now);
+    drain(d);
+    assert_int_equal(o.offers, 0);
+    complete(d, runs, now + 1);
+    assigned(d, waits, one);
+    started(d, waits, one);
+    sp_dispatch_del(d);
+  }
+}
+
 static void test_only_slots_for_one_take_any(void **state) {
   (void)state;
   sp_dispatch *d = begin();
@@ -414,6 +446,7 @@ int main(void) {
       cmocka_unit_test(test_removed_slot_gives_back_what_did_not_begin),
       cmocka_unit_test(test_pinned_ones_stay_with_their_slot),
       cmocka_unit_test(test_sessions_do_not_wait_for_each_other),
+      cmocka_unit_test(test_no_session_is_passed_over_for_ever),
       cmocka_unit_test(test_only_slots_for_one_take_any),
       cmocka_unit_test(test_without_memory),
   };

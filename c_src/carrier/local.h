@@ -83,11 +83,15 @@ void sp_local_send_with(sp_local_peer *peer, uint8_t kind, uint64_t call,
 
 /* Sends a small frame if that can be done at once and whole; true when it is
  * out. *bell is set (never cleared) when sp_local_ring is to follow: so the
- * frame can be sent with a lock held, and the bell rung without. */
+ * frame can be sent with a lock held, and the bell rung without. While
+ * sp_local_looks, that may be left to the thread, which rings within
+ * SP_LOCAL_LOOK_NS. */
 bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
                   uint8_t attached, const sp_frame_part *parts, size_t count,
                   bool *bell);
 void sp_local_ring(sp_local_peer *peer);
+#define SP_LOCAL_LOOK_NS 250000
+bool sp_local_looks(sp_local_peer *peer);
 
 /* How far frames were put, and whether the worker has read so far. What it says
  * is not checked: it may be wrong, for the worker's own calls. */

@@ -68,12 +68,16 @@ struct sp_local_peer {
   size_t came_count;
   atomic_uint handled; /* frames, by all readers */
   /* The thread looks again soon by itself: readers need not ask the worker to
-   * ring. */
+   * ring, but for when it runs out of work. */
   atomic_bool hot;
+  atomic_bool waits;  /* it said something other than an answer */
+  atomic_bool unrung; /* the worker sleeps, and is to hear its bell */
   /* The thread's own: */
-  int64_t rang;   /* when the bell rang last */
-  unsigned quick; /* how often it rang soon after the time before */
-  unsigned seen;  /* |handled| at the last look */
+  int64_t rang;   /* when the bell rang, the first of ... */
+  unsigned rings; /* ... so many times */
+  int64_t judged; /* when it was last seen whether it is to stay hot, ... */
+  unsigned seen;  /* ... and |handled| then, ... */
+  unsigned own;   /* ... and how many since then the thread has handled */
   sp_local_peer *hot_next;
   pthread_mutex_t lock; /* guards what follows; not held while waiting */
   sp_ring out;
@@ -96,9 +100,11 @@ sp_local_peer *sp_local_peer_new(sp_local *local,
 void sp_local_drop_came(sp_local_peer *peer);
 /* The worker has its ends of the bells. */
 void sp_local_hand_over(sp_local_peer *peer);
+/* Makes a peer hot. */
+void sp_local_warm(sp_local_peer *peer, int64_t now);
 /* Looks again at a peer that is hot; false when it has cooled down, and the
  * bell is to be waited for. */
-bool sp_local_look(sp_local_peer *peer);
+bool sp_local_look(sp_local_peer *peer, int64_t now);
 /* Handles all that has come and writes all that has room. */
 void sp_local_drain(sp_local_peer *peer);
 /* Handles all that came before the end of the connection. Nobody reads after

@@ -68,6 +68,11 @@ bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
 
 void sp_local_ring(sp_local_peer *peer) { (void)peer; }
 
+bool sp_local_looks(sp_local_peer *peer) {
+  (void)peer;
+  return false;
+}
+
 uint64_t sp_local_mark(const sp_local_peer *peer) {
   (void)peer;
   return 0;

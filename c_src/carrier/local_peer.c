@@ -92,6 +92,8 @@ sp_local_peer *sp_local_peer_new(sp_local *local,
   atomic_init(&peer->reading, 0);
   atomic_init(&peer->handled, 0);
   atomic_init(&peer->hot, false);
+  atomic_init(&peer->waits, false);
+  atomic_init(&peer->unrung, false);
   peer->socket_source = SP_LOCAL_PEER_SOCKET;
   peer->bell_source = SP_LOCAL_PEER_BELL;
   peer->again_source = SP_LOCAL_PEER_AGAIN;
@@ -130,6 +132,13 @@ static void ring_bell(int fd) {
   if (write(fd, &one, sizeof one) < 0)
     return; /* it is rung already, or nobody is there to hear it */
 }
+
+void sp_local_ring(sp_local_peer *peer) {
+  if (atomic_load(&peer->unrung) && atomic_exchange(&peer->unrung, false))
+    ring_bell(peer->worker_bell);
+}
+
+bool sp_local_looks(sp_local_peer *peer) { return atomic_load(&peer->hot); }
 
 static void free_out(sp_local_out *list) {
   while (list != NULL) {
@@ -249,6 +258,7 @@ void sp_local_send_with(sp_local_peer *peer, uint8_t kind, uint64_t call,
   pthread_mutex_unlock(&peer->lock);
   if (bell)
     ring_bell(peer->worker_bell);
+  sp_local_ring(peer); /* what is left to the thread ends its sleep too */
   if (!kept)
     release(arg);
   free_out(done);
@@ -262,21 +272,22 @@ bool sp_local_put(sp_local_peer *peer, uint8_t kind, uint64_t call,
   sp_frame_writer writer;
   size_t room = 0;
   int wrote = 0;
+  bool sleeps = false;
   if (sp_frame_begin_with(&writer, kind, call, attached, parts, count) != SP_OK)
     return false;
   pthread_mutex_lock(&peer->lock);
   if (!peer->closed && peer->first == NULL) {
     wrote = sp_ring_room(&peer->out, &room);
     if (wrote == SP_OK && room >= writer.total)
-      wrote = sp_frame_write(&writer, &peer->out, parts, count, bell);
+      wrote = sp_frame_write(&writer, &peer->out, parts, count, &sleeps);
   }
+  if (sleeps)
+    atomic_store(&peer->unrung, *bell = true);
   pthread_mutex_unlock(&peer->lock);
   if (wrote < 0)
     sp_local_close(peer);
   return wrote == 1;
 }
-
-void sp_local_ring(sp_local_peer *peer) { ring_bell(peer->worker_bell); }
 
 uint64_t sp_local_mark(const sp_local_peer *peer) {
   return sp_ring_mark(&peer->out);
@@ -315,6 +326,8 @@ static int read_some(sp_local_peer *peer, int max) {
       ring_bell(peer->worker_bell);
     if (got != 1)
       break;
+    if (frame.kind != SP_FRAME_ANSWER)
+      atomic_store_explicit(&peer->waits, true, memory_order_relaxed);
     peer->handler->frame(peer->user, &frame);
     count++;
     if (peer->broken)
@@ -354,12 +367,13 @@ static bool begin_reading(sp_local_peer *peer) {
  * left is for the thread. */
 static void end_reading(sp_local_peer *peer) {
   int somebody = 1;
-  /* Whoever makes it cold looks after that; if it did so in between, |reading|
-   * says that we are to. */
-  if (atomic_load(&peer->hot) &&
-      atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
+  if (atomic_load(&peer->hot)) {
+    atomic_store(&peer->reading, 0);
+    /* Whoever makes it cold looks after that, unless we were still reading. */
+    if (!atomic_load(&peer->hot))
+      ring_bell(peer->again);
     return;
-  somebody = 1;
+  }
   bool quiet = peer->broken || sp_ring_wait_data(&peer->in);
   if (quiet && atomic_compare_exchange_strong(&peer->reading, &somebody, 0))
     return;
@@ -373,8 +387,9 @@ void sp_local_drain(sp_local_peer *peer) {
   flush(peer);
   if (!begin_reading(peer))
     return;
-  if (!peer->broken)
-    (void)read_some(peer, READ_BUDGET);
+  int count = peer->broken ? 0 : read_some(peer, READ_BUDGET);
+  if (count > 0)
+    peer->own += (unsigned)count;
   end_reading(peer);
 }
 
@@ -400,15 +415,41 @@ void sp_local_glance(sp_local_peer *peer) {
   end_reading(peer);
 }
 
-bool sp_local_look(sp_local_peer *peer) {
+/* So many frames in SP_LOCAL_LOOK_NS, or bells cost less than looking. */
+#define STAYS_HOT 5
+/* What a worker without work has sent schedulers read within this, if they have
+ * read most of what came before, or the thread is to at once. */
+#define SCHEDULERS_US 10
+#define AT_ONCE_US 1
+
+void sp_local_warm(sp_local_peer *peer, int64_t now) {
+  peer->judged = now;
+  peer->seen = atomic_load_explicit(&peer->handled, memory_order_relaxed);
+  peer->own = 0;
+  sp_ring_idle_bell(&peer->in, peer->takes_offers ? AT_ONCE_US : 0);
+  atomic_store(&peer->hot, true);
+}
+
+bool sp_local_look(sp_local_peer *peer, int64_t now) {
+  sp_local_ring(peer);
   if (sp_local_pending(peer))
     sp_local_drain(peer);
-  unsigned handled = atomic_load_explicit(&peer->handled, memory_order_relaxed);
-  bool active = handled != peer->seen;
-  peer->seen = handled;
-  if (active)
+  if (now - peer->judged < SP_LOCAL_LOOK_NS)
     return true;
+  unsigned handled = atomic_load_explicit(&peer->handled, memory_order_relaxed);
+  unsigned came = handled - peer->seen, own = peer->own;
+  peer->seen = handled;
+  peer->own = 0;
+  peer->judged = now;
+  if (came >= STAYS_HOT) {
+    if (peer->takes_offers)
+      sp_ring_idle_bell(&peer->in,
+                        own > came - came / 8 ? AT_ONCE_US : SCHEDULERS_US);
+    return true;
+  }
   atomic_store(&peer->hot, false);
+  sp_ring_idle_bell(&peer->in, 0);
+  sp_local_ring(peer);
   sp_local_drain(peer);
   return false;
 }

@@ -13,6 +13,7 @@ struct sp_ring_shared {
   _Alignas(LINE) _Atomic uint64_t written;  /* producer */
   _Alignas(LINE) _Atomic uint64_t read;     /* consumer */
   _Alignas(LINE) _Atomic uint32_t sleeping; /* consumer sets, producer takes */
+  _Atomic uint32_t idle_bell;               /* consumer */
   _Alignas(LINE) _Atomic uint32_t waiting;  /* producer sets, consumer takes */
 };
 
@@ -25,6 +26,7 @@ void sp_ring_format(void *memory) {
   atomic_init(&shared->written, 0);
   atomic_init(&shared->read, 0);
   atomic_init(&shared->sleeping, 0);
+  atomic_init(&shared->idle_bell, 0);
   atomic_init(&shared->waiting, 0);
 }
 
@@ -98,6 +100,16 @@ bool sp_ring_reached(const sp_ring *ring, uint64_t mark) {
   return (int64_t)(read - mark) >= 0;
 }
 
+uint32_t sp_ring_lags(const sp_ring *ring, uint64_t *mark) {
+  uint32_t us =
+      atomic_load_explicit(&ring->shared->idle_bell, memory_order_relaxed);
+  uint64_t written = sp_ring_mark(ring);
+  if (us == 0 || sp_ring_reached(ring, written))
+    return 0;
+  *mark = written;
+  return us;
+}
+
 /* ---- consumer ---------------------------------------------------------- */
 
 int sp_ring_used(sp_ring *ring, size_t *used) {
@@ -139,4 +151,8 @@ bool sp_ring_wait_data(sp_ring *ring) {
 
 void sp_ring_awake(sp_ring *ring) {
   atomic_store_explicit(&ring->shared->sleeping, 0, memory_order_relaxed);
+}
+
+void sp_ring_idle_bell(sp_ring *ring, uint32_t us) {
+  atomic_store_explicit(&ring->shared->idle_bell, us, memory_order_relaxed);
 }

@@ -55,6 +55,12 @@ bool sp_ring_wait_room(sp_ring *ring, size_t wanted);
 uint64_t sp_ring_mark(const sp_ring *ring);
 bool sp_ring_reached(const sp_ring *ring, uint64_t mark);
 
+/* The same: 0, or that the consumer, which is not rung for each write
+ * (sp_ring_idle_bell), has yet to read what was published, and within how many
+ * microseconds it is expected to. *mark, set only then, says how far that is.
+ */
+uint32_t sp_ring_lags(const sp_ring *ring, uint64_t *mark);
+
 /* ---- consumer ---------------------------------------------------------- */
 
 /* Bytes that can be read now. SP_ERR_SYNTAX when the producer's index is
@@ -73,5 +79,9 @@ bool sp_ring_consume(sp_ring *ring, size_t len);
 bool sp_ring_wait_data(sp_ring *ring);
 /* Awake again: no need to ring. */
 void sp_ring_awake(sp_ring *ring);
+/* With |us| > 0 it reads now and then without being rung; a producer that has
+ * nothing more to write for now is to ring if it has not read all so many
+ * microseconds later. 0: no more. */
+void sp_ring_idle_bell(sp_ring *ring, uint32_t us);
 
 #endif

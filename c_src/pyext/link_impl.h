@@ -113,6 +113,7 @@ struct sp_link {
   sp_waiter *leader;    /* looks at the ring, or waits for its bell */
   uint64_t turn;        /* counts what the seats do */
   int64_t spin;         /* nanoseconds worth spending before sleep */
+  uint64_t nudged;      /* how far the BEAM was told to read */
   sp_owed *owed;
   uint64_t *cancels; /* for config.cancelled */
   size_t cancel_count;

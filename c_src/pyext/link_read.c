@@ -20,6 +20,9 @@
 #define RELAX 8
 /* Looks before others are let go first. */
 #define POLITE 16
+/* When others want this core the BEAM, which they may be, has this much time to
+ * read what it was sent. */
+#define NUDGE_LATE_NS 30000
 
 static const char BAD_FRAME[] = "the BEAM broke the protocol: a frame that "
                                 "this worker does not know";
@@ -379,11 +382,22 @@ static bool has_data(sp_link *link) {
   return sp_ring_used(&link->in, &used) != SP_OK || used > 0;
 }
 
+/* Nothing more is sent for now: a BEAM that looks only now and then is told
+ * of what it has not read |waited| nanoseconds later. */
+static void nudge(sp_link *link, int64_t waited) {
+  uint64_t mark;
+  uint32_t us = sp_ring_lags(&link->out, &mark);
+  if (us == 0 || waited / 1000 + 1 < (int64_t)us || mark == link->nudged)
+    return;
+  link->nudged = mark;
+  sp_link_ring(link->beam_bell);
+}
+
 /* Looks at the ring for as long as the last waits were worth it. */
 static bool spin(sp_link *link, const sp_waiter *w) {
   if (link->one_cpu || link->spin == 0)
     return false;
-  int64_t until = sp_link_now() + link->spin;
+  int64_t since = sp_link_now();
   for (unsigned turn = 1;; turn++) {
     pthread_mutex_unlock(&link->lock);
     if (turn > POLITE)
@@ -395,8 +409,12 @@ static bool spin(sp_link *link, const sp_waiter *w) {
       link->spin = SP_LINK_SPIN_NS;
       return true;
     }
-    if (turn % 4 == 0 && sp_link_now() >= until)
+    if (turn % 4 != 0)
+      continue;
+    int64_t waited = sp_link_now() - since;
+    if (waited >= link->spin)
       break;
+    nudge(link, waited);
   }
   link->spin = link->spin / 2 > SPIN_LEAST_NS ? link->spin / 2 : SPIN_LEAST_NS;
   return false;
@@ -407,17 +425,33 @@ bool sp_link_is_over(const sp_link *link) {
   return poll(&fd, 1, 0) > 0;
 }
 
+/* How long to wait for the bell at |now|; for |*lags| less long, because what
+ * was sent may not be read by then. NULL for ever. */
+static const struct timespec *limit_of(const sp_link *link, const sp_waiter *w,
+                                       int64_t now, struct timespec *limit,
+                                       bool *lags) {
+  uint64_t mark;
+  int64_t left = w->until <= now ? 0 : w->until - now;
+  *lags = sp_ring_lags(&link->out, &mark) > 0 && mark != link->nudged &&
+          (w->until == 0 || left > NUDGE_LATE_NS);
+  if (*lags)
+    left = NUDGE_LATE_NS;
+  *limit = (struct timespec){.tv_sec = left / 1000000000,
+                             .tv_nsec = left % 1000000000};
+  return *lags || w->until != 0 ? limit : NULL;
+}
+
 /* Waits for the bell. True when a signal came in between. */
 static bool doze(sp_link *link, const sp_waiter *w) {
   struct pollfd fds[3] = {{.fd = link->own_bell, .events = POLLIN},
                           {.fd = link->socket, .events = POLLIN},
                           {.fd = link->poke, .events = POLLIN}};
   int64_t since = sp_link_now();
+  bool lags;
+  struct timespec room;
+  const struct timespec *limit = limit_of(link, w, since, &room, &lags);
   pthread_mutex_unlock(&link->lock);
-  int64_t left = w->until == 0 || w->until <= since ? 0 : w->until - since;
-  struct timespec limit = {.tv_sec = left / 1000000000,
-                           .tv_nsec = left % 1000000000};
-  int n = ppoll(fds, 3, w->until == 0 ? NULL : &limit, NULL);
+  int n = ppoll(fds, 3, limit, NULL);
   bool interrupted = n < 0 && errno == EINTR;
   if (n > 0 && fds[2].revents != 0)
     (void)sp_link_hear(link->poke);
@@ -425,6 +459,8 @@ static bool doze(sp_link *link, const sp_waiter *w) {
   if (sp_link_hear(link->own_bell) && sp_link_now() - since < SP_LINK_SPIN_NS)
     link->spin = SP_LINK_SPIN_NS;
   sp_link_awake(link);
+  if (n == 0 && lags)
+    nudge(link, NUDGE_LATE_NS);
   if (n > 0 && fds[1].revents != 0)
     sp_link_hear_socket(link);
   return interrupted;
@@ -434,6 +470,7 @@ static bool doze(sp_link *link, const sp_waiter *w) {
 static bool lead(sp_link *link, sp_waiter *w) {
   bool interrupted = false;
   link->leader = w;
+  nudge(link, 0);
   if (!spin(link, w) && !link->closing && !link->main_poked &&
       sp_link_sleep(link))
     interrupted = doze(link, w);

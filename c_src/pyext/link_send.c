@@ -78,6 +78,9 @@ static enum sp_link_result send_frame(sp_link *link, uint8_t kind,
       return SP_LINK_CLOSED;
     }
     turn = writer.done == before ? turn + 1 : 0;
+    uint64_t mark;
+    if (turn == SPINS && sp_ring_lags(&link->out, &mark) > 0)
+      sp_link_ring(link->beam_bell);
     nap(turn);
     if (turn % 64 == 63 && sp_link_is_over(link))
       sp_link_abandon(link, 0, NULL);

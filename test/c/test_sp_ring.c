@@ -119,6 +119,33 @@ static void test_a_sleeper_is_woken_once(void **state) {
   free(p.memory);
 }
 
+static void test_a_consumer_that_lags(void **state) {
+  (void)state;
+  pair p = new_pair(64);
+  uint64_t mark = 77;
+  sp_ring_put(&p.out, 0, "abc", 3);
+  assert_false(sp_ring_publish(&p.out, 3));
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 0); /* it is rung otherwise */
+  sp_ring_idle_bell(&p.in, 10);
+  assert_int_equal(mark, 77);
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 10);
+  assert_int_equal(mark, 3);
+  assert_int_equal(used_of(&p), 3);
+  sp_ring_consume(&p.in, 2);
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 10);
+  sp_ring_consume(&p.in, 1);
+  mark = 77;
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 0);
+  assert_int_equal(mark, 77);
+  sp_ring_put(&p.out, 0, "d", 1);
+  assert_false(sp_ring_publish(&p.out, 1));
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 10);
+  assert_int_equal(mark, 4);
+  sp_ring_idle_bell(&p.in, 0);
+  assert_int_equal(sp_ring_lags(&p.out, &mark), 0);
+  free(p.memory);
+}
+
 static void test_who_waits_for_room_is_woken_once(void **state) {
   (void)state;
   pair p = new_pair(64);
@@ -225,6 +252,7 @@ int main(void) {
       cmocka_unit_test(test_empty_and_full),
       cmocka_unit_test(test_wraps),
       cmocka_unit_test(test_a_sleeper_is_woken_once),
+      cmocka_unit_test(test_a_consumer_that_lags),
       cmocka_unit_test(test_who_waits_for_room_is_woken_once),
       cmocka_unit_test(test_impossible_written),
       cmocka_unit_test(test_written_that_goes_back),

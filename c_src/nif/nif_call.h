@@ -21,10 +21,14 @@ enum nif_sharing { NIF_SHARES_UNDECIDED, NIF_SHARES, NIF_SHARES_NOT };
 typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
-  nif_slot *slots;   /* each is kept */
-  nif_slot *cursor;  /* among |slots|: the one looked at last, or NULL */
-  nif_slot *to_ring; /* local ones whose worker is to hear its bell; kept */
-  int64_t armed;     /* when the timer fires; the armed timer keeps the pool */
+  nif_slot *slots;    /* each is kept */
+  nif_slot *cursor;   /* among |slots|: the one looked at last, or NULL */
+  nif_slot *to_ring;  /* local ones whose worker is to hear its bell; kept */
+  bool at_once;       /* somebody waits for an answer: no bell is put off */
+  size_t callers;     /* the most calls that were under way at a time, lately */
+  size_t callers_now; /* and since then, ... */
+  unsigned looks;     /* ... seen so often */
+  int64_t armed;      /* when the timer fires; the armed timer keeps the pool */
   bool closed;
   bool draining;   /* nothing more is taken */
   bool tell_short; /* the owner wants to know when a request waits */
@@ -64,6 +68,7 @@ struct nif_slot {
   /* Guarded by the pool's lock: */
   bool removed;
   bool to_ring;
+  unsigned unheard;     /* calls put since its worker fell asleep */
   uint64_t mark;        /* where its last call lies in a local worker's ring */
   bool tell_full;       /* the worker wants to know when no room is left */
   uint64_t tell_served; /* and of so many served; 0: not */

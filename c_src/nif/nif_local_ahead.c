@@ -54,6 +54,7 @@ static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
                            nif_local_attached(call), parts, count, &bell);
   if (!done && call->attached != NULL)
     nif_link_unuse(slot->link, call->attached);
+  slot->unheard = bell ? 1 : slot->unheard + 1;
   if (bell && !slot->to_ring) {
     slot->to_ring = true;
     enif_keep_resource(slot);
@@ -61,6 +62,41 @@ static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
     slot->pool->to_ring = slot;
   }
   return done;
+}
+
+/* ---- bells ---------------------------------------------------------------
+ *
+ * A worker that is woken for each call drives out the scheduler that is about
+ * to make the next. So while there are callers enough to keep the processors
+ * busy without it, calls gather in its ring. */
+
+/* More than so many do not gather. */
+#define GATHER 16
+/* The most callers are counted anew so often. */
+#define LATELY 512
+
+/* Callers that have their answers and are about to call again, as far as
+ * anybody knows. */
+static size_t callers_running(nif_pool *pool) {
+  size_t waiting = sp_dispatch_under_way(pool->dispatch);
+  if (waiting > pool->callers_now)
+    pool->callers_now = waiting;
+  if (++pool->looks == LATELY) {
+    pool->looks = 0;
+    pool->callers = pool->callers_now;
+    pool->callers_now = waiting;
+  }
+  if (waiting > pool->callers)
+    pool->callers = waiting;
+  return pool->callers - waiting;
+}
+
+static bool may_gather(const nif_slot *slot) {
+  size_t enough =
+      slot->pool->callers / 4 < GATHER ? slot->pool->callers / 4 : GATHER;
+  return slot->unheard < enough && !slot->removed &&
+         sp_local_claims(slot->link->peer) != NULL &&
+         sp_local_looks(slot->link->peer);
 }
 
 void nif_local_ring(nif_slot **slots, size_t count) {
@@ -73,12 +109,20 @@ void nif_local_ring(nif_slot **slots, size_t count) {
 /* Copied out: without the lock a slot may enter the list again. */
 size_t nif_local_take_bells(nif_pool *pool, nif_slot **slots, size_t max) {
   size_t n = 0;
-  while (n < max && pool->to_ring != NULL) {
-    nif_slot *slot = pool->to_ring;
-    pool->to_ring = slot->ring_next;
+  bool gather = callers_running(pool) >= sp_reactor_processors() &&
+                !pool->at_once && !pool->closed;
+  nif_slot **at = &pool->to_ring;
+  while (n < max && *at != NULL) {
+    nif_slot *slot = *at;
+    if (gather && may_gather(slot)) {
+      at = &slot->ring_next;
+      continue;
+    }
+    *at = slot->ring_next;
     slot->to_ring = false;
     slots[n++] = slot;
   }
+  pool->at_once = false;
   return n;
 }
 

@@ -363,6 +363,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
   bool crowded = request.crowd || sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
+  pool->at_once = hold && !crowded;
   nif_pool_leave(pool, env);
   if (is_short)
     nif_pool_tell_short(pool, env);

@@ -280,6 +280,8 @@ void sp_dispatch_close(sp_dispatch *d) {
 size_t sp_dispatch_under_way(const sp_dispatch *d) {
   return d->stats.queued + d->stats.running;
 }
+size_t sp_dispatch_busy(const sp_dispatch *d) { return d->stats.slots_busy; }
+
 bool sp_dispatch_is_short(const sp_dispatch *d) { return d->round != NULL; }
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out) {

@@ -248,6 +248,8 @@ void sp_dispatch_close(sp_dispatch *d);
  * offered ahead: so they come after those whose START was taken before. */
 int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event);
 
+/* Slots that run something. */
+size_t sp_dispatch_busy(const sp_dispatch *d);
 /* Requests that wait or run. */
 size_t sp_dispatch_under_way(const sp_dispatch *d);
 /* Whether a request waits that one more slot could run. */

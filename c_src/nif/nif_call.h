@@ -21,8 +21,9 @@ enum nif_sharing { NIF_SHARES_UNDECIDED, NIF_SHARES, NIF_SHARES_NOT };
 typedef struct nif_pool {
   ErlNifMutex *lock; /* guards all below; held across core calls only */
   sp_dispatch *dispatch;
-  nif_slot *slots;    /* each is kept */
+  nif_slot *slots;    /* each is kept; local ones by their last call */
   nif_slot *cursor;   /* among |slots|: the one looked at last, or NULL */
+  size_t looked_at;   /* how many up to it since the first */
   nif_slot *to_ring;  /* local ones whose worker is to hear its bell; kept */
   bool at_once;       /* somebody waits for an answer: no bell is put off */
   size_t callers;     /* the most calls that were under way at a time, lately */
@@ -260,6 +261,8 @@ void nif_pool_cancel(nif_call *call, ErlNifEnv *env);
 void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why);
 
 /* No more requests go there over its carrier. */
+/* With the pool's lock: it becomes the first of its pool. */
+void nif_slot_move_up(nif_slot *slot);
 void nif_slot_disconnect(nif_slot *slot);
 
 /* nif_watch.c ------------------------------------------------------------ */

@@ -55,6 +55,7 @@ static bool put(nif_call *call, nif_slot *slot, uint8_t kind) {
   if (!done && call->attached != NULL)
     nif_link_unuse(slot->link, call->attached);
   slot->unheard = bell ? 1 : slot->unheard + 1;
+  nif_slot_move_up(slot);
   if (bell && !slot->to_ring) {
     slot->to_ring = true;
     enif_keep_resource(slot);
@@ -194,15 +195,23 @@ void nif_local_take_ahead(nif_slot *slot) {
     (void)sp_dispatch_slot_ahead(slot->pool->dispatch, slot->id, AHEAD);
 }
 
-/* Pools with many workers have the carrier's thread look at them. */
+/* Of many the carrier's thread looks at the others. */
 #define GLANCES 4
 
+/* Those that have calls are among the first. */
 nif_slot *nif_local_speaking(nif_pool *pool) {
   nif_slot *slot = pool->cursor;
-  for (int i = 0; i < GLANCES; i++) {
-    slot = slot != NULL && slot->next != NULL ? slot->next : pool->slots;
+  size_t busy = sp_dispatch_busy(pool->dispatch);
+  for (size_t i = 0; i < GLANCES && i < busy; i++) {
+    if (slot == NULL || slot->next == NULL || pool->looked_at >= busy) {
+      slot = pool->slots;
+      pool->looked_at = 0;
+    } else {
+      slot = slot->next;
+    }
     if (slot == NULL || slot->link == NULL)
       break;
+    pool->looked_at++;
     pool->cursor = slot;
     if (sp_local_pending(slot->link->peer)) {
       enif_keep_resource(slot);

@@ -49,6 +49,13 @@ static void unlist(nif_slot *slot) {
   slot->prev = slot->next = NULL;
 }
 
+void nif_slot_move_up(nif_slot *slot) {
+  if (slot->removed || slot->pool->slots == slot)
+    return;
+  unlist(slot);
+  list(slot);
+}
+
 void nif_slot_disconnect(nif_slot *slot) {
   if (slot->channel != NULL)
     sp_grpc_channel_close(slot->channel);

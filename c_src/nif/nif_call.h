@@ -260,9 +260,9 @@ void nif_pool_cancel(nif_call *call, ErlNifEnv *env);
  * told once. What runs there is answered when the slot is removed. */
 void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why);
 
-/* No more requests go there over its carrier. */
 /* With the pool's lock: it becomes the first of its pool. */
 void nif_slot_move_up(nif_slot *slot);
+/* No more requests go there over its carrier. */
 void nif_slot_disconnect(nif_slot *slot);
 
 /* nif_watch.c ------------------------------------------------------------ */

@@ -187,6 +187,10 @@ bool sp_link_has_input(const sp_job *job);
 void sp_link_notify(sp_link *link, enum sp_wait_for what, const sp_job *job);
 /* The lock is given up while sending. */
 void sp_link_pay(sp_link *link);
+/* Nothing more is sent for now, and has not been for |waited| nanoseconds: a
+ * BEAM that looks only now and then is told of what it has not read within the
+ * time it gave itself. */
+void sp_link_nudge(sp_link *link, int64_t waited);
 /* Waits for what |w| says; see sp_link_take. */
 enum sp_link_result sp_link_await(sp_link *link, sp_waiter *w, bool wait);
 /* This thread goes to work: others look after the ring. */

@@ -382,17 +382,6 @@ static bool has_data(sp_link *link) {
   return sp_ring_used(&link->in, &used) != SP_OK || used > 0;
 }
 
-/* Nothing more is sent for now: a BEAM that looks only now and then is told
- * of what it has not read |waited| nanoseconds later. */
-static void nudge(sp_link *link, int64_t waited) {
-  uint64_t mark;
-  uint32_t us = sp_ring_lags(&link->out, &mark);
-  if (us == 0 || waited / 1000 + 1 < (int64_t)us || mark == link->nudged)
-    return;
-  link->nudged = mark;
-  sp_link_ring(link->beam_bell);
-}
-
 /* Looks at the ring for as long as the last waits were worth it. */
 static bool spin(sp_link *link, const sp_waiter *w) {
   if (link->one_cpu || link->spin == 0)
@@ -414,7 +403,7 @@ static bool spin(sp_link *link, const sp_waiter *w) {
     int64_t waited = sp_link_now() - since;
     if (waited >= link->spin)
       break;
-    nudge(link, waited);
+    sp_link_nudge(link, waited);
   }
   link->spin = link->spin / 2 > SPIN_LEAST_NS ? link->spin / 2 : SPIN_LEAST_NS;
   return false;
@@ -460,7 +449,7 @@ static bool doze(sp_link *link, const sp_waiter *w) {
     link->spin = SP_LINK_SPIN_NS;
   sp_link_awake(link);
   if (n == 0 && lags)
-    nudge(link, NUDGE_LATE_NS);
+    sp_link_nudge(link, NUDGE_LATE_NS);
   if (n > 0 && fds[1].revents != 0)
     sp_link_hear_socket(link);
   return interrupted;
@@ -470,7 +459,7 @@ static bool doze(sp_link *link, const sp_waiter *w) {
 static bool lead(sp_link *link, sp_waiter *w) {
   bool interrupted = false;
   link->leader = w;
-  nudge(link, 0);
+  sp_link_nudge(link, 0);
   if (!spin(link, w) && !link->closing && !link->main_poked &&
       sp_link_sleep(link))
     interrupted = doze(link, w);

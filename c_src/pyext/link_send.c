@@ -40,6 +40,15 @@ static void nap(unsigned turn) {
   nanosleep(&time, NULL);
 }
 
+void sp_link_nudge(sp_link *link, int64_t waited) {
+  uint64_t mark;
+  uint32_t us = sp_ring_lags(&link->out, &mark);
+  if (us == 0 || waited / 1000 + 1 < (int64_t)us || mark == link->nudged)
+    return;
+  link->nudged = mark;
+  sp_link_ring(link->beam_bell);
+}
+
 /* A frame as it is sent. */
 typedef struct frame_out {
   uint8_t attached;

@@ -168,7 +168,10 @@ bool nif_local_offer(void *user, void *tied) {
       nif_call_sent(call, true);
       return true;
     }
-    (void)nif_link_leave(slot->link, call, true);
+    /* Whatever the worker did with the claim: it was sent nothing. A call that
+     * stayed listed would enter another list besides. */
+    (void)sp_claim_take(sp_local_claims(slot->link->peer), call->wire);
+    (void)nif_link_leave(slot->link, call, false);
   }
   call->slot = NULL;
   return false;

@@ -288,6 +288,13 @@ static void take_offer(worker *w) {
     begin(w, call);
 }
 
+/* As if all that is or will be on offer had been begun. */
+static void take_all(worker *w) {
+  sp_claims *claims = (sp_claims *)(void *)(w->memory + SP_CLAIM_OFFSET);
+  for (size_t i = 0; i < SP_CLAIMS; i++)
+    atomic_store(&claims->words[i], 0);
+}
+
 /* ---- life --------------------------------------------------------------- */
 
 /* Writes where it must not. */
@@ -349,6 +356,8 @@ static void work(worker *w) {
       return;
     if (!w->honest && any(w, 200) == 0)
       scribble(w);
+    if (!w->honest && any(w, 4) == 0)
+      take_all(w);
   }
 }
 

@@ -160,6 +160,7 @@ bool nif_get_deadline(ErlNifEnv *env, ERL_NIF_TERM term, int64_t now,
 
 /* Each file with resource types opens them here; 0, or -1 when refused. */
 int nif_call_load(ErlNifEnv *env);
+int nif_caller_load(ErlNifEnv *env);
 int nif_channel_load(ErlNifEnv *env);
 int nif_pool_load(ErlNifEnv *env);
 int nif_slots_load(ErlNifEnv *env);

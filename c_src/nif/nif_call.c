@@ -49,26 +49,21 @@ static void call_dtor(ErlNifEnv *env, void *obj) {
     enif_free_env(call->env);
 }
 
-static void abandon(nif_call *call, ErlNifEnv *env) {
+void nif_call_abandon(nif_call *call, ErlNifEnv *env) {
   if (call->pool != NULL)
     nif_pool_cancel(call, env);
   else
     nif_call_stop(call);
 }
 
-static void call_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
-                      ErlNifMonitor *monitor) {
-  nif_call *call = obj;
-  (void)pid;
-  (void)monitor;
-  /* A process may die while its submit/9 is on a dirty scheduler: that sees
-   * GONE when it is done, and abandons what this could not know of yet. */
-  if ((atomic_fetch_or(&call->state, CLAIMED | GONE) & CLAIMED) == 0)
-    abandon(call, env);
+/* A process may die while its submit/9 is on a dirty scheduler: that sees GONE
+ * when it is done, and abandons what this could not know of yet. */
+bool nif_call_orphan(nif_call *call) {
+  return (atomic_fetch_or(&call->state, CLAIMED | GONE) & CLAIMED) == 0;
 }
 
 int nif_call_load(ErlNifEnv *env) {
-  ErlNifResourceTypeInit init = {.dtor = call_dtor, .down = call_down};
+  ErlNifResourceTypeInit init = {.dtor = call_dtor};
   call_type = enif_open_resource_type_x(env, "snakepit_call", &init,
                                         ERL_NIF_RT_CREATE, NULL);
   return call_type == NULL ? -1 : 0;
@@ -103,8 +98,6 @@ nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
   if (call->env == NULL || enif_self(env, &call->caller) == NULL)
     goto fail;
   call->ref = enif_make_copy(call->env, ref);
-  if (enif_monitor_process(env, call, &call->caller, &call->monitor) != 0)
-    goto fail;
   return call;
 fail:
   enif_release_resource(call);
@@ -130,7 +123,7 @@ static bool ends_served(nif_call *call) {
 
 static void send_end(nif_call *call, ErlNifEnv *env) {
   ERL_NIF_TERM end = call->end;
-  enif_demonitor_process(env, call, &call->monitor);
+  nif_caller_leave(call);
   if (ends_served(call))
     end = enif_make_tuple4(
         call->env, am_served, nif_call_worker(call, call->env),
@@ -248,7 +241,7 @@ bool nif_call_settle(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM *out) {
     sp_local_relax();
   if (state & DROPPED)
     return false;
-  enif_demonitor_process(env, call, &call->monitor);
+  nif_caller_leave(call);
   pay_for_segments(call, env);
   if ((state & READY) == 0)
     *out = am_ended; /* nobody will see it */
@@ -502,8 +495,8 @@ NIF(nif_call_cancel) {
       return am_ended;
   } while (!atomic_compare_exchange_weak(&call->state, &before,
                                          before | CLAIMED | DROPPED));
-  enif_demonitor_process(env, call, &call->monitor);
-  abandon(call, env);
+  nif_caller_leave(call);
+  nif_call_abandon(call, env);
   return before & SENDING ? call_quiet(env, argc, argv) : am_ok;
 }
 

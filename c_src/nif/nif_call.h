@@ -3,6 +3,7 @@
 #define SNAKEPIT_NIF_CALL_H
 
 #include <stdatomic.h>
+#include <string.h>
 
 #include "nif.h"
 
@@ -96,7 +97,9 @@ enum nif_telling { NIF_TELL_SUBMIT, NIF_TELL_MESSAGE, NIF_TELL_SUBMITTED };
  * decided by |state| alone: whoever sets CLAIMED first may send the end. */
 typedef struct nif_call {
   ErlNifPid caller;
-  ErlNifMonitor monitor;
+  struct nif_caller *owner; /* see nif_caller.c, which guards these */
+  struct nif_call *owner_prev;
+  struct nif_call *owner_next;
   ErlNifEnv *env; /* holds |ref|, later the end message */
   ERL_NIF_TERM ref;
   ERL_NIF_TERM end;
@@ -154,9 +157,8 @@ typedef struct nif_call {
 
 /* The bytes as a binary; the buffer is freed. */
 ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes);
-/* A call that will answer |ref| to the calling process, whose death abandons
- * it; |pool| may be NULL. NULL when out of memory or when the process is
- * gone. */
+/* A call that will answer |ref| to the calling process; |pool| may be NULL. NULL
+ * when out of memory. */
 nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
                        bool stream);
 /* True for the one who may end the call with nif_call_finish. */
@@ -175,6 +177,10 @@ void nif_call_hold(nif_call *call);
 /* The same later; false when the end, or something else, is being sent or has
  * been. */
 bool nif_call_hold_again(nif_call *call);
+/* The caller has died. False when somebody has ended the call, or does; else it
+ * is to be abandoned. */
+bool nif_call_orphan(nif_call *call);
+void nif_call_abandon(nif_call *call, ErlNifEnv *env);
 /* Whether the caller has died. */
 bool nif_call_orphaned(nif_call *call);
 /* Whether there is an end. */
@@ -230,6 +236,20 @@ bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env);
 /* The end of a stream that an ExecuteToolResponse tells of: done, or the error
  * as gRPC says it. */
 ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len);
+
+/* nif_caller.c ----------------------------------------------------------- */
+
+/* From now on the death of the calling process, which is call->caller, abandons
+ * the call. False when it has died already, or out of memory. */
+bool nif_caller_enter(nif_call *call, ErlNifEnv *env);
+/* Not any more: before a call that entered ends, whose caller lives. */
+void nif_caller_leave(nif_call *call);
+/* A process as a number. */
+static inline uint64_t nif_pid_key(const ErlNifPid *pid) {
+  uint64_t key = 0;
+  memcpy(&key, pid, sizeof key < sizeof *pid ? sizeof key : sizeof *pid);
+  return key;
+}
 
 /* nif_rpc.c -------------------------------------------------------------- */
 

@@ -122,6 +122,7 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   if (sp_reactor_new(&nif_reactor) != 0 || atexit(at_exit) != 0)
     return -1;
   if (nif_channel_load(env) != 0 || nif_call_load(env) != 0 ||
+      nif_caller_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||

@@ -221,7 +221,9 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
     goto done;
   }
   nif_call *call = nif_call_new(env, NULL, argv[1], stream);
-  if (call == NULL) {
+  if (call == NULL || !nif_caller_enter(call, env)) {
+    if (call != NULL)
+      enif_release_resource(call);
     result = enif_raise_exception(env, am_system_limit);
     goto done;
   }

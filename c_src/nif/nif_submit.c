@@ -282,12 +282,6 @@ static ERL_NIF_TERM refusal(int err) {
   }
 }
 
-static uint64_t caller_key(const ErlNifPid *pid) {
-  uint64_t key = 0;
-  memcpy(&key, pid, sizeof key < sizeof *pid ? sizeof key : sizeof *pid);
-  return key;
-}
-
 /* With more calls under way than this a scheduler has better to do than to
  * wait for one of them. */
 #define CROWD 4
@@ -343,14 +337,16 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .session = s->session.size > 0 ? s->session.data : NULL,
       .session_len = s->session.size,
       .affinity = s->affinity,
-      .caller = caller_key(&call->caller),
+      .caller = nif_pid_key(&call->caller),
       .queue_deadline = s->queue_deadline,
       .deadline = s->deadline,
-      .crowd = in_a_row(caller_key(&call->caller), now),
+      .crowd = in_a_row(nif_pid_key(&call->caller), now),
       .user = call};
   /* A local worker that is free may answer at once. */
   bool hold =
       !s->stream && !s->inputs && atomic_load(&pool->encoding) == NIF_CBOR;
+  if (!nif_caller_enter(call, env))
+    return enif_raise_exception(env, am_system_limit);
   if (hold)
     nif_call_hold(call);
   enif_keep_resource(call); /* the dispatcher's */
@@ -375,6 +371,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       nif_pool_cancel(call, env);
     return taken(env, s, call, hold, crowded);
   }
+  nif_caller_leave(call);
   enif_release_resource(call);
   if (closed || draining)
     return nif_make_error(env, closed ? am_pool_closed : am_pool_draining);

@@ -1,0 +1,151 @@
+/* The processes that call, each with the calls that it waits for. One is
+ * watched from its first call until it dies, not for each call anew: to begin
+ * and to end that takes the BEAM two signals and three allocations, which
+ * 10,000 callers do not find in the cache again. */
+#include "nif_call.h"
+
+#include <string.h>
+
+#include "../core/sp_error.h"
+#include "../core/sp_map.h"
+
+typedef struct nif_caller {
+  sp_map_node node; /* by |pid|; must be first */
+  ErlNifPid pid;
+  ErlNifMonitor monitor;
+  nif_call *calls; /* not kept: each leaves before it may be freed */
+} nif_caller;
+
+/* By the numbers of their processes, which are given in turn. */
+#define SHARDS 32
+#define PID_TAG_BITS 4
+
+static struct shard {
+  _Alignas(64) ErlNifMutex *lock; /* guards the callers and their lists */
+  sp_map callers;                 /* each is kept */
+} shards[SHARDS];
+
+static ErlNifResourceType *caller_type;
+
+static struct shard *shard_of(const ErlNifPid *pid) {
+  return &shards[(nif_pid_key(pid) >> PID_TAG_BITS) % SHARDS];
+}
+
+/* ---- with the shard's lock ----------------------------------------------- */
+
+static void link_call(nif_caller *caller, nif_call *call) {
+  call->owner = caller;
+  call->owner_prev = NULL;
+  call->owner_next = caller->calls;
+  if (caller->calls != NULL)
+    caller->calls->owner_prev = call;
+  caller->calls = call;
+}
+
+static void unlink_call(nif_call *call) {
+  if (call->owner_next != NULL)
+    call->owner_next->owner_prev = call->owner_prev;
+  if (call->owner_prev != NULL)
+    call->owner_prev->owner_next = call->owner_next;
+  else
+    call->owner->calls = call->owner_next;
+  call->owner = NULL;
+}
+
+/* Takes all its calls; of those that nobody has ended, kept, a list. */
+static nif_call *orphans_of(nif_caller *caller) {
+  nif_call *orphans = NULL;
+  while (caller->calls != NULL) {
+    nif_call *call = caller->calls;
+    unlink_call(call);
+    if (!nif_call_orphan(call))
+      continue;
+    enif_keep_resource(call);
+    call->owner_next = orphans;
+    orphans = call;
+  }
+  return orphans;
+}
+
+/* ---- life ---------------------------------------------------------------- */
+
+static void caller_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
+                        ErlNifMonitor *monitor) {
+  nif_caller *caller = obj;
+  struct shard *shard = shard_of(&caller->pid);
+  (void)pid;
+  (void)monitor;
+  enif_mutex_lock(shard->lock);
+  sp_map_take(&shard->callers, &caller->node);
+  nif_call *call = orphans_of(caller);
+  enif_mutex_unlock(shard->lock);
+  enif_release_resource(caller);
+  while (call != NULL) {
+    nif_call *next = call->owner_next;
+    nif_call_abandon(call, env);
+    enif_release_resource(call);
+    call = next;
+  }
+}
+
+/* Its process is not watched: it has died. */
+static void forget(struct shard *shard, nif_caller *caller) {
+  enif_mutex_lock(shard->lock);
+  sp_map_take(&shard->callers, &caller->node);
+  while (caller->calls != NULL)
+    unlink_call(caller->calls);
+  enif_mutex_unlock(shard->lock);
+  enif_release_resource(caller);
+}
+
+static bool watch(ErlNifEnv *env, struct shard *shard, nif_call *call) {
+  nif_caller *caller = enif_alloc_resource(caller_type, sizeof *caller);
+  if (caller == NULL)
+    return false;
+  caller->pid = call->caller;
+  caller->calls = NULL;
+  enif_mutex_lock(shard->lock);
+  /* No other thread runs this process. */
+  sp_map_put(&shard->callers, &caller->node, (const uint8_t *)&caller->pid,
+             sizeof caller->pid);
+  link_call(caller, call);
+  enif_mutex_unlock(shard->lock);
+  /* On a dirty scheduler it may die at any moment: now it is forgotten. */
+  if (enif_monitor_process(env, caller, &caller->pid, &caller->monitor) == 0)
+    return true;
+  forget(shard, caller);
+  return false;
+}
+
+bool nif_caller_enter(nif_call *call, ErlNifEnv *env) {
+  struct shard *shard = shard_of(&call->caller);
+  enif_mutex_lock(shard->lock);
+  nif_caller *caller = (nif_caller *)(void *)sp_map_get(
+      &shard->callers, (const uint8_t *)&call->caller, sizeof call->caller);
+  if (caller != NULL)
+    link_call(caller, call);
+  enif_mutex_unlock(shard->lock);
+  return caller != NULL || watch(env, shard, call);
+}
+
+void nif_caller_leave(nif_call *call) {
+  struct shard *shard = shard_of(&call->caller);
+  enif_mutex_lock(shard->lock);
+  if (call->owner != NULL)
+    unlink_call(call);
+  enif_mutex_unlock(shard->lock);
+}
+
+int nif_caller_load(ErlNifEnv *env) {
+  ErlNifResourceTypeInit init = {.down = caller_down};
+  caller_type = enif_open_resource_type_x(env, "snakepit_caller", &init,
+                                          ERL_NIF_RT_CREATE, NULL);
+  for (size_t i = 0; i < SHARDS; i++) {
+    uint64_t seed[2] = {nif_random(), nif_random()};
+    shards[i].lock = enif_mutex_create("snakepit_caller");
+    if (shards[i].lock == NULL ||
+        sp_map_init(&shards[i].callers, &nif_mem, seed) != SP_OK)
+      return -1;
+  }
+  return caller_type == NULL ? -1 : 0;
+}

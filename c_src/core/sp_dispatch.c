@@ -277,6 +277,11 @@ void sp_dispatch_close(sp_dispatch *d) {
   }
 }
 
+void *sp_dispatch_user(const sp_dispatch *d, sp_req_id req) {
+  const sp_request *r = sp_request_find(d, req);
+  return r != NULL ? r->user : NULL;
+}
+
 size_t sp_dispatch_under_way(const sp_dispatch *d) {
   return d->stats.queued + d->stats.running;
 }

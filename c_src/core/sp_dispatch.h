@@ -192,6 +192,9 @@ int sp_dispatch_complete(sp_dispatch *d, sp_req_id req, int64_t now,
  * SP_ERR_NOTFOUND when there is no such request or it was answered. */
 int sp_dispatch_cancel(sp_dispatch *d, sp_req_id req, int64_t now);
 
+/* The |user| of a request that waits or runs; NULL when there is no such. */
+void *sp_dispatch_user(const sp_dispatch *d, sp_req_id req);
+
 /* Applies all deadlines that have passed. A request that waits and whose time
  * has passed is not started, also without a tick. */
 void sp_dispatch_tick(sp_dispatch *d, int64_t now);

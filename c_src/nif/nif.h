@@ -159,6 +159,7 @@ bool nif_get_deadline(ErlNifEnv *env, ERL_NIF_TERM term, int64_t now,
 #define NIF_INLINE_BYTES ((size_t)64 * 1024)
 
 /* Each file with resource types opens them here; 0, or -1 when refused. */
+int nif_thread_load(void);
 int nif_call_load(ErlNifEnv *env);
 int nif_caller_load(ErlNifEnv *env);
 int nif_channel_load(ErlNifEnv *env);
@@ -194,6 +195,7 @@ NIF(nif_pool_set_draining);
 NIF(nif_submit);
 NIF(nif_call_await);
 NIF(nif_call_cancel);
+NIF(nif_pool_cancel_call);
 NIF(nif_call_credit);
 NIF(nif_call_input);
 NIF(nif_call_input_end);

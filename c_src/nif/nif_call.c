@@ -1,11 +1,13 @@
 /* One call: what its caller is told, and its start and stop. */
 #include "nif_local.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include <grpc/byte_buffer_reader.h>
 
 #include "../core/sp_error.h"
+#include "nif_pool.h"
 
 /* Bits of nif_call.state. */
 enum {
@@ -20,13 +22,15 @@ enum {
 /* Bits of nif_call.run. */
 enum { STARTED = 1, STOPPED = 2, OVER = 4, OFFERED = 8 };
 
-static ErlNifResourceType *call_type;
-
 /* ---- life -------------------------------------------------------------- */
 
-static void call_dtor(ErlNifEnv *env, void *obj) {
-  nif_call *call = obj;
-  (void)env;
+/* Whether |bytes| of the call's lie in it. */
+static bool is_inside(const nif_call *call, const uint8_t *bytes) {
+  uintptr_t at = (uintptr_t)bytes, start = (uintptr_t)call;
+  return at >= start && at < start + NIF_BLOCK;
+}
+
+static void free_call(nif_call *call) {
   if (call->answer != NULL)
     grpc_byte_buffer_destroy(call->answer);
   if (call->grpc != NULL)
@@ -39,14 +43,24 @@ static void call_dtor(ErlNifEnv *env, void *obj) {
     enif_release_resource(call->slot);
   if (call->pool != NULL)
     enif_release_resource(call->pool);
-  if (call->session.size > 0)
-    enif_release_binary(&call->session);
   grpc_slice_unref(call->body);
+  if (call->session != NULL && !is_inside(call, call->session))
+    free(call->session);
   if (call->attached != NULL)
     nif_attached_free(call->attached);
   grpc_slice_unref(call->correlation);
   if (call->env != NULL)
     enif_free_env(call->env);
+  if (call->shelf != NULL)
+    nif_shelf_drop(call->shelf);
+  nif_block_free(call);
+}
+
+void nif_call_keep(nif_call *call) { atomic_fetch_add(&call->uses, 1); }
+
+void nif_call_release(nif_call *call) {
+  if (atomic_fetch_sub(&call->uses, 1) == 1)
+    free_call(call);
 }
 
 void nif_call_abandon(nif_call *call, ErlNifEnv *env) {
@@ -62,19 +76,13 @@ bool nif_call_orphan(nif_call *call) {
   return (atomic_fetch_or(&call->state, CLAIMED | GONE) & CLAIMED) == 0;
 }
 
-int nif_call_load(ErlNifEnv *env) {
-  ErlNifResourceTypeInit init = {.dtor = call_dtor};
-  call_type = enif_open_resource_type_x(env, "snakepit_call", &init,
-                                        ERL_NIF_RT_CREATE, NULL);
-  return call_type == NULL ? -1 : 0;
-}
-
 nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
                        bool stream) {
-  nif_call *call = enif_alloc_resource(call_type, sizeof *call);
+  nif_call *call = nif_block_alloc();
   if (call == NULL)
     return NULL;
   memset(call, 0, sizeof *call);
+  atomic_init(&call->uses, 1);
   atomic_init(&call->state, 0);
   atomic_init(&call->run, 0);
   atomic_init(&call->credit, 0);
@@ -94,14 +102,41 @@ nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
   if (pool != NULL)
     enif_keep_resource(pool);
   call->pool = pool;
-  call->env = enif_alloc_env();
-  if (call->env == NULL || enif_self(env, &call->caller) == NULL)
-    goto fail;
-  call->ref = enif_make_copy(call->env, ref);
-  return call;
-fail:
-  enif_release_resource(call);
+  call->shelf = nif_shelf_put(ref, &call->ref);
+  if (call->shelf != NULL && enif_self(env, &call->caller) != NULL)
+    return call;
+  nif_call_release(call);
   return NULL;
+}
+
+int nif_call_fill(nif_call *call, sp_buf *body, const ErlNifBinary *session) {
+  uint8_t *at = call->room;
+  size_t left = NIF_BLOCK - offsetof(nif_call, room);
+  size_t len = session->size;
+  if (body->len + len <= left) {
+    memcpy(at, body->data, body->len);
+    call->body = grpc_slice_from_static_buffer(at, body->len);
+    at += body->len;
+  } else {
+    call->body = nif_take_slice(body);
+    at = len > 0 ? malloc(len) : NULL;
+    if (len > 0 && at == NULL)
+      return SP_ERR_NOMEM;
+  }
+  if (len > 0) {
+    memcpy(at, session->data, len);
+    call->session = at;
+    call->session_len = len;
+  }
+  return SP_OK;
+}
+
+grpc_slice nif_call_body(const nif_call *call) {
+  const uint8_t *bytes = GRPC_SLICE_START_PTR(call->body);
+  return is_inside(call, bytes)
+             ? grpc_slice_from_copied_buffer((const char *)bytes,
+                                             GRPC_SLICE_LENGTH(call->body))
+             : grpc_slice_ref(call->body);
 }
 
 /* ---- what the caller is told ------------------------------------------- */
@@ -121,15 +156,30 @@ static bool ends_served(nif_call *call) {
          atomic_load(&call->telling) != NIF_TELL_SUBMITTED;
 }
 
+/* Nobody holds the end back, or will: it is sent by who makes it. */
+static bool is_sent_at_once(const nif_call *call) {
+  return (atomic_load(&call->state) & (SENDING | HELD)) == 0;
+}
+
+ErlNifEnv *nif_call_end_env(nif_call *call) {
+  if (is_sent_at_once(call))
+    return nif_scratch();
+  call->env = enif_alloc_env();
+  return call->env;
+}
+
 static void send_end(nif_call *call, ErlNifEnv *env) {
-  ERL_NIF_TERM end = call->end;
+  ErlNifEnv *message = nif_scratch();
+  ERL_NIF_TERM end =
+      call->env == NULL ? call->end : enif_make_copy(message, call->end);
   nif_caller_leave(call);
   if (ends_served(call))
     end = enif_make_tuple4(
-        call->env, am_served, nif_call_worker(call, call->env),
-        enif_make_int64(call->env, sp_reactor_now() - call->began), end);
-  enif_send(env, &call->caller, call->env,
-            enif_make_tuple2(call->env, call->ref, end));
+        message, am_served, nif_call_worker(call, message),
+        enif_make_int64(message, sp_reactor_now() - call->began), end);
+  nif_scratch_send(
+      env, &call->caller,
+      enif_make_tuple2(message, enif_make_copy(message, call->ref), end));
 }
 
 void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload) {
@@ -140,7 +190,7 @@ void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload) {
 
 void nif_call_fail(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM reason) {
   if (nif_call_claim(call))
-    nif_call_finish(call, env, nif_make_error(call->env, reason));
+    nif_call_finish(call, env, nif_make_error(nif_call_end_env(call), reason));
 }
 
 ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes) {
@@ -169,13 +219,14 @@ static bool begin_chunk(nif_call *call) {
   return atomic_compare_exchange_strong(&call->state, &idle, SENDING);
 }
 
-/* After begin_chunk: {ref, {|what|, |term|}}. */
-static void send_chunk(nif_call *call, ErlNifEnv *caller_env, ErlNifEnv *env,
-                       ERL_NIF_TERM what, ERL_NIF_TERM term) {
+/* After begin_chunk: {ref, {|what|, |term|}}, made in nif_scratch. */
+static void send_chunk(nif_call *call, ErlNifEnv *caller_env, ERL_NIF_TERM what,
+                       ERL_NIF_TERM term) {
+  ErlNifEnv *env = nif_scratch();
   ERL_NIF_TERM chunk = enif_make_tuple2(env, what, term);
-  enif_send(caller_env, &call->caller, env,
-            enif_make_tuple2(env, enif_make_copy(env, call->ref), chunk));
-  enif_free_env(env);
+  nif_scratch_send(
+      caller_env, &call->caller,
+      enif_make_tuple2(env, enif_make_copy(env, call->ref), chunk));
   if (atomic_fetch_and(&call->state, ~(unsigned)SENDING) & READY)
     send_end(call, caller_env);
 }
@@ -185,8 +236,7 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes) {
     grpc_byte_buffer_destroy(bytes);
     return;
   }
-  ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, NULL, env, am_chunk, nif_take_bytes(env, bytes));
+  send_chunk(call, NULL, am_chunk, nif_take_bytes(nif_scratch(), bytes));
 }
 
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
@@ -194,16 +244,14 @@ void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
                           const nif_incoming *in) {
   if (!call->stream || !begin_chunk(call))
     return;
-  ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, caller_env, env, am_chunk,
-             nif_incoming_message(env, bytes, len, in));
+  send_chunk(call, caller_env, am_chunk,
+             nif_incoming_message(nif_scratch(), bytes, len, in));
 }
 
 void nif_call_want(nif_call *call, ErlNifEnv *caller_env, unsigned n) {
   if (!begin_chunk(call))
     return;
-  ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, caller_env, env, am_want, enif_make_uint(env, n));
+  send_chunk(call, caller_env, am_want, enif_make_uint(nif_scratch(), n));
 }
 
 void nif_call_hold(nif_call *call) { atomic_fetch_or(&call->state, HELD); }
@@ -276,7 +324,7 @@ void nif_call_answer(nif_call *call, ErlNifEnv *caller_env, int status,
                      const char *text, size_t len) {
   if (!nif_call_claim(call))
     return;
-  ErlNifEnv *env = call->env;
+  ErlNifEnv *env = nif_call_end_env(call);
   ERL_NIF_TERM payload;
   if (status != GRPC_STATUS_OK) {
     payload = nif_make_error(env, status_reason(env, status, text, len));
@@ -364,8 +412,8 @@ ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env) {
 static void tell_started(nif_call *call, ErlNifEnv *caller_env) {
   if (!begin_chunk(call))
     return;
-  ErlNifEnv *env = enif_alloc_env();
-  send_chunk(call, caller_env, env, am_started, nif_call_worker(call, env));
+  send_chunk(call, caller_env, am_started,
+             nif_call_worker(call, nif_scratch()));
 }
 
 void nif_call_start(nif_call *call, ErlNifEnv *env, bool posted) {
@@ -458,9 +506,36 @@ NIF(nif_call_segments) {
 
 /* ---- handles ----------------------------------------------------------- */
 
+static ErlNifResourceType *handle_type;
+
+static void handle_dtor(ErlNifEnv *env, void *obj) {
+  (void)env;
+  nif_call_release(*(nif_call **)obj);
+}
+
+int nif_call_load(ErlNifEnv *env) {
+  ErlNifResourceTypeInit init = {.dtor = handle_dtor};
+  handle_type = enif_open_resource_type_x(env, "snakepit_call", &init,
+                                          ERL_NIF_RT_CREATE, NULL);
+  return handle_type == NULL ? -1 : 0;
+}
+
+ERL_NIF_TERM nif_call_handle(ErlNifEnv *env, nif_call *call) {
+  nif_call **handle = enif_alloc_resource(handle_type, sizeof(nif_call *));
+  if (handle == NULL)
+    return enif_raise_exception(env, am_system_limit);
+  nif_call_keep(call);
+  *handle = call;
+  ERL_NIF_TERM term = enif_make_resource(env, handle);
+  enif_release_resource(handle);
+  return term;
+}
+
 nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term) {
-  nif_call *call;
-  return enif_get_resource(env, term, call_type, (void **)&call) ? call : NULL;
+  void *handle;
+  return enif_get_resource(env, term, handle_type, &handle)
+             ? *(nif_call **)handle
+             : NULL;
 }
 
 bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env) {
@@ -485,27 +560,55 @@ static ERL_NIF_TERM call_quiet(ErlNifEnv *env, int argc,
   return enif_schedule_nif(env, "call_cancel", 0, call_quiet, argc, argv);
 }
 
-NIF(nif_call_cancel) {
-  nif_call *call;
-  if (!enif_get_resource(env, argv[0], call_type, (void **)&call))
-    return enif_make_badarg(env);
-  unsigned before = atomic_load(&call->state);
+/* True when there will be no end; |before| is its state then. */
+static bool drop(nif_call *call, ErlNifEnv *env, unsigned *before) {
+  *before = atomic_load(&call->state);
   do {
-    if (before & CLAIMED)
-      return am_ended;
-  } while (!atomic_compare_exchange_weak(&call->state, &before,
-                                         before | CLAIMED | DROPPED));
+    if (*before & CLAIMED)
+      return false;
+  } while (!atomic_compare_exchange_weak(&call->state, before,
+                                         *before | CLAIMED | DROPPED));
   nif_caller_leave(call);
   nif_call_abandon(call, env);
+  return true;
+}
+
+NIF(nif_call_cancel) {
+  nif_call *call = nif_call_get(env, argv[0]);
+  unsigned before;
+  if (call == NULL)
+    return enif_make_badarg(env);
+  if (!drop(call, env, &before))
+    return am_ended;
   return before & SENDING ? call_quiet(env, argc, argv) : am_ok;
 }
 
+/* Only of calls that are sent nothing but their end. */
+NIF(nif_pool_cancel_call) {
+  nif_pool *pool;
+  ErlNifUInt64 req;
+  unsigned before;
+  (void)argc;
+  if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
+      !enif_get_uint64(env, argv[1], &req))
+    return enif_make_badarg(env);
+  enif_mutex_lock(pool->lock);
+  nif_call *call = sp_dispatch_user(pool->dispatch, req);
+  if (call != NULL)
+    nif_call_keep(call);
+  enif_mutex_unlock(pool->lock);
+  if (call == NULL)
+    return am_ended;
+  bool dropped = drop(call, env, &before);
+  nif_call_release(call);
+  return dropped ? am_ok : am_ended;
+}
+
 NIF(nif_call_credit) {
-  nif_call *call;
+  nif_call *call = nif_call_get(env, argv[0]);
   unsigned more;
   (void)argc;
-  if (!enif_get_resource(env, argv[0], call_type, (void **)&call) ||
-      !enif_get_uint(env, argv[1], &more))
+  if (call == NULL || !enif_get_uint(env, argv[1], &more))
     return enif_make_badarg(env);
   atomic_fetch_add(&call->credit, more);
   if (atomic_load(&call->run) & STARTED)

@@ -11,6 +11,7 @@
 #include "../core/sp_bridge.h"
 #include "../core/sp_dispatch.h"
 #include "nif_attach.h"
+#include "nif_thread.h"
 
 typedef struct nif_slot nif_slot;
 
@@ -96,12 +97,14 @@ enum nif_telling { NIF_TELL_SUBMIT, NIF_TELL_MESSAGE, NIF_TELL_SUBMITTED };
 /* One request, from submit or rpc_* to its end. What the caller is told is
  * decided by |state| alone: whoever sets CLAIMED first may send the end. */
 typedef struct nif_call {
+  atomic_uint uses; /* references */
   ErlNifPid caller;
   struct nif_caller *owner; /* see nif_caller.c, which guards these */
   struct nif_call *owner_prev;
   struct nif_call *owner_next;
-  ErlNifEnv *env; /* holds |ref|, later the end message */
+  nif_shelf *shelf; /* has |ref| */
   ERL_NIF_TERM ref;
+  ErlNifEnv *env; /* has |end| where that is not sent at once; or NULL */
   ERL_NIF_TERM end;
   atomic_uint state;
   bool stream;
@@ -150,20 +153,32 @@ typedef struct nif_call {
   char own_correlation[NIF_CORRELATION];  /* or "" */
   uint8_t time_left[SP_BRIDGE_TIME_LEFT]; /* for a local worker */
   int64_t deadline;
-  ErlNifBinary session; /* .size 0 for none */
+  uint8_t *session; /* NULL for none */
+  size_t session_len;
+  uint8_t room[]; /* of small ones the body and the session */
 } nif_call;
+_Static_assert(offsetof(nif_call, room) + 160 <= NIF_BLOCK,
+               "a call with few arguments has room");
 
 /* nif_call.c ------------------------------------------------------------- */
 
 /* The bytes as a binary; the buffer is freed. */
 ERL_NIF_TERM nif_take_bytes(ErlNifEnv *env, grpc_byte_buffer *bytes);
-/* A call that will answer |ref| to the calling process; |pool| may be NULL. NULL
- * when out of memory. */
+/* A call that will answer |ref| to the calling process; |pool| may be NULL.
+ * NULL when out of memory. */
 nif_call *nif_call_new(ErlNifEnv *env, nif_pool *pool, ERL_NIF_TERM ref,
                        bool stream);
+/* What it sends and of which session it is, copied. SP_OK or SP_ERR_NOMEM. */
+int nif_call_fill(nif_call *call, sp_buf *body, const ErlNifBinary *session);
+/* The body for a message that may outlive the call. */
+grpc_slice nif_call_body(const nif_call *call);
+void nif_call_keep(nif_call *call);
+void nif_call_release(nif_call *call);
 /* True for the one who may end the call with nif_call_finish. */
 bool nif_call_claim(nif_call *call);
-/* Sends {ref, |payload|}, made in call->env. |env| is NULL on the reactor. */
+/* Then: where the end is made, and nothing else until nif_call_finish. */
+ErlNifEnv *nif_call_end_env(nif_call *call);
+/* Sends {ref, |payload|}, made there. |env| is NULL on the reactor. */
 void nif_call_finish(nif_call *call, ErlNifEnv *env, ERL_NIF_TERM payload);
 /* Whether somebody ends it, or has. */
 bool nif_call_claimed(nif_call *call);
@@ -229,7 +244,8 @@ void nif_call_started(nif_call *call);
 /* Whether it was handed to a local worker, for good. */
 bool nif_call_awaitable(nif_call *call);
 
-/* The call behind a handle; NULL when it is none. */
+/* A term that keeps the call; what is behind one, NULL when it is none. */
+ERL_NIF_TERM nif_call_handle(ErlNifEnv *env, nif_call *call);
 nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term);
 /* Whether it is the calling process that made it. */
 bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env);

@@ -12,7 +12,6 @@
 typedef struct nif_caller {
   sp_map_node node; /* by |pid|; must be first */
   ErlNifPid pid;
-  ErlNifMonitor monitor;
   nif_call *calls; /* not kept: each leaves before it may be freed */
 } nif_caller;
 
@@ -42,13 +41,13 @@ static void link_call(nif_caller *caller, nif_call *call) {
   caller->calls = call;
 }
 
-static void unlink_call(nif_call *call) {
+static void unlink_call(nif_caller *caller, nif_call *call) {
   if (call->owner_next != NULL)
     call->owner_next->owner_prev = call->owner_prev;
   if (call->owner_prev != NULL)
     call->owner_prev->owner_next = call->owner_next;
   else
-    call->owner->calls = call->owner_next;
+    caller->calls = call->owner_next;
   call->owner = NULL;
 }
 
@@ -57,10 +56,10 @@ static nif_call *orphans_of(nif_caller *caller) {
   nif_call *orphans = NULL;
   while (caller->calls != NULL) {
     nif_call *call = caller->calls;
-    unlink_call(call);
+    unlink_call(caller, call);
     if (!nif_call_orphan(call))
       continue;
-    enif_keep_resource(call);
+    nif_call_keep(call);
     call->owner_next = orphans;
     orphans = call;
   }
@@ -83,7 +82,7 @@ static void caller_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
   while (call != NULL) {
     nif_call *next = call->owner_next;
     nif_call_abandon(call, env);
-    enif_release_resource(call);
+    nif_call_release(call);
     call = next;
   }
 }
@@ -93,12 +92,13 @@ static void forget(struct shard *shard, nif_caller *caller) {
   enif_mutex_lock(shard->lock);
   sp_map_take(&shard->callers, &caller->node);
   while (caller->calls != NULL)
-    unlink_call(caller->calls);
+    unlink_call(caller, caller->calls);
   enif_mutex_unlock(shard->lock);
   enif_release_resource(caller);
 }
 
 static bool watch(ErlNifEnv *env, struct shard *shard, nif_call *call) {
+  ErlNifMonitor monitor; /* is never taken back */
   nif_caller *caller = enif_alloc_resource(caller_type, sizeof *caller);
   if (caller == NULL)
     return false;
@@ -110,11 +110,15 @@ static bool watch(ErlNifEnv *env, struct shard *shard, nif_call *call) {
              sizeof caller->pid);
   link_call(caller, call);
   enif_mutex_unlock(shard->lock);
-  /* On a dirty scheduler it may die at any moment: now it is forgotten. */
-  if (enif_monitor_process(env, caller, &caller->pid, &caller->monitor) == 0)
-    return true;
-  forget(shard, caller);
-  return false;
+  /* On a dirty scheduler it may die at any moment: the map's reference may go
+   * while this runs. */
+  enif_keep_resource(caller);
+  bool watched =
+      enif_monitor_process(env, caller, &call->caller, &monitor) == 0;
+  if (!watched)
+    forget(shard, caller);
+  enif_release_resource(caller);
+  return watched;
 }
 
 bool nif_caller_enter(nif_call *call, ErlNifEnv *env) {
@@ -132,7 +136,7 @@ void nif_caller_leave(nif_call *call) {
   struct shard *shard = shard_of(&call->caller);
   enif_mutex_lock(shard->lock);
   if (call->owner != NULL)
-    unlink_call(call);
+    unlink_call(call->owner, call);
   enif_mutex_unlock(shard->lock);
 }
 

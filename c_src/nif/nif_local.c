@@ -65,7 +65,7 @@ static void release_calls(nif_call *calls) {
   while (calls != NULL) {
     nif_call *next = calls->link_next;
     calls->link_next = NULL;
-    enif_release_resource(calls);
+    nif_call_release(calls);
     calls = next;
   }
 }
@@ -221,7 +221,7 @@ bool nif_link_enter(nif_link *link, nif_call *call, bool offered) {
       !link->gone && (!offered || sp_claim_offer(sp_local_claims(link->peer),
                                                  link->last_wire + 1));
   if (enters) {
-    enif_keep_resource(call);
+    nif_call_keep(call);
     call->wire = ++link->last_wire;
     call->offered = offered;
     list(link, call);
@@ -239,7 +239,7 @@ bool nif_link_leave(nif_link *link, nif_call *call, bool offered) {
     unlist(link, call);
   enif_mutex_unlock(link->lock);
   if (leaves)
-    enif_release_resource(call); /* the list's; there is another */
+    nif_call_release(call); /* the list's; there is another */
   return leaves;
 }
 
@@ -255,7 +255,7 @@ nif_call *nif_link_find(nif_link *link, uint64_t wire, bool last) {
       (void)sp_claim_take(sp_local_claims(link->peer), wire);
     unlist(link, call); /* the list's reference is the finder's now */
   } else if (call != NULL)
-    enif_keep_resource(call);
+    nif_call_keep(call);
   enif_mutex_unlock(link->lock);
   return call;
 }

@@ -40,7 +40,7 @@ size_t nif_local_parts(nif_call *call, const nif_slot *slot,
   parts[n++] = part_of(&slot->metadata);
   parts[n++] = time_left(call);
   parts[n++] = part_of(&slot->session);
-  return call->session.size == 0 ? n : n - 1;
+  return call->session == NULL ? n : n - 1;
 }
 
 /* Copies a frame that is small into the ring; false when that cannot be. */

@@ -30,7 +30,7 @@ ErlNifEnv *nif_local_env(void) { return await_env; }
 
 /* ---- to the worker ----------------------------------------------------- */
 
-static void release_call(void *call) { enif_release_resource(call); }
+static void release_call(void *call) { nif_call_release(call); }
 
 const char *nif_local_start_call(nif_call *call) {
   nif_slot *slot = call->slot;
@@ -41,7 +41,7 @@ const char *nif_local_start_call(nif_call *call) {
   const char *why = a == NULL ? NULL : nif_link_introduce(link, a);
   if (why == NULL && nif_link_enter(link, call, false) &&
       (a == NULL || nif_link_use(link, a))) {
-    enif_keep_resource(call); /* its slices, until they are written */
+    nif_call_keep(call); /* its slices, until they are written */
     sp_local_send_with(link->peer, SP_FRAME_CALL, call->wire,
                        nif_local_attached(call), parts, count, release_call,
                        call);
@@ -105,7 +105,7 @@ typedef struct input {
 static void release_input(void *arg) {
   input *in = arg;
   atomic_fetch_sub(&in->call->unsent, 1);
-  enif_release_resource(in->call);
+  nif_call_release(in->call);
   sp_buf_free(&in->chunk);
   if (in->attached != NULL)
     nif_attached_free(in->attached);
@@ -133,7 +133,7 @@ const char *nif_local_input(nif_call *call, sp_buf *chunk,
       sp_local_close(link->peer); /* or it would never know */
     return why;
   }
-  enif_keep_resource(call);
+  nif_call_keep(call);
   *in = (input){call, *chunk, attached};
   sp_buf_init(chunk, &nif_mem, 0);
   atomic_fetch_add(&call->unsent, 1);
@@ -192,6 +192,17 @@ static ERL_NIF_TERM refused(ErlNifEnv *env, const char *why) {
                             nif_make_text(env, why)));
 }
 
+/* What the caller is sent. */
+static ERL_NIF_TERM answer_term(const nif_call *call, ErlNifEnv *env,
+                                const sp_frame *frame, const nif_incoming *in) {
+  if (in != NULL && in->refused != NULL)
+    return refused(env, in->refused);
+  if (call->stream)
+    return nif_stream_end(env, frame->payload, frame->len);
+  return enif_make_tuple2(
+      env, am_ok, nif_incoming_message(env, frame->payload, frame->len, in));
+}
+
 static void on_answer(nif_call *call, const sp_frame *frame,
                       const nif_incoming *in) {
   const uint8_t *bytes = frame->payload;
@@ -208,13 +219,8 @@ static void on_answer(nif_call *call, const sp_frame *frame,
   if (whole && call == await_call && len <= NIF_INLINE_BYTES)
     call->decoded = decode(bytes, len, in);
   ERL_NIF_TERM payload = am_ok;
-  if (!whole)
-    payload = refused(call->env, in->refused);
-  else if (call->stream)
-    payload = nif_stream_end(call->env, bytes, len);
-  else if (call->decoded == 0)
-    payload = enif_make_tuple2(call->env, am_ok,
-                               nif_incoming_message(call->env, bytes, len, in));
+  if (call->decoded == 0)
+    payload = answer_term(call, nif_call_end_env(call), frame, in);
   nif_call_finish(call, await_env, payload);
 }
 
@@ -248,7 +254,7 @@ void nif_local_frame(nif_link *link, const sp_frame *frame,
   } else { /* more than it was allowed: the caller's memory is not its own */
     sp_local_close(link->peer);
   }
-  enif_release_resource(call);
+  nif_call_release(call);
 }
 
 /* ---- waiting in submit ------------------------------------------------- */

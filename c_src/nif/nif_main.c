@@ -121,8 +121,8 @@ static int load(ErlNifEnv *env, void **priv, ERL_NIF_TERM info) {
   gpr_set_log_function(quiet);
   if (sp_reactor_new(&nif_reactor) != 0 || atexit(at_exit) != 0)
     return -1;
-  if (nif_channel_load(env) != 0 || nif_call_load(env) != 0 ||
-      nif_caller_load(env) != 0 ||
+  if (nif_thread_load() != 0 || nif_channel_load(env) != 0 ||
+      nif_call_load(env) != 0 || nif_caller_load(env) != 0 ||
       nif_pool_load(env) != 0 || nif_slots_load(env) != 0 ||
       nif_local_load(env) != 0 || nif_request_load(env) != 0 ||
       nif_message_load(env) != 0 || nif_server_load(env) != 0 ||
@@ -152,6 +152,7 @@ static ErlNifFunc functions[] = {
     {"submit", 9, nif_submit, 0},
     {"call_await", 1, nif_call_await, 0},
     {"call_cancel", 1, nif_call_cancel, 0},
+    {"pool_cancel", 2, nif_pool_cancel_call, 0},
     {"call_credit", 2, nif_call_credit, 0},
     {"call_input", 2, nif_call_input, 0},
     {"call_input_end", 1, nif_call_input_end, 0},

@@ -56,7 +56,7 @@ static size_t collect(nif_pool *pool, job *jobs) {
     jobs[n].slot = NULL;
     jobs[n].full = false;
     if (event->kind != SP_DISPATCH_RELEASE) /* that brings its own */
-      enif_keep_resource(event->user);
+      nif_call_keep(event->user);
     if (event->kind == SP_DISPATCH_START ||
         event->kind == SP_DISPATCH_ASSIGNED) {
       /* NULL when the slot has gone since: the answer to that follows. */
@@ -86,7 +86,7 @@ static void tell_assigned(nif_call *call, nif_slot *slot, ErlNifEnv *env) {
   ErlNifEnv *message = enif_alloc_env();
   ERL_NIF_TERM term = enif_make_tuple4(
       message, am_snakepit_session, enif_make_copy(message, pool->name),
-      nif_make_bytes(message, call->session.data, call->session.size),
+      nif_make_bytes(message, call->session, call->session_len),
       nif_make_bytes(message, slot->worker_id.data, slot->worker_id.size));
   enif_send(env, &pool->owner, message, term);
   enif_free_env(message);
@@ -110,13 +110,13 @@ static void answer(nif_call *call, const sp_dispatch_event *event,
   default:
     if (nif_call_claim(call)) {
       nif_slot *slot = call->slot;
+      ErlNifEnv *end = nif_call_end_env(call);
       ERL_NIF_TERM reason = slot != NULL && slot->reason_env != NULL
-                                ? enif_make_copy(call->env, slot->reason)
+                                ? enif_make_copy(end, slot->reason)
                                 : am_noproc;
       nif_call_finish(
           call, env,
-          nif_make_error(call->env,
-                         enif_make_tuple2(call->env, am_worker_exit, reason)));
+          nif_make_error(end, enif_make_tuple2(end, am_worker_exit, reason)));
     }
   }
 }
@@ -148,7 +148,7 @@ static void run(job *j, ErlNifEnv *env) {
       nif_attached_drop(call->attached);
     break;
   }
-  enif_release_resource(call);
+  nif_call_release(call);
   if (j->slot != NULL)
     enif_release_resource(j->slot);
 }

@@ -29,7 +29,7 @@ static void on_probed(void *user, int status, const char *text, size_t len) {
       nif_call_answer(call, NULL, GRPC_STATUS_UNAVAILABLE, call->unavailable,
                       call->unavailable_len);
   }
-  enif_release_resource(call);
+  nif_call_release(call);
 }
 
 static bool keep_text(nif_call *call, const char *text, size_t len) {
@@ -71,10 +71,10 @@ static void probe(nif_call *call) {
       .deadline = sp_reactor_now() + atomic_load(&call->pool->grace_ns),
       .handler = &handler,
       .user = call};
-  enif_keep_resource(call);
+  nif_call_keep(call);
   if (sp_grpc_call_start(call->slot->channel, &start, &call->probe) != SP_OK) {
     nif_slot_suspect(call->slot, NULL, "connection lost");
-    enif_release_resource(call);
+    nif_call_release(call);
   }
   grpc_slice_unref(header.value);
 }
@@ -102,7 +102,7 @@ static void on_ended(void *user, int status, const char *text, size_t len) {
     nif_pool_complete(call, NULL);
     nif_call_answer(call, NULL, status, text, len);
   }
-  enif_release_resource(call);
+  nif_call_release(call);
 }
 
 static void on_message(void *user, grpc_byte_buffer *bytes) {
@@ -119,9 +119,9 @@ static void on_message(void *user, grpc_byte_buffer *bytes) {
 static size_t request_parts(const nif_call *call, grpc_slice body[4]) {
   size_t parts = call->inputs ? 1 : 0; /* the head is made last */
   size_t first = parts, len = 0;
-  body[parts++] = grpc_slice_ref(call->body);
+  body[parts++] = nif_call_body(call);
   body[parts++] = grpc_slice_ref(call->slot->metadata);
-  if (call->session.size == 0)
+  if (call->session == NULL)
     body[parts++] = grpc_slice_ref(call->slot->session);
   for (size_t i = first; i < parts; i++)
     len += GRPC_SLICE_LENGTH(body[i]);
@@ -158,10 +158,10 @@ int nif_rpc_start(nif_call *call) {
       .more = call->inputs,
       .handler = &handler,
       .user = call};
-  enif_keep_resource(call);
+  nif_call_keep(call);
   int err = sp_grpc_call_start(call->slot->channel, &start, &call->grpc);
   if (err != SP_OK)
-    enif_release_resource(call);
+    nif_call_release(call);
   grpc_slice_unref(headers[0].value);
   grpc_slice_unref(headers[1].value);
   return err;
@@ -171,7 +171,7 @@ int nif_rpc_start(nif_call *call) {
 
 static void on_rpc_ended(void *user, int status, const char *text, size_t len) {
   nif_call_answer(user, NULL, status, text, len);
-  enif_release_resource(user);
+  nif_call_release(user);
 }
 
 /* At most this many headers from Elixir. */
@@ -223,7 +223,7 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
   nif_call *call = nif_call_new(env, NULL, argv[1], stream);
   if (call == NULL || !nif_caller_enter(call, env)) {
     if (call != NULL)
-      enif_release_resource(call);
+      nif_call_release(call);
     result = enif_raise_exception(env, am_system_limit);
     goto done;
   }
@@ -241,18 +241,18 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
                          .handler = &handler,
                          .user = call};
   call->more = more;
-  enif_keep_resource(call);
+  nif_call_keep(call);
   if (sp_grpc_call_start(channel->ch, &start, &call->grpc) != SP_OK) {
     static const char closed[] = "the channel is closed";
     nif_call_answer(call, env, GRPC_STATUS_UNAVAILABLE, closed,
                     sizeof closed - 1);
-    enif_release_resource(call);
+    nif_call_release(call);
   } else {
     nif_call_started(call);
   }
   grpc_slice_unref(start.method);
-  result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
-  enif_release_resource(call);
+  result = enif_make_tuple2(env, am_ok, nif_call_handle(env, call));
+  nif_call_release(call);
 done:
   for (size_t i = 0; i < header_count; i++) {
     grpc_slice_unref(headers[i].key);

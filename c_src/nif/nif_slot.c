@@ -1,6 +1,7 @@
 /* Slots: the places of workers in a pool. */
 #include "nif_local.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "../core/sp_bridge.h"
@@ -108,14 +109,13 @@ static void slot_dtor(ErlNifEnv *env, void *obj) {
     enif_release_resource(slot->pool);
 }
 
-static void free_bytes(void *bytes) { enif_free(bytes); }
-
 grpc_slice nif_take_slice(sp_buf *buf) {
   size_t len;
   uint8_t *bytes = sp_buf_take(buf, &len);
   if (bytes == NULL)
     return grpc_empty_slice();
-  return grpc_slice_new_with_user_data(bytes, len, free_bytes, bytes);
+  return grpc_slice_new_with_user_data(
+      bytes, len, buf->mem == &nif_mem ? enif_free : free, bytes);
 }
 
 int nif_put_metadata(ErlNifEnv *env, ERL_NIF_TERM list, sp_buf *out) {

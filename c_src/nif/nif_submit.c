@@ -307,6 +307,15 @@ static bool in_a_row(uint64_t caller, int64_t now) {
   return now - counter.left < RECENT_NS;
 }
 
+/* What its caller needs to cancel it. A handle would keep the call until the
+ * caller's memory is next collected. */
+static ERL_NIF_TERM name_of(ErlNifEnv *env, const submission *s,
+                            nif_call *call) {
+  return s->stream || s->inputs || s->watched
+             ? nif_call_handle(env, call)
+             : enif_make_uint64(env, call->req);
+}
+
 /* What comes of a call that the dispatcher has taken. One that is held is
  * waited for where that may pay. Of one that is watched its start is told
  * before its end, and is a message only after this. */
@@ -319,7 +328,7 @@ static ERL_NIF_TERM taken(ErlNifEnv *env, const submission *s, nif_call *call,
     nif_local_await(call, env);
   bool settled = hold && nif_call_settle(call, env, &result);
   if (!settled)
-    result = enif_make_tuple2(env, am_ok, enif_make_resource(env, call));
+    result = enif_make_tuple2(env, am_ok, name_of(env, s, call));
   counter.left = sp_reactor_now();
   if (!s->watched || !nif_call_has_begun(call, settled))
     return result;
@@ -349,7 +358,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
     return enif_raise_exception(env, am_system_limit);
   if (hold)
     nif_call_hold(call);
-  enif_keep_resource(call); /* the dispatcher's */
+  nif_call_keep(call); /* the dispatcher's */
   enif_mutex_lock(pool->lock);
   bool closed = pool->closed;
   bool draining = pool->draining;
@@ -372,7 +381,7 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
     return taken(env, s, call, hold, crowded);
   }
   nif_caller_leave(call);
-  enif_release_resource(call);
+  nif_call_release(call);
   if (closed || draining)
     return nif_make_error(env, closed ? am_pool_closed : am_pool_draining);
   return nif_make_error(env, refusal(err));
@@ -381,12 +390,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
 /* Fills in what the call keeps of the submission. */
 static int keep(const submission *s, nif_call *call, sp_buf *body,
                 nif_blobs *blobs) {
-  if (s->session.size > 0) {
-    if (!enif_alloc_binary(s->session.size, &call->session))
-      return SP_ERR_NOMEM;
-    memcpy(call->session.data, s->session.data, s->session.size);
-  }
-  call->body = nif_take_slice(body);
+  if (nif_call_fill(call, body, &s->session) != SP_OK)
+    return SP_ERR_NOMEM;
   call->deadline = s->deadline;
   unsigned inlined = blobs->inlined;
   int err = nif_attached_new(blobs, &call->attached);
@@ -418,7 +423,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   nif_blobs_init(&blobs, s.pool->segments);
   if (atomic_load(&s.pool->shares) == NIF_SHARES)
     e.blobs = &blobs;
-  sp_buf_init(&body, &nif_mem, limit);
+  sp_buf_init(&body, sp_mem_default(), limit);
   (void)sp_buf_reserve(&body, USUAL_BYTES); /* or it is done in small steps */
   int err = encode(&e, &s, call);
   if (err == SP_OK)
@@ -434,7 +439,7 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
     result = nif_make_error(env, nif_encode_error(&e, err));
   sp_buf_free(&body);
   nif_blobs_free(&blobs);
-  enif_release_resource(call);
+  nif_call_release(call);
   return result;
 }
 

@@ -188,6 +188,8 @@ defmodule Snakepit.Native do
   way to the value, `text` says what it is. `{:encode_struct, path}` for a
   struct: Snakepit.Encoder can turn it into plain data first.
 
+  `{:ok, call}`: a handle, or of `:unary` a number, for pool_cancel/2 only.
+
   With `{:inputs, kind}` the tool may read inputs: it asks for them with
   `{ref, {:want, n}}`, first when it starts to read, and gets them by `call_input/2`
   and `call_input_end/1`. There are never more than 16 asked for and not sent.
@@ -218,7 +220,7 @@ defmodule Snakepit.Native do
           times :: {queue_ms :: timeout, timeout_ms :: timeout},
           extra :: {metadata :: list, binaries :: list}
         ) ::
-          {:ok, call :: handle}
+          {:ok, call :: handle | non_neg_integer}
           | {:done,
              {:ok, term} | {:binary, binary, term} | {:tool_error, term} | {:error, reason}}
           | {:ended, {:ok, message} | {:error, reason}}
@@ -245,6 +247,10 @@ defmodule Snakepit.Native do
   """
   @spec call_cancel(handle) :: :ok | :ended
   def call_cancel(_call), do: err!()
+
+  @doc "The same for a call of `:unary`, by its number."
+  @spec pool_cancel(handle, call :: non_neg_integer) :: :ok | :ended
+  def pool_cancel(_pool, _call), do: err!()
 
   @typedoc "How many went and came, how many binaries had none, and the bytes of all; nil for none."
   @type segments :: {non_neg_integer, non_neg_integer, non_neg_integer, non_neg_integer} | nil

@@ -127,6 +127,39 @@ defmodule Snakepit.FaultTest do
     end
   end
 
+  test "all calls of a process end with it, and no others" do
+    for n <- [0, 1, 5] do
+      path = signal_path()
+      before = Snakepit.get_stats()
+
+      caller =
+        spawn(fn ->
+          {:ok, _} = Snakepit.execute("pid", %{})
+          for _ <- 1..n//1, do: Snakepit.async("pid", %{})
+          Snakepit.execute_stream("endless", %{path: path}, fn _ -> :ok end)
+        end)
+
+      await_file(path <> ".started")
+      other = Task.async(fn -> Snakepit.execute("echo", %{value: n}) end)
+      done = before.answered + 1 + n
+      eventually(fn -> match?(%{answered: ^done, queued: 1}, Snakepit.get_stats()) end)
+
+      waiting =
+        spawn(fn ->
+          for _ <- 1..n//1, do: Snakepit.async("pid", %{})
+          Process.sleep(:infinity)
+        end)
+
+      eventually(fn -> Snakepit.get_stats().queued == 1 + n end)
+      Process.exit(waiting, :kill)
+      eventually(fn -> Snakepit.get_stats().queued == 1 end)
+      Process.exit(caller, :kill)
+      assert {:ok, ^n} = Task.await(other, @long)
+      idle()
+      assert Snakepit.get_stats().cancelled == before.cancelled + n + 1
+    end
+  end
+
   # Over gRPC the end of a stream was seen only by asking for a message beyond
   # its last, for which nobody gave credit.
   test "a stream that is left when all its credit is used up frees its worker" do

@@ -74,8 +74,8 @@ defmodule Snakepit.Pool.Async do
   @spec cancel(Async.t()) :: :ok
   def cancel(%Async{call: nil}), do: :ok
 
-  def cancel(%Async{call: call, ref: ref} = async) do
-    wait = if Native.call_cancel(call) == :ok, do: 0, else: @last_words_ms
+  def cancel(%Async{call: call, ref: ref, request: request} = async) do
+    wait = if Call.cancel_unary(call, request) == :ok, do: 0, else: @last_words_ms
     :ok = last_words(ref, wait)
     _ = told({:error, :cancelled}, async)
     :ok

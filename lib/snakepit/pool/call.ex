@@ -178,7 +178,7 @@ defmodule Snakepit.Pool.Call do
   def decoded({:error, reason}, request), do: CallError.failed(reason, request)
 
   defp overdue(call, ref, request) do
-    case Native.call_cancel(call) do
+    case cancel_unary(call, request) do
       :ok ->
         CallError.failed(:timeout, request)
 
@@ -186,6 +186,12 @@ defmodule Snakepit.Pool.Call do
         last_words(ref, request)
     end
   end
+
+  @doc false
+  def cancel_unary(call, request) when is_integer(call),
+    do: Native.pool_cancel(request.target.handle, call)
+
+  def cancel_unary(call, _request), do: Native.call_cancel(call)
 
   defp last_words(ref, request) do
     receive do

@@ -254,7 +254,8 @@ int enif_send(ErlNifEnv *env, const ErlNifPid *to, ErlNifEnv *message_env,
   (void)env;
   l->env = enif_alloc_env();
   l->message = enif_make_copy(l->env, message);
-  fake_clear(message_env); /* it may be used again, what it held may not */
+  if (message_env != NULL)   /* else it was copied */
+    fake_clear(message_env); /* it may be used again, what it held may not */
   pthread_mutex_lock(&p->lock);
   bool dead = p->dead;
   if (!dead) {

@@ -143,6 +143,7 @@ typedef struct caller {
   const char *watched; /* how, or NULL */
   bool begun;          /* something has been heard */
   uint32_t *random;
+  ERL_NIF_TERM pool;
   ERL_NIF_TERM call;
   ErlNifEnv *env;
 } caller;
@@ -159,7 +160,7 @@ static ERL_NIF_TERM blob(ErlNifEnv *env, uint32_t *random) {
   return term;
 }
 
-static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
+static ERL_NIF_TERM submit(caller *c) {
   static const char *const modes[] = {"hint", "strict_queue",
                                       "strict_fail_fast"};
   static const char *const names[] = {"a", "b", "c"};
@@ -179,7 +180,7 @@ static ERL_NIF_TERM submit(caller *c, ERL_NIF_TERM pool) {
   if (c->watched != NULL)
     kind = enif_make_tuple2(env, atom(c->watched), kind);
   ERL_NIF_TERM argv[] = {
-      pool,
+      c->pool,
       fake_ref(env, c->ref),
       kind,
       fake_text(env, "tool"),
@@ -250,8 +251,16 @@ static void take_chunks(caller *c) {
   }
 }
 
+/* Whether its call has no handle. */
+static bool is_numbered(const caller *c) {
+  return !c->stream && c->watched == NULL;
+}
+
 static void cancel(caller *c) {
-  ERL_NIF_TERM said = fake_call(c->env, "call_cancel", 1, &c->call);
+  ERL_NIF_TERM call[] = {c->pool, c->call};
+  ERL_NIF_TERM said = is_numbered(c)
+                          ? fake_call(c->env, "pool_cancel", 2, call)
+                          : fake_call(c->env, "call_cancel", 1, &c->call);
   atomic_fetch_add(&cancelled, 1);
   if (fake_is(said, "ended"))
     await_end(c);
@@ -305,16 +314,16 @@ static ERL_NIF_TERM started(caller *c, ERL_NIF_TERM said) {
   if (kind == 0 || !fake_is(kind, "ok"))
     return kind;
   c->call = fake_element(said, 1);
-  if (fake_random(c->random, 2) == 0)
+  if (is_numbered(c) || fake_random(c->random, 2) == 0)
     return kind;
   nap(fake_random(c->random, 200));
   said = fake_call(c->env, "call_await", 1, &c->call);
   return fake_is(said, "ok") ? kind : 0;
 }
 
-static void one_call(uint32_t *random) {
+static void one_call(fake_process *self, uint32_t *random) {
   static const char *const ways[] = {NULL, NULL, "watched", "served"};
-  caller c = {.self = fake_spawn(),
+  caller c = {.self = self,
               .ref = atomic_fetch_add(&numbers, 1),
               .stream = fake_random(random, 2) == 0,
               .watched = ways[fake_random(random, 4)],
@@ -323,14 +332,14 @@ static void one_call(uint32_t *random) {
   caller victim = {.self = c.self, .random = &other};
   pthread_t killer;
   c.env = fake_env(c.self);
-  ERL_NIF_TERM pool = pool_term(c.env, any_pool(random));
-  if (pool == 0) {
+  c.pool = pool_term(c.env, any_pool(random));
+  if (c.pool == 0) {
     nap(500);
   } else {
     bool shot = fake_random(random, 16) == 0;
     if (shot)
       pthread_create(&killer, NULL, kill_soon, &victim);
-    ERL_NIF_TERM said = submit(&c, pool);
+    ERL_NIF_TERM said = submit(&c);
     ERL_NIF_TERM kind = started(&c, said);
     if (shot)
       pthread_join(killer, NULL);
@@ -342,14 +351,19 @@ static void one_call(uint32_t *random) {
     else
       atomic_fetch_add(&calls, 1);
   }
-  fake_kill(c.self);
   enif_free_env(c.env);
 }
 
 static void *call_on(void *arg) {
   uint32_t random = (uint32_t)(uintptr_t)arg;
-  while (!atomic_load(&stopping))
-    one_call(&random);
+  while (!atomic_load(&stopping)) {
+    fake_process *self = fake_spawn();
+    do
+      one_call(self, &random);
+    while (fake_random(&random, 3) > 0 && fake_is_alive(self) &&
+           !atomic_load(&stopping));
+    fake_kill(self);
+  }
   return NULL;
 }
 

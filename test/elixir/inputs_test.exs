@@ -101,7 +101,8 @@ defmodule Snakepit.InputsTest do
       most = :atomics.new(1, [])
 
       callback = fn chunk ->
-        {:message_queue_len, waiting} = Process.info(self(), :message_queue_len)
+        {:messages, messages} = Process.info(self(), :messages)
+        waiting = length(messages)
         if waiting > :atomics.get(most, 1), do: :atomics.put(most, 1, waiting)
 
         with %{"value" => value} <- chunk,

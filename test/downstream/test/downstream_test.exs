@@ -5,6 +5,7 @@ defmodule DownstreamTest do
 
   setup_all do
     :ok = Snakepit.Pool.await_ready(Snakepit.Pool, 60_000)
+    :ok = Snakepit.Pool.await_init_complete(Snakepit.Pool, 60_000)
   end
 
   defp session do

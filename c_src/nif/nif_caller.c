@@ -56,10 +56,13 @@ static nif_call *orphans_of(nif_caller *caller) {
   nif_call *orphans = NULL;
   while (caller->calls != NULL) {
     nif_call *call = caller->calls;
-    unlink_call(caller, call);
-    if (!nif_call_orphan(call))
-      continue;
+    /* Whoever else would have ended it has no reason to leave from then on. */
     nif_call_keep(call);
+    unlink_call(caller, call);
+    if (!nif_call_orphan(call)) {
+      nif_call_release(call); /* who ends it has another, and waits to leave */
+      continue;
+    }
     call->owner_next = orphans;
     orphans = call;
   }

@@ -1,6 +1,7 @@
 /* Other interleavings than the usual ones: threads are held up at random just
  * after they gave up a lock or sent a message, which is where the state that
- * they have just seen may change under them. Linked into the native part's
+ * they have just seen may change under them; and before they begin or end to
+ * count on a call. Linked into the native part's
  * sanitizer builds by --wrap.
  *
  * SNAKEPIT_JITTER=N holds up one time in N (0: never). */
@@ -12,6 +13,7 @@
 #include <time.h>
 
 #define ONE_IN 64
+#define MORE 16 /* at a call */
 #define LONGEST_NS 300000
 
 typedef struct ErlDrvMutex_ ErlDrvMutex;
@@ -22,6 +24,12 @@ int __real_pthread_mutex_unlock(pthread_mutex_t *lock);
 int __wrap_pthread_mutex_unlock(pthread_mutex_t *lock);
 int __real_enif_send(void *env, const void *to, void *message, uintptr_t term);
 int __wrap_enif_send(void *env, const void *to, void *message, uintptr_t term);
+
+typedef struct nif_call nif_call;
+void __real_nif_call_keep(nif_call *call);
+void __wrap_nif_call_keep(nif_call *call);
+void __real_nif_call_release(nif_call *call);
+void __wrap_nif_call_release(nif_call *call);
 
 static uint32_t one_in(void) {
   static atomic_int known = -1;
@@ -46,8 +54,8 @@ static uint32_t next_random(void) {
   return state;
 }
 
-static void hold_up(void) {
-  uint32_t n = one_in();
+static void hold_up_often(uint32_t more) {
+  uint32_t n = (one_in() + more - 1) / more;
   if (n == 0 || next_random() % n != 0)
     return;
   uint32_t how = next_random();
@@ -58,6 +66,8 @@ static void hold_up(void) {
   struct timespec time = {.tv_nsec = how / 4 % LONGEST_NS};
   nanosleep(&time, NULL);
 }
+
+static void hold_up(void) { hold_up_often(1); }
 
 void __wrap_enif_mutex_unlock(ErlDrvMutex *lock) {
   __real_enif_mutex_unlock(lock);
@@ -74,4 +84,14 @@ int __wrap_enif_send(void *env, const void *to, void *message, uintptr_t term) {
   int sent = __real_enif_send(env, to, message, term);
   hold_up();
   return sent;
+}
+
+void __wrap_nif_call_keep(nif_call *call) {
+  hold_up_often(MORE);
+  __real_nif_call_keep(call);
+}
+
+void __wrap_nif_call_release(nif_call *call) {
+  hold_up_often(MORE);
+  __real_nif_call_release(call);
 }

@@ -101,8 +101,7 @@ defmodule Snakepit.InputsTest do
       most = :atomics.new(1, [])
 
       callback = fn chunk ->
-        {:messages, messages} = Process.info(self(), :messages)
-        waiting = length(messages)
+        waiting = waiting_messages()
         if waiting > :atomics.get(most, 1), do: :atomics.put(most, 1, waiting)
 
         with %{"value" => value} <- chunk,

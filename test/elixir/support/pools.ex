@@ -147,6 +147,19 @@ defmodule Snakepit.Test.Pools do
     end
   end
 
+  @doc "How many messages the calling process has not received."
+  def waiting_messages do
+    # Those that came since the last receive are counted only after another.
+    receive do
+      {__MODULE__, :never_sent} -> :ok
+    after
+      0 -> :ok
+    end
+
+    {:message_queue_len, count} = Process.info(self(), :message_queue_len)
+    count
+  end
+
   @doc "The OS process that answers."
   def worker_pid(opts \\ []) do
     {:ok, pid} = Snakepit.execute("pid", %{}, opts)

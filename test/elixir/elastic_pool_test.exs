@@ -4,7 +4,8 @@ defmodule Snakepit.ElasticPoolTest do
   import Snakepit.Test.Events
   import Snakepit.Test.Pools
 
-  alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.{Config, Error, Native, Pool}
+  alias Snakepit.Pool.Targets
 
   @moduletag :capture_log
   @resized [:snakepit, :pool, :resized]
@@ -125,6 +126,27 @@ defmodule Snakepit.ElasticPoolTest do
       assert :ok = Pool.resize(:default, 1)
       Enum.each(paths, &go/1)
       assert [{:ok, _}, {:ok, _}] = Task.await_many(tasks, 60_000)
+      eventually(workers(1))
+    end
+
+    test "down lets those finish that run something before they are known to be ready" do
+      start(pool_size: 1)
+      {:ok, target} = Targets.find(:default)
+      assert :ok = Pool.resize(:default, 3)
+      # What it is told from now on comes behind this.
+      :ok = :sys.suspend(Pool)
+      down = Task.async(fn -> Pool.resize(:default, 1) end)
+      eventually(fn -> match?(%{slots: 3}, Native.pool_stats(target.handle)) end)
+      paths = for _ <- 1..3, do: signal_path()
+      tasks = Enum.map(paths, &occupy/1)
+      :ok = :sys.resume(Pool)
+      assert Task.await(down) == :ok
+      # Nobody is about to stop one.
+      eventually(fn -> Task.Supervisor.children(Snakepit.TaskSupervisor) == [] end)
+      Enum.each(paths, &go/1)
+      assert [{:ok, _}, {:ok, _}, {:ok, _}] = Task.await_many(tasks, 60_000)
+      eventually(fn -> match?(%{slots: 1}, Native.pool_stats(target.handle)) end)
+      eventually(fn -> length(Pool.ProcessRegistry.get_active_process_pids()) == 1 end)
       eventually(workers(1))
     end
 

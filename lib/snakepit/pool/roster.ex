@@ -116,6 +116,9 @@ defmodule Snakepit.Pool.Roster do
     %{settle(roster, id) | workers: Map.put(roster.workers, id, :retiring)}
   end
 
+  @spec retiring?(t, worker_id) :: boolean
+  def retiring?(roster, id), do: roster.workers[id] == :retiring
+
   @spec resize(t, pos_integer) :: t
   def resize(roster, size), do: %{roster | size: size}
 

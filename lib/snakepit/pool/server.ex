@@ -6,7 +6,7 @@ defmodule Snakepit.Pool.Server do
   use GenServer
 
   alias Snakepit.Bridge.SessionStore
-  alias Snakepit.{Config, Defaults, Error, Native}
+  alias Snakepit.{Config, Defaults, Error, GRPCWorker, Native}
   alias Snakepit.Pool.{Call, Changes, Elastic, Events, Restarts, Roster, Targets, Turnover}
   alias Snakepit.Pool.Waiters
   alias Snakepit.Pool.WorkerSupervisor
@@ -241,20 +241,13 @@ defmodule Snakepit.Pool.Server do
 
   @impl true
   def handle_cast({:worker_ready, name, id, pid}, state) when is_map_key(state.pools, name) do
-    Events.worker_ready(state.pools[name], id)
-
-    state =
-      state
-      |> restarted(name, id, pid)
-      |> adopted(name, id)
-      |> update_pool(name, &Roster.ready(&1, id, pid))
-      |> Map.update!(:starting, &MapSet.delete(&1, id))
-      |> Map.update!(:logged, &Map.delete(&1, name))
-      |> monitor(pid, {:worker, name, id})
-      |> Turnover.ready(name, id)
-      |> completed()
-
-    {:noreply, state |> settle() |> pump()}
+    if Roster.retiring?(state.pools[name], id) do
+      # It has been told, unless its supervisor started it once more.
+      :ok = GRPCWorker.retire(pid, :resized)
+      {:noreply, state}
+    else
+      {:noreply, worker_ready(state, name, id, pid)}
+    end
   end
 
   def handle_cast({:worker_failed, name, id, error}, state) when is_map_key(state.pools, name) do
@@ -332,6 +325,23 @@ defmodule Snakepit.Pool.Server do
   end
 
   def handle_info(_other, state), do: {:noreply, state}
+
+  defp worker_ready(state, name, id, pid) do
+    Events.worker_ready(state.pools[name], id)
+
+    state =
+      state
+      |> restarted(name, id, pid)
+      |> adopted(name, id)
+      |> update_pool(name, &Roster.ready(&1, id, pid))
+      |> Map.update!(:starting, &MapSet.delete(&1, id))
+      |> Map.update!(:logged, &Map.delete(&1, name))
+      |> monitor(pid, {:worker, name, id})
+      |> Turnover.ready(name, id)
+      |> completed()
+
+    state |> settle() |> pump()
+  end
 
   # Its supervisor starts it again.
   defp down(state, {:worker, name, id}, pid, reason) do

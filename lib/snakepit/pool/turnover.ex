@@ -182,7 +182,9 @@ defmodule Snakepit.Pool.Turnover do
           update_in(state.pools[name], &Roster.gone(&1, id))
 
         there when there in [:starting, :failed] ->
-          stop_later(id)
+          # It may be ready, and run something, before it is known to be: then
+          # it finishes that. What it is not yet it will not be.
+          :ok = retire_or_stop(id, reason)
           state = update_in(state.pools[name], &Roster.retire(&1, id))
           %{state | starting: MapSet.delete(state.starting, id)}
 
@@ -196,6 +198,17 @@ defmodule Snakepit.Pool.Turnover do
   defp close(id) do
     with {:ok, %{slot: slot}} when slot != nil <- Workers.get_worker_metadata(id),
          do: Native.slot_set_state(slot, :draining)
+  end
+
+  defp retire_or_stop(id, reason) do
+    case Workers.get_worker_pid(id) do
+      {:ok, pid} ->
+        _ = close(id)
+        GRPCWorker.retire(pid, reason)
+
+      {:error, :not_found} ->
+        stop_later(id)
+    end
   end
 
   # Stopping takes as long as the process has to end.

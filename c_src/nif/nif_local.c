@@ -74,9 +74,9 @@ static void release_calls(nif_call *calls) {
 
 /* {:snakepit_local, ref, |what|} to the owner; |env| is freed. */
 static void tell(nif_link *link, ErlNifEnv *env, ERL_NIF_TERM what) {
-  enif_send(nif_local_env(), &link->owner, env,
-            enif_make_tuple3(env, am_snakepit_local,
-                             enif_make_copy(env, link->ref), what));
+  (void)nif_send(nif_local_env(), &link->owner, env,
+                 enif_make_tuple3(env, am_snakepit_local,
+                                  enif_make_copy(env, link->ref), what));
   enif_free_env(env);
 }
 

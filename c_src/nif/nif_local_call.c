@@ -249,9 +249,10 @@ void nif_local_frame(nif_link *link, const sp_frame *frame,
   } else if (frame->kind == SP_FRAME_INPUT_CREDIT) {
     if (!on_input_credit(call, frame))
       sp_local_close(link->peer);
-  } else if (!call->stream || atomic_fetch_sub(&call->due, 1) > 0) {
+  } else if (call->stream && atomic_fetch_sub(&call->due, 1) > 0) {
     on_chunk(call, frame, in);
-  } else { /* more than it was allowed: the caller's memory is not its own */
+  } else if (call->stream) {
+    /* More than it was allowed: the caller's memory is not its own. */
     sp_local_close(link->peer);
   }
   nif_call_release(call);

@@ -88,7 +88,7 @@ static void tell_assigned(nif_call *call, nif_slot *slot, ErlNifEnv *env) {
       message, am_snakepit_session, enif_make_copy(message, pool->name),
       nif_make_bytes(message, call->session, call->session_len),
       nif_make_bytes(message, slot->worker_id.data, slot->worker_id.size));
-  enif_send(env, &pool->owner, message, term);
+  (void)nif_send(env, &pool->owner, message, term);
   enif_free_env(message);
 }
 

@@ -297,7 +297,7 @@ static bool hand_over(nif_request *request, ErlNifPid *server,
       env, am_snakepit_request, enif_make_resource(env, request),
       enif_make_uint(env, frame->payload[0]),
       nif_incoming_message(env, frame->payload + 1, frame->len - 1, in));
-  bool sent = enif_send(nif_local_env(), server, env, message) != 0;
+  bool sent = nif_send(nif_local_env(), server, env, message);
   enif_free_env(env);
   nif_local_leave();
   return sent;
@@ -355,9 +355,9 @@ static void on_cancel(nif_link *link, uint64_t number) {
   if (request == NULL)
     return; /* answered already: the two crossed */
   ErlNifEnv *env = enif_alloc_env();
-  enif_send(nif_local_env(), &server, env,
-            enif_make_tuple2(env, am_snakepit_request_cancelled,
-                             enif_make_resource(env, request)));
+  (void)nif_send(nif_local_env(), &server, env,
+                 enif_make_tuple2(env, am_snakepit_request_cancelled,
+                                  enif_make_resource(env, request)));
   enif_free_env(env);
   enif_release_resource(request); /* the list's */
 }
@@ -391,7 +391,7 @@ void nif_request_end_all(nif_link *link) {
   if (!served)
     return;
   ErlNifEnv *env = enif_alloc_env();
-  enif_send(nif_local_env(), &server, env, am_snakepit_requests_closed);
+  (void)nif_send(nif_local_env(), &server, env, am_snakepit_requests_closed);
   enif_free_env(env);
 }
 

@@ -25,7 +25,7 @@ void nif_slot_suspect(nif_slot *slot, ErlNifEnv *env, const char *why) {
   ErlNifEnv *message = enif_alloc_env();
   ERL_NIF_TERM term = enif_make_tuple3(message, am_snakepit_slot, am_suspect,
                                        nif_make_text(message, why));
-  enif_send(env, &slot->worker, message, term);
+  (void)nif_send(env, &slot->worker, message, term);
   enif_free_env(message);
 }
 

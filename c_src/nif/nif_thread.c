@@ -49,7 +49,14 @@ static void free_own(void *any) {
 
 int nif_thread_load(void) { return pthread_key_create(&at_end, free_own); }
 
-/* ---- for a message ------------------------------------------------------- */
+/* ---- messages ----------------------------------------------------------- */
+
+/* For a process that has died the BEAM sends nothing from a dirty scheduler. */
+bool nif_send(ErlNifEnv *env, const ErlNifPid *to, ErlNifEnv *message_env,
+              ERL_NIF_TERM message) {
+  bool dirty = enif_thread_type() > ERL_NIF_THR_NORMAL_SCHEDULER;
+  return enif_send(dirty ? NULL : env, to, message_env, message) != 0;
+}
 
 ErlNifEnv *nif_scratch(void) {
   if (own.scratch == NULL) {
@@ -62,7 +69,7 @@ ErlNifEnv *nif_scratch(void) {
 void nif_scratch_send(ErlNifEnv *env, const ErlNifPid *to,
                       ERL_NIF_TERM message) {
   /* Copied, it can lie on the receiver's heap, and has the size it needs. */
-  (void)enif_send(env, to, NULL, message);
+  (void)nif_send(env, to, NULL, message);
   enif_clear_env(own.scratch);
 }
 

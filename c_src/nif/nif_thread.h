@@ -1,12 +1,18 @@
-/* What each thread keeps for the next time. */
-#ifndef SNAKEPIT_NIF_ENV_H
-#define SNAKEPIT_NIF_ENV_H
+/* Messages, and what each thread keeps for the next time. */
+#ifndef SNAKEPIT_NIF_THREAD_H
+#define SNAKEPIT_NIF_THREAD_H
 
 #include "nif.h"
 
+/* enif_send, for NIFs that also tell others of what is not their caller's: also
+ * where that has died, as it may on a dirty scheduler. |env| is that of the NIF
+ * that runs, or NULL. */
+bool nif_send(ErlNifEnv *env, const ErlNifPid *to, ErlNifEnv *message_env,
+              ERL_NIF_TERM message);
+
 /* Where this thread makes a message: empty, until nif_scratch_send. */
 ErlNifEnv *nif_scratch(void);
-/* Sends what was made there; |env| is that of the NIF that runs, or NULL. */
+/* Sends what was made there. */
 void nif_scratch_send(ErlNifEnv *env, const ErlNifPid *to,
                       ERL_NIF_TERM message);
 

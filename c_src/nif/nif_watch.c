@@ -17,7 +17,7 @@ void nif_pool_tell_short(nif_pool *pool, ErlNifEnv *env) {
   ErlNifEnv *message = enif_alloc_env();
   ERL_NIF_TERM term = enif_make_tuple3(
       message, am_snakepit_pool, enif_make_copy(message, pool->name), am_short);
-  enif_send(env, &pool->owner, message, term);
+  (void)nif_send(env, &pool->owner, message, term);
   enif_free_env(message);
 }
 
@@ -27,7 +27,7 @@ static void tell_worker(nif_slot *slot, ErlNifEnv *env, ERL_NIF_TERM what,
   ErlNifEnv *message = enif_alloc_env();
   ERL_NIF_TERM term = enif_make_tuple3(message, am_snakepit_slot, what,
                                        enif_make_uint64(message, n));
-  enif_send(env, &slot->worker, message, term);
+  (void)nif_send(env, &slot->worker, message, term);
   enif_free_env(message);
 }
 

@@ -128,6 +128,8 @@ int enif_get_resource(ErlNifEnv *env, ERL_NIF_TERM term,
 
 /* ---- processes ---------------------------------------------------------- */
 
+static _Thread_local int thread_type; /* where a NIF runs */
+
 typedef struct monitor {
   struct monitor *next; /* of the process */
   resource *target;     /* weak */
@@ -251,13 +253,16 @@ int enif_send(ErlNifEnv *env, const ErlNifPid *to, ErlNifEnv *message_env,
               ERL_NIF_TERM message) {
   fake_process *p = (fake_process *)to->pid;
   letter *l = must(calloc(1, sizeof *l));
-  (void)env;
   l->env = enif_alloc_env();
   l->message = enif_make_copy(l->env, message);
   if (message_env != NULL)   /* else it was copied */
     fake_clear(message_env); /* it may be used again, what it held may not */
+  /* As the BEAM does. */
+  bool mute = env != NULL && env->self != NULL &&
+              thread_type == ERL_NIF_THR_DIRTY_CPU_SCHEDULER &&
+              !fake_is_alive(env->self);
   pthread_mutex_lock(&p->lock);
-  bool dead = p->dead;
+  bool dead = p->dead || mute;
   if (!dead) {
     if (p->last != NULL)
       p->last->next = l;
@@ -354,7 +359,6 @@ void enif_mutex_unlock(ErlNifMutex *lock) { pthread_mutex_unlock(&lock->lock); }
 /* ---- calls -------------------------------------------------------------- */
 
 static ErlNifEntry *entry;
-static _Thread_local int thread_type;
 
 int enif_thread_type(void) { return thread_type; }
 

@@ -277,6 +277,11 @@ void sp_dispatch_close(sp_dispatch *d) {
   }
 }
 
+void sp_dispatch_warm(const sp_dispatch *d, const uint8_t *session,
+                      size_t len) {
+  sp_map_warm(&d->sessions, session, len);
+}
+
 void *sp_dispatch_user(const sp_dispatch *d, sp_req_id req) {
   const sp_request *r = sp_request_find(d, req);
   return r != NULL ? r->user : NULL;

@@ -168,6 +168,10 @@ void sp_dispatch_del(sp_dispatch *d);
 int sp_dispatch_submit(sp_dispatch *d, const sp_dispatch_request *request,
                        int64_t now, sp_req_id *out);
 
+/* A request for that session comes soon: what will be looked at is brought into
+ * this processor's cache. Any thread may, without the owner's lock. */
+void sp_dispatch_warm(const sp_dispatch *d, const uint8_t *session, size_t len);
+
 /* Lets up to |most| requests lie ahead on a slot of capacity 1 that something
  * was tied to: they are offered to it while it is busy, as long as it is
  * quick, so that it finds them when it is done. Until their turn comes they

@@ -6,6 +6,7 @@
 #ifndef SP_MAP_H
 #define SP_MAP_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,14 +20,17 @@ typedef struct sp_map_node {
   size_t len;
 } sp_map_node;
 
+typedef _Atomic(sp_map_node *) sp_map_bucket;
+struct sp_map_directory;
+
+/* Atomic is what sp_map_warm looks at. */
 typedef struct sp_map {
   const sp_mem *mem;
   uint64_t seed[2];
-  size_t count;   /* nodes */
-  size_t buckets; /* in use */
-  size_t mask;    /* 2^k - 1, with 2^k <= buckets < 2^(k + 1) */
-  size_t rooms;   /* length of |segments| */
-  sp_map_node ***segments;
+  size_t count;          /* nodes */
+  atomic_size_t buckets; /* in use */
+  atomic_size_t mask;    /* 2^k - 1, with 2^k <= buckets < 2^(k + 1) */
+  _Atomic(struct sp_map_directory *) directory;
 } sp_map;
 
 /* SP_ERR_NOMEM. */
@@ -36,6 +40,9 @@ void sp_map_free(sp_map *map);
 
 /* NULL when there is none. */
 sp_map_node *sp_map_get(const sp_map *map, const uint8_t *key, size_t len);
+/* Brings what sp_map_get will look at into this processor's cache. Any thread
+ * may, whatever others do with the map, until it is freed. */
+void sp_map_warm(const sp_map *map, const uint8_t *key, size_t len);
 /* There must be no node with this key. */
 void sp_map_put(sp_map *map, sp_map_node *node, const uint8_t *key, size_t len);
 /* |node| must be in the map. */

@@ -412,6 +412,10 @@ static ERL_NIF_TERM submit(ErlNifEnv *env, int argc, const ERL_NIF_TERM argv[],
   int64_t now = sp_reactor_now();
   if (!get_submission(env, argv, now, &s))
     return enif_make_badarg(env);
+  /* Of many sessions most are out of the cache, and others would wait for the
+   * lock as long as that takes. */
+  if (s.session.size > 0)
+    sp_dispatch_warm(s.pool->dispatch, s.session.data, s.session.size);
   nif_call *call = nif_call_new(env, s.pool, s.ref, s.stream);
   if (call == NULL)
     return enif_raise_exception(env, am_system_limit);

@@ -1,5 +1,7 @@
 #include "cmocka_core.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 
 #include "failmalloc.h"
@@ -132,15 +134,62 @@ static void test_chains_stay_short(void **state) {
   for (size_t i = 0; i < MANY; i++)
     sp_map_put(&map, &entries[i].node, bytes(entries[i].key),
                name(i, entries[i].key));
-  size_t longest = 0;
-  for (size_t i = 0; i < map.buckets; i++) {
-    size_t length = 0;
-    for (sp_map_node *n = map.segments[i / 256][i % 256]; n; n = n->next)
-      length++;
-    longest = length > longest ? length : longest;
-  }
   assert_true(map.buckets >= MANY);
-  assert_true(longest < 20);
+  unsigned char *lengths = calloc(map.buckets, 1);
+  assert_non_null(lengths);
+  for (size_t i = 0; i < MANY; i++) {
+    size_t at = (size_t)entries[i].node.hash & (map.mask << 1 | 1);
+    at = at < map.buckets ? at : at & map.mask;
+    assert_true(++lengths[at] < 20);
+  }
+  free(lengths);
+  sp_map_free(&map);
+  free(entries);
+}
+
+typedef struct warming {
+  const sp_map *map;
+  atomic_bool stop;
+} warming;
+
+static void *warm(void *arg) {
+  warming *w = arg;
+  char key[24];
+  for (size_t i = 0; !atomic_load(&w->stop); i++)
+    sp_map_warm(w->map, bytes(key), name(i % 5000, key));
+  return NULL;
+}
+
+/* Nodes come and go, and are freed. */
+static void test_warmed_while_it_changes(void **state) {
+  (void)state;
+  enum { MANY = 4000 };
+  sp_map map;
+  pthread_t thread;
+  warming w = {.map = &map};
+  atomic_init(&w.stop, false);
+  assert_int_equal(sp_map_init(&map, sp_mem_default(), seed), SP_OK);
+  sp_map_warm(&map, NULL, 0);
+  assert_int_equal(pthread_create(&thread, NULL, warm, &w), 0);
+  entry **entries = calloc(MANY, sizeof *entries);
+  assert_non_null(entries);
+  for (int round = 0; round < 2; round++) {
+    for (size_t i = 0; i < MANY; i++) {
+      entry *e = entries[i] = calloc(1, sizeof *e);
+      assert_non_null(e);
+      sp_map_put(&map, &e->node, bytes(e->key), name(i, e->key));
+    }
+    for (size_t i = 0; i < MANY; i++) {
+      char key[24];
+      size_t len = name(i, key);
+      assert_ptr_equal(sp_map_get(&map, bytes(key), len), entries[i]);
+      sp_map_take(&map, &entries[i]->node);
+      free(entries[i]);
+    }
+    assert_int_equal(map.count, 0);
+  }
+  atomic_store(&w.stop, true);
+  pthread_join(thread, NULL);
   sp_map_free(&map);
   free(entries);
 }
@@ -182,6 +231,7 @@ int main(void) {
       cmocka_unit_test(test_keys_are_bytes),
       cmocka_unit_test(test_like_a_table),
       cmocka_unit_test(test_chains_stay_short),
+      cmocka_unit_test(test_warmed_while_it_changes),
       cmocka_unit_test(test_init_without_memory),
       cmocka_unit_test(test_grows_without_memory),
   };

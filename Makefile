@@ -15,7 +15,7 @@ export LC_ALL := C.UTF-8
 endif
 
 .PHONY: help run test check bench build setup clean system system-test \
-  setup-test test-c test-stress test-nif-asan fuzz test-elixir test-elixir-grpc \
+  setup-test test-c test-stress test-nif-asan test-jitter fuzz test-elixir test-elixir-grpc \
   test-elixir-threads test-python test-fault check-format check-elixir check-build \
   check-c check-dialyzer check-python
 
@@ -27,6 +27,7 @@ help:
 	@echo "make bench   the measurements"
 	@echo "make fuzz    parsers on made-up input, SECONDS=60 each"
 	@echo "make test-nif-asan  the Elixir tests under AddressSanitizer"
+	@echo "make test-jitter  the Elixir tests with threads held up at random"
 	@echo "make build   compile"
 	@echo "make setup   make the Python environment, .venv"
 	@echo "make clean   remove what was built (.venv stays)"
@@ -69,6 +70,10 @@ test-stress:
 # AddressSanitizer: the suite, and callers, workers and pools in disorder.
 test-nif-asan: setup-test
 	@scripts/asan.sh
+
+# The suite with the threads of the native part held up at random.
+test-jitter: setup-test
+	@scripts/jitter.sh
 
 fuzz: SECONDS := 60
 fuzz: system-test

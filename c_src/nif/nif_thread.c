@@ -124,11 +124,11 @@ void nif_shelf_drop(nif_shelf *shelf) {
 
 static atomic_uintptr_t spares;
 
-/* A sanitizer is to see what is used when it was given back. */
+/* Where it is to be seen what is used when it was given back, it is freed. */
 #if defined(__SANITIZE_ADDRESS__)
-enum { KEEPS = 0 };
-#else
-enum { KEEPS = 1 };
+#define NIF_KEEPS 0
+#elif !defined(NIF_KEEPS)
+#define NIF_KEEPS 1
 #endif
 
 static void take_spares(void) {
@@ -140,7 +140,7 @@ static void take_spares(void) {
 }
 
 void *nif_block_alloc(void) {
-  if (own.spares == NULL && KEEPS)
+  if (own.spares == NULL && NIF_KEEPS)
     take_spares();
   spare *s = own.spares;
   if (s == NULL)
@@ -164,7 +164,7 @@ static void give(spare *s) {
 
 void nif_block_free(void *block) {
   spare *s = block;
-  if (!KEEPS) {
+  if (!NIF_KEEPS) {
     free(s);
   } else if (own.spare_count >= OWN_SPARES) {
     give(s);

@@ -1,19 +1,21 @@
 /* Other interleavings than the usual ones: threads are held up at random just
  * after they gave up a lock or sent a message, which is where the state that
  * they have just seen may change under them; and before they begin or end to
- * count on a call. Linked into the native part's
- * sanitizer builds by --wrap.
+ * count on a call. Linked by --wrap into the native part's sanitizer builds,
+ * and into one without a sanitizer, which is faster.
  *
  * SNAKEPIT_JITTER=N holds up one time in N (0: never). */
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #define ONE_IN 64
 #define MORE 16 /* at a call */
+#define MANY_USES 1000000
 #define LONGEST_NS 300000
 
 typedef struct ErlDrvMutex_ ErlDrvMutex;
@@ -86,12 +88,23 @@ int __wrap_enif_send(void *env, const void *to, void *message, uintptr_t term) {
   return sent;
 }
 
+/* One that was freed, and filled as MALLOC_PERTURB_ says, has other numbers. */
+static void must_be_there(nif_call *call) {
+  unsigned uses = atomic_load((atomic_uint *)(void *)call);
+  if (uses == 0 || uses > MANY_USES) {
+    fprintf(stderr, "jitter: a call that was freed is used\n");
+    abort();
+  }
+}
+
 void __wrap_nif_call_keep(nif_call *call) {
   hold_up_often(MORE);
+  must_be_there(call);
   __real_nif_call_keep(call);
 }
 
 void __wrap_nif_call_release(nif_call *call) {
   hold_up_often(MORE);
+  must_be_there(call);
   __real_nif_call_release(call);
 }

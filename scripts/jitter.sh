@@ -1,0 +1,17 @@
+#!/bin/sh
+# Runs Elixir tests with the native part's threads held up at random
+# (test/c/jitter.c): in seven minutes what otherwise shows in one run of many.
+#
+#   scripts/jitter.sh [arguments of mix test]
+set -eu
+cd "$(dirname "$0")/.."
+
+export VARIANT=jitter MIX_ENV=test MIX_BUILD_PATH="$PWD/_build/jitter"
+export SNAKEPIT_PYTHON="$PWD/.venv/bin/python3"
+# What is freed is filled.
+export MALLOC_PERTURB_=165
+# build_test.exs builds with flags of its own.
+if [ $# -eq 0 ]; then
+  set -- $(ls test/elixir/*_test.exs | grep -v build_test)
+fi
+exec mix test "$@"

@@ -153,7 +153,7 @@ typedef struct caller {
 static ERL_NIF_TERM blob(ErlNifEnv *env, uint32_t *random) {
   static const size_t sizes[] = {30000, LARGE, 2 * LARGE, 20 * LARGE};
   size_t size =
-      sizes[fake_random(random, 40) == 0 ? 3 : fake_random(random, 3)];
+      sizes[fake_random(random, 100) == 0 ? 3 : fake_random(random, 3)];
   ERL_NIF_TERM term;
   unsigned char *to = enif_make_new_binary(env, size, &term);
   memset(to, fake_segments_byte(fake_random(random, 1000)), size);
@@ -167,7 +167,7 @@ static ERL_NIF_TERM submit(caller *c) {
   ErlNifEnv *env = c->env;
   uint32_t *random = c->random;
   ERL_NIF_TERM args = enif_make_new_map(env);
-  for (uint32_t n = fake_random(random, 8) == 0 ? fake_random(random, 20) : 0;
+  for (uint32_t n = fake_random(random, 8) == 0 ? fake_random(random, 5) : 0;
        n > 0; n--)
     enif_make_map_put(env, args, fake_text(env, names[n % 3]),
                       blob(env, random), &args);

@@ -396,3 +396,40 @@ ERL_NIF_TERM nif_incoming_message(ErlNifEnv *env, const uint8_t *bytes,
   return enif_make_tuple2(env, message,
                           enif_make_list_from_array(env, terms, count));
 }
+
+/* ---- of one call --------------------------------------------------------- */
+
+void nif_call_count_lent(nif_call *call, const nif_attached *a,
+                         unsigned inlined) {
+  if (inlined > 0)
+    atomic_fetch_add(&call->inlined, inlined);
+  if (a == NULL)
+    return;
+  atomic_fetch_add(&call->lent, a->count);
+  atomic_fetch_add(&call->beside, a->bytes);
+}
+
+void nif_call_count_given(nif_call *call, const nif_incoming *in) {
+  uint64_t bytes = 0;
+  for (unsigned i = 0; i < in->count; i++)
+    bytes += in->bytes[i];
+  atomic_fetch_add(&call->given, in->count);
+  atomic_fetch_add(&call->beside, bytes);
+}
+
+ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env) {
+  unsigned lent = atomic_load(&call->lent), given = atomic_load(&call->given),
+           inlined = atomic_load(&call->inlined);
+  if (lent == 0 && given == 0 && inlined == 0)
+    return am_nil;
+  return enif_make_tuple4(env, enif_make_uint(env, lent),
+                          enif_make_uint(env, given),
+                          enif_make_uint(env, inlined),
+                          enif_make_uint64(env, atomic_load(&call->beside)));
+}
+
+NIF(nif_call_segments) {
+  nif_call *call = nif_call_get(env, argv[0]);
+  (void)argc;
+  return call == NULL ? enif_make_badarg(env) : nif_call_counts(call, env);
+}

@@ -242,7 +242,7 @@ void nif_call_chunk(nif_call *call, grpc_byte_buffer *bytes) {
 void nif_call_local_chunk(nif_call *call, ErlNifEnv *caller_env,
                           const uint8_t *bytes, size_t len,
                           const nif_incoming *in) {
-  if (!call->stream || !begin_chunk(call))
+  if (!begin_chunk(call))
     return;
   send_chunk(call, caller_env, am_chunk,
              nif_incoming_message(nif_scratch(), bytes, len, in));
@@ -467,43 +467,6 @@ bool nif_call_awaitable(nif_call *call) {
          is_local(call);
 }
 
-/* ---- what went beside ---------------------------------------------------- */
-
-void nif_call_count_lent(nif_call *call, const nif_attached *a,
-                         unsigned inlined) {
-  if (inlined > 0)
-    atomic_fetch_add(&call->inlined, inlined);
-  if (a == NULL)
-    return;
-  atomic_fetch_add(&call->lent, a->count);
-  atomic_fetch_add(&call->beside, a->bytes);
-}
-
-void nif_call_count_given(nif_call *call, const nif_incoming *in) {
-  uint64_t bytes = 0;
-  for (unsigned i = 0; i < in->count; i++)
-    bytes += in->bytes[i];
-  atomic_fetch_add(&call->given, in->count);
-  atomic_fetch_add(&call->beside, bytes);
-}
-
-ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env) {
-  unsigned lent = atomic_load(&call->lent), given = atomic_load(&call->given),
-           inlined = atomic_load(&call->inlined);
-  if (lent == 0 && given == 0 && inlined == 0)
-    return am_nil;
-  return enif_make_tuple4(env, enif_make_uint(env, lent),
-                          enif_make_uint(env, given),
-                          enif_make_uint(env, inlined),
-                          enif_make_uint64(env, atomic_load(&call->beside)));
-}
-
-NIF(nif_call_segments) {
-  nif_call *call = nif_call_get(env, argv[0]);
-  (void)argc;
-  return call == NULL ? enif_make_badarg(env) : nif_call_counts(call, env);
-}
-
 /* ---- handles ----------------------------------------------------------- */
 
 static ErlNifResourceType *handle_type;
@@ -523,7 +486,7 @@ int nif_call_load(ErlNifEnv *env) {
 ERL_NIF_TERM nif_call_handle(ErlNifEnv *env, nif_call *call) {
   nif_call **handle = enif_alloc_resource(handle_type, sizeof(nif_call *));
   if (handle == NULL)
-    return enif_raise_exception(env, am_system_limit);
+    return 0;
   nif_call_keep(call);
   *handle = call;
   ERL_NIF_TERM term = enif_make_resource(env, handle);
@@ -560,7 +523,7 @@ static ERL_NIF_TERM call_quiet(ErlNifEnv *env, int argc,
   return enif_schedule_nif(env, "call_cancel", 0, call_quiet, argc, argv);
 }
 
-/* True when there will be no end; |before| is its state then. */
+/* |before| is its state then. */
 static bool drop(nif_call *call, ErlNifEnv *env, unsigned *before) {
   *before = atomic_load(&call->state);
   do {
@@ -571,6 +534,11 @@ static bool drop(nif_call *call, ErlNifEnv *env, unsigned *before) {
   nif_caller_leave(call);
   nif_call_abandon(call, env);
   return true;
+}
+
+bool nif_call_drop(nif_call *call, ErlNifEnv *env) {
+  unsigned before;
+  return drop(call, env, &before);
 }
 
 NIF(nif_call_cancel) {
@@ -587,7 +555,6 @@ NIF(nif_call_cancel) {
 NIF(nif_pool_cancel_call) {
   nif_pool *pool;
   ErlNifUInt64 req;
-  unsigned before;
   (void)argc;
   if (!enif_get_resource(env, argv[0], nif_pool_type, (void **)&pool) ||
       !enif_get_uint64(env, argv[1], &req))
@@ -599,7 +566,7 @@ NIF(nif_pool_cancel_call) {
   enif_mutex_unlock(pool->lock);
   if (call == NULL)
     return am_ended;
-  bool dropped = drop(call, env, &before);
+  bool dropped = nif_call_drop(call, env);
   nif_call_release(call);
   return dropped ? am_ok : am_ended;
 }

@@ -211,13 +211,6 @@ void nif_call_begins(nif_call *call);
 bool nif_call_has_begun(nif_call *call, bool settled);
 /* Whether its start is to be a message. */
 bool nif_call_tells(nif_call *call);
-/* What went with a message of the call's, |a| or NULL, and how many blobs in
- * it; what came with one. */
-void nif_call_count_lent(nif_call *call, const nif_attached *a,
-                         unsigned inlined);
-void nif_call_count_given(nif_call *call, const nif_incoming *in);
-/* {sent, received, missing, bytes} of these, or nil for none of all. */
-ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env);
 /* {worker_id, pid, carrier} of its slot. */
 ERL_NIF_TERM nif_call_worker(const nif_call *call, ErlNifEnv *env);
 /* Sends a message of a stream to the caller, unless the call has ended. */
@@ -244,7 +237,12 @@ void nif_call_started(nif_call *call);
 /* Whether it was handed to a local worker, for good. */
 bool nif_call_awaitable(nif_call *call);
 
-/* A term that keeps the call; what is behind one, NULL when it is none. */
+/* The caller does not want it any more: there will be no end, unless somebody
+ * has claimed it, which is false. */
+bool nif_call_drop(nif_call *call, ErlNifEnv *env);
+
+/* A term that keeps the call, or 0 when out of memory; what is behind one, NULL
+ * when it is none. */
 ERL_NIF_TERM nif_call_handle(ErlNifEnv *env, nif_call *call);
 nif_call *nif_call_get(ErlNifEnv *env, ERL_NIF_TERM term);
 /* Whether it is the calling process that made it. */
@@ -252,6 +250,16 @@ bool nif_call_is_callers(const nif_call *call, ErlNifEnv *env);
 /* The end of a stream that an ExecuteToolResponse tells of: done, or the error
  * as gRPC says it. */
 ERL_NIF_TERM nif_stream_end(ErlNifEnv *env, const uint8_t *bytes, size_t len);
+
+/* nif_attach.c ----------------------------------------------------------- */
+
+/* What went with a message of the call's, |a| or NULL, and how many blobs in
+ * it; what came with one. */
+void nif_call_count_lent(nif_call *call, const nif_attached *a,
+                         unsigned inlined);
+void nif_call_count_given(nif_call *call, const nif_incoming *in);
+/* {sent, received, missing, bytes} of these, or nil for none of all. */
+ERL_NIF_TERM nif_call_counts(const nif_call *call, ErlNifEnv *env);
 
 /* nif_caller.c ----------------------------------------------------------- */
 

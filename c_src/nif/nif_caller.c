@@ -12,8 +12,15 @@
 typedef struct nif_caller {
   sp_map_node node; /* by |pid|; must be first */
   ErlNifPid pid;
-  nif_call *calls; /* not kept: each leaves before it may be freed */
+  nif_call *calls;        /* not kept: each leaves before it may be freed */
+  sp_reactor_timer timer; /* it has died and has calls left; keeps it */
 } nif_caller;
+
+/* Of so many calls a dead process is rid in one go, some 0.2 ms: the thread
+ * that does it has others to see to. */
+#ifndef NIF_AT_ONCE
+#define NIF_AT_ONCE 100
+#endif
 
 /* By the numbers of their processes, which are given in turn. */
 #define SHARDS 32
@@ -51,10 +58,11 @@ static void unlink_call(nif_caller *caller, nif_call *call) {
   call->owner = NULL;
 }
 
-/* Takes all its calls; of those that nobody has ended, kept, a list. */
+/* Takes NIF_AT_ONCE of its calls: a list of those that nobody has ended, kept.
+ */
 static nif_call *orphans_of(nif_caller *caller) {
   nif_call *orphans = NULL;
-  while (caller->calls != NULL) {
+  for (int i = 0; i < NIF_AT_ONCE && caller->calls != NULL; i++) {
     nif_call *call = caller->calls;
     /* Whoever else would have ended it has no reason to leave from then on. */
     nif_call_keep(call);
@@ -71,6 +79,31 @@ static nif_call *orphans_of(nif_caller *caller) {
 
 /* ---- life ---------------------------------------------------------------- */
 
+/* Gives up some of its calls; the rest, and the caller, are for the timer. */
+static void give_up(nif_caller *caller, ErlNifEnv *env) {
+  struct shard *shard = shard_of(&caller->pid);
+  enif_mutex_lock(shard->lock);
+  nif_call *call = orphans_of(caller);
+  bool more = caller->calls != NULL;
+  enif_mutex_unlock(shard->lock);
+  while (call != NULL) {
+    nif_call *next = call->owner_next;
+    nif_call_abandon(call, env);
+    nif_call_release(call);
+    call = next;
+  }
+  if (more)
+    sp_reactor_set_timer(nif_reactor, &caller->timer, sp_reactor_now());
+  else
+    enif_release_resource(caller);
+}
+
+static void give_up_more(sp_reactor_timer *timer, int64_t now) {
+  (void)now;
+  give_up((nif_caller *)(void *)((char *)timer - offsetof(nif_caller, timer)),
+          NULL);
+}
+
 static void caller_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
                         ErlNifMonitor *monitor) {
   nif_caller *caller = obj;
@@ -79,15 +112,8 @@ static void caller_down(ErlNifEnv *env, void *obj, ErlNifPid *pid,
   (void)monitor;
   enif_mutex_lock(shard->lock);
   sp_map_take(&shard->callers, &caller->node);
-  nif_call *call = orphans_of(caller);
   enif_mutex_unlock(shard->lock);
-  enif_release_resource(caller);
-  while (call != NULL) {
-    nif_call *next = call->owner_next;
-    nif_call_abandon(call, env);
-    nif_call_release(call);
-    call = next;
-  }
+  give_up(caller, env);
 }
 
 /* Its process is not watched: it has died. */
@@ -105,8 +131,9 @@ static bool watch(ErlNifEnv *env, struct shard *shard, nif_call *call) {
   nif_caller *caller = enif_alloc_resource(caller_type, sizeof *caller);
   if (caller == NULL)
     return false;
+  memset(caller, 0, sizeof *caller);
   caller->pid = call->caller;
-  caller->calls = NULL;
+  caller->timer.fn = give_up_more;
   enif_mutex_lock(shard->lock);
   /* No other thread runs this process. */
   sp_map_put(&shard->callers, &caller->node, (const uint8_t *)&caller->pid,

@@ -251,7 +251,13 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
     nif_call_started(call);
   }
   grpc_slice_unref(start.method);
-  result = enif_make_tuple2(env, am_ok, nif_call_handle(env, call));
+  ERL_NIF_TERM handle = nif_call_handle(env, call);
+  if (handle != 0) {
+    result = enif_make_tuple2(env, am_ok, handle);
+  } else {
+    (void)nif_call_drop(call, env);
+    result = enif_raise_exception(env, am_system_limit);
+  }
   nif_call_release(call);
 done:
   for (size_t i = 0; i < header_count; i++) {

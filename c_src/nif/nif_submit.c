@@ -327,8 +327,14 @@ static ERL_NIF_TERM taken(ErlNifEnv *env, const submission *s, nif_call *call,
   if (!later && hold && !crowded && nif_call_awaitable(call))
     nif_local_await(call, env);
   bool settled = hold && nif_call_settle(call, env, &result);
-  if (!settled)
-    result = enif_make_tuple2(env, am_ok, name_of(env, s, call));
+  if (!settled) {
+    ERL_NIF_TERM name = name_of(env, s, call);
+    if (name == 0) {
+      (void)nif_call_drop(call, env);
+      return enif_raise_exception(env, am_system_limit);
+    }
+    result = enif_make_tuple2(env, am_ok, name);
+  }
   counter.left = sp_reactor_now();
   if (!s->watched || !nif_call_has_begun(call, settled))
     return result;

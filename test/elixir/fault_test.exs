@@ -128,7 +128,7 @@ defmodule Snakepit.FaultTest do
   end
 
   test "all calls of a process end with it, and no others" do
-    for n <- [0, 1, 5] do
+    for n <- [0, 1, 5, 350] do
       path = signal_path()
       before = Snakepit.get_stats()
 

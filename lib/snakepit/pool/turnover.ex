@@ -173,8 +173,7 @@ defmodule Snakepit.Pool.Turnover do
     Enum.reduce(ids, state, fn id, state ->
       case state.pools[name].workers[id] do
         {:ready, pid} ->
-          _ = close(id)
-          :ok = GRPCWorker.retire(pid, reason)
+          :ok = retire_worker(id, pid, reason)
           update_in(state.pools[name], &Roster.retire(&1, id))
 
         # Nothing of it is there yet: whoever would start it finds that out.
@@ -194,20 +193,18 @@ defmodule Snakepit.Pool.Turnover do
     end)
   end
 
-  # At once: who hears that it has retired relies on it.
-  defp close(id) do
+  # It gets nothing more at once: who hears that it has retired relies on it.
+  defp retire_worker(id, pid, reason) do
     with {:ok, %{slot: slot}} when slot != nil <- Workers.get_worker_metadata(id),
          do: Native.slot_set_state(slot, :draining)
+
+    GRPCWorker.retire(pid, reason)
   end
 
   defp retire_or_stop(id, reason) do
     case Workers.get_worker_pid(id) do
-      {:ok, pid} ->
-        _ = close(id)
-        GRPCWorker.retire(pid, reason)
-
-      {:error, :not_found} ->
-        stop_later(id)
+      {:ok, pid} -> retire_worker(id, pid, reason)
+      {:error, :not_found} -> stop_later(id)
     end
   end
 

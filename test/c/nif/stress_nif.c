@@ -287,7 +287,9 @@ static void assert_quiet(caller *c) {
 
 static void wait_somehow(caller *c) {
   switch (fake_random(c->random, 8)) {
-  case 0:
+  case 0: /* with more calls than that */
+    for (uint32_t n = fake_random(c->random, 4); n > 0; n--)
+      submit(c);
     nap(fake_random(c->random, 3000));
     fake_kill(c->self);
     atomic_fetch_add(&killed, 1);

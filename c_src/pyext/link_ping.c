@@ -27,14 +27,18 @@ static void send_probe(sp_link *link) {
   pthread_sigmask(SIG_SETMASK, &before, NULL);
 }
 
+/* The watcher looks after it from now on. */
+static void begin_to_listen(sp_link *link) {
+  link->ping_look = sp_link_now() + link->ping_window;
+  sp_link_ring(link->kick);
+}
+
 void sp_link_pinged(sp_link *link, uint64_t id) {
   uint8_t bytes[SP_FRAME_PONG_BYTES];
   uint64_t stuck = 0;
   link->pinged = true;
-  if (link->ping_look == 0 && link->ping_window != 0) {
-    link->ping_look = sp_link_now() + link->ping_window;
-    sp_link_ring(link->kick); /* the watcher looks after it from now on */
-  }
+  if (link->ping_look == 0 && link->ping_window != 0)
+    begin_to_listen(link);
   if (link->probe_since != 0)
     stuck = (uint64_t)(sp_link_now() - link->probe_since) / 1000000;
   else if (link->running != NULL && link->config.probe != NULL &&
@@ -69,5 +73,7 @@ void sp_link_expect_pings(sp_link *link, int timeout_ms, int max_missed) {
   link->pings_max = max_missed > 0 ? max_missed : 1;
   link->ping_look = 0;
   link->pings_missed = 0;
+  if (link->pinged && link->ping_window != 0) /* one was answered already */
+    begin_to_listen(link);
   pthread_mutex_unlock(&link->lock);
 }

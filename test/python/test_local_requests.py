@@ -15,7 +15,7 @@ import pytest
 from harness import ToolFailed, wait_until
 from local_peer import Frame, LocalWorker
 from segment_peer import Lender
-from test_local import Start, extension, start  # noqa: F401
+from test_local import Start, extension, heartbeat, start  # noqa: F401
 
 REPLY, REQUEST, REQUEST_CANCEL = 6, 20, 21
 EXECUTE_ELIXIR_TOOL = 10
@@ -329,3 +329,12 @@ def test_the_stub(worker: LocalWorker) -> None:
     call = begin(worker, "ping_by_stub", {"timeout": 0.2})
     asked(worker).cancelled()
     assert str(worker.value(call)).startswith("DEADLINE_EXCEEDED")
+
+
+def test_a_ping_from_before_any_is_expected_counts(start: Start) -> None:  # noqa: F811
+    """One that comes while the worker tells of its tools may be the only one."""
+    worker = start("lean", env={**heartbeat(), "SNAKEPIT_WORKER_ID": "w1"})
+    told = asked(worker)
+    worker.ping()
+    told.answer({})
+    assert worker.end() == 0

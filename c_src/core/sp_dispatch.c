@@ -75,16 +75,28 @@ static void answer_late(sp_dispatch *d) {
   }
 }
 
+/* To wake an idle slot for each that was taken back from a slow one takes
+ * longer than they take: where one has been woken the others follow. */
 static void fill(sp_dispatch *d, sp_slot *slot) {
   if (slot != NULL)
     sp_slot_fill(d, slot);
-  while (d->round != NULL && (slot = sp_slot_best(d)) != NULL)
+  while (d->round != NULL && (slot = sp_slot_best(d)) != NULL &&
+         (d->settling || slot->load > 0 || !sp_ahead_may_settle(d)))
     sp_slot_fill(d, slot);
 }
 
 void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot) {
   fill(d, slot);
   answer_late(d);
+}
+
+void sp_dispatch_settle(sp_dispatch *d) {
+  sp_ahead_offer(d);
+  if (d->round == NULL || d->open_slots == 0)
+    return;
+  d->settling = true;
+  sp_dispatch_hand_out(d, NULL);
+  d->settling = false;
 }
 
 /* ---- requests ------------------------------------------------------------ */
@@ -292,7 +304,9 @@ size_t sp_dispatch_under_way(const sp_dispatch *d) {
 }
 size_t sp_dispatch_busy(const sp_dispatch *d) { return d->stats.slots_busy; }
 
-bool sp_dispatch_is_short(const sp_dispatch *d) { return d->round != NULL; }
+bool sp_dispatch_is_short(const sp_dispatch *d) {
+  return d->round != NULL && d->open_slots == 0;
+}
 
 void sp_dispatch_get_stats(const sp_dispatch *d, sp_dispatch_stats *out) {
   *out = d->stats;

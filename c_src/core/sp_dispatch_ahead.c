@@ -8,6 +8,10 @@
 
 /* A pace is the mean over about so many requests. */
 #define MEAN 8
+/* Of so many one that takes FAR times as long does not count: its worker waited
+ * for a processor. */
+#define CHANCE 16
+#define FAR 8
 
 /* ---- which slots --------------------------------------------------------- */
 
@@ -36,6 +40,11 @@ void sp_ahead_pace(sp_dispatch *d, sp_slot *slot, int64_t took) {
   uint64_t since = (uint64_t)d->now - (uint64_t)slot->since;
   if (took < 0 && since < (uint64_t)most)
     took = (int64_t)since;
+  if (slot->even >= CHANCE && took > slot->pace / MEAN * FAR) {
+    slot->even = 0;
+    return;
+  }
+  slot->even++;
   slot->pace += (took >= 0 && took < most ? took : most) - slot->pace / MEAN;
 }
 
@@ -302,6 +311,12 @@ static void pass_turn(sp_dispatch *d, const sp_slot *slot) {
     d->eager = slot->eager_next;
 }
 
+/* Whether some that wait for any slot may lie ahead there: while others are
+ * idle, only behind what they came with. */
+static bool may_host(const sp_dispatch *d, const sp_slot *slot) {
+  return has_room(d, slot) && (d->open_slots == 0 || is_soon(d, slot, 1, true));
+}
+
 /* How many callers are looked at for one request. */
 #define LOOK_PAST 8
 
@@ -312,14 +327,14 @@ static void pass_turn(sp_dispatch *d, const sp_slot *slot) {
  * behind them kept all busy. */
 static sp_request *next_shared(const sp_dispatch *d, sp_slot *slot, bool alone,
                                sp_slot **out) {
-  const sp_flow *flow = d->round;
+  const sp_flow *flow = alone && !may_host(d, slot) ? NULL : d->round;
   for (int i = 0; i < LOOK_PAST && flow != NULL; i++) {
     sp_request *r = flow->waiting.first;
     sp_slot *own = r->session != NULL ? sp_session_slot(r->session) : slot;
     if (own == NULL || sp_request_late(r, d->now) != SP_REASON_NONE)
       return NULL;
     *out = own;
-    if (alone ? own == slot : has_room(d, own))
+    if (alone ? own == slot : may_host(d, own))
       return r;
     if (own->state != SP_SLOT_READY || is_slow(d, own))
       return NULL;
@@ -330,9 +345,9 @@ static sp_request *next_shared(const sp_dispatch *d, sp_slot *slot, bool alone,
 
 /* From those that wait for any slot, to the slots in turn. */
 static void offer_shared(sp_dispatch *d) {
-  while (d->eager != NULL) {
+  while (d->round != NULL && d->eager != NULL) {
     sp_slot *slot;
-    if (!has_room(d, d->eager)) {
+    if (!may_host(d, d->eager)) {
       unlist_eager(d, d->eager);
       continue;
     }
@@ -409,6 +424,21 @@ bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r) {
     return true;
   sp_queue_take(d, r);
   unlist_eager(d, slot);
+  return false;
+}
+
+/* Of many the first are looked at; the others start. */
+bool sp_ahead_may_settle(const sp_dispatch *d) {
+  if (d->config.parallel == 0)
+    return false;
+  const sp_slot *slot = d->touched;
+  for (int i = 0; i < HOSTS && slot != NULL; i++, slot = slot->touched_next)
+    if (may_host(d, slot))
+      return true;
+  slot = d->eager;
+  for (int i = 0; i < HOSTS && slot != NULL; i++, slot = slot->eager_next)
+    if (may_host(d, slot))
+      return true;
   return false;
 }
 

@@ -1,9 +1,10 @@
 /* What the files of the dispatcher share.
  *
  * Between two calls from outside: a slot that is ready and has room has no
- * request pinned to it, and while there is such a slot no request waits for
- * just any, but for those that lie ahead by choice (sp_ahead_join). Each place
- * that becomes free is given on at once (sp_slot_fill).
+ * request pinned to it, and once all events are taken no request waits for just
+ * any while there is such a slot, but for those that lie ahead by choice
+ * (sp_ahead_join, sp_dispatch_settle). Each place that becomes free is given on
+ * at once (sp_slot_fill).
  */
 #ifndef SP_DISPATCH_IMPL_H
 #define SP_DISPATCH_IMPL_H
@@ -111,6 +112,7 @@ struct sp_slot {
   uint32_t ahead_max;
   int64_t since; /* when what runs began */
   int64_t pace;  /* what one takes, times a constant */
+  uint32_t even; /* how many counted for that since one did not */
   bool eager;    /* in |eager| */
   bool touched;  /* in |touched| */
   sp_slot *avoided_prev;
@@ -167,6 +169,7 @@ struct sp_dispatch {
   size_t ahead_free; /* requests ahead that other slots may run */
   size_t promoted;
   int64_t looked; /* when slow ones were last looked for */
+  bool settling;  /* in sp_dispatch_settle */
 };
 
 /* ---- sp_dispatch_request.c: the slab, events, timers -------------------- */
@@ -294,6 +297,9 @@ sp_slot *sp_ahead_host(sp_dispatch *d, bool crowd);
 sp_slot *sp_ahead_home(sp_dispatch *d, sp_slot *slot);
 /* Puts |r|, which does not wait, there. False when that cannot be done. */
 bool sp_ahead_join(sp_dispatch *d, sp_slot *slot, sp_request *r);
+/* Whether there is a busy slot where some that wait may lie ahead, though
+ * others are idle, as soon as what starts has been sent. */
+bool sp_ahead_may_settle(const sp_dispatch *d);
 /* When what lies ahead is to be looked at again, while slots are idle. */
 int64_t sp_ahead_due(const sp_dispatch *d);
 /* |slot|, which has none ahead, is removed. */
@@ -304,6 +310,9 @@ void sp_ahead_forget(sp_dispatch *d, sp_slot *slot);
 /* Starts on |slot| (may be NULL) and on any other open slot what can start,
  * then answers what came too late. */
 void sp_dispatch_hand_out(sp_dispatch *d, sp_slot *slot);
+/* All events are taken: sends ahead what may be, and starts what could not be,
+ * if slots are idle. */
+void sp_dispatch_settle(sp_dispatch *d);
 void sp_dispatch_set_now(sp_dispatch *d, int64_t now);
 
 #endif

@@ -126,11 +126,11 @@ void sp_request_emit(sp_dispatch *d, sp_request *r,
 }
 
 int sp_dispatch_next_event(sp_dispatch *d, sp_dispatch_event *event) {
+  if (d->events.first == NULL)
+    sp_dispatch_settle(d);
   sp_request *r = d->events.first;
-  if (r == NULL) {
-    sp_ahead_offer(d);
+  if (r == NULL)
     return 0;
-  }
   size_t i = 0;
   while ((r->pending & 1U << kinds[i]) == 0)
     i++;

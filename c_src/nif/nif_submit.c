@@ -355,8 +355,8 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
       .caller = nif_pid_key(&call->caller),
       .queue_deadline = s->queue_deadline,
       .deadline = s->deadline,
-      .crowd = in_a_row(nif_pid_key(&call->caller), now),
       .user = call};
+  bool in_row = in_a_row(nif_pid_key(&call->caller), now);
   /* A local worker that is free may answer at once. */
   bool hold =
       !s->stream && !s->inputs && atomic_load(&pool->encoding) == NIF_CBOR;
@@ -369,10 +369,12 @@ static ERL_NIF_TERM dispatch(ErlNifEnv *env, const submission *s,
   bool closed = pool->closed;
   bool draining = pool->draining;
   nif_slot *speaking = nif_local_speaking(pool);
+  /* After a pause the first of a crowd is in no row. */
+  request.crowd = in_row || pool->callers > CROWD;
   int err = draining
                 ? SP_ERR_NOTREADY
                 : sp_dispatch_submit(pool->dispatch, &request, now, &call->req);
-  bool crowded = request.crowd || sp_dispatch_under_way(pool->dispatch) > CROWD;
+  bool crowded = in_row || sp_dispatch_under_way(pool->dispatch) > CROWD;
   bool is_short = nif_pool_is_short(pool);
   pool->at_once = hold && !crowded;
   nif_pool_leave(pool, env);

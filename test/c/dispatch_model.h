@@ -101,7 +101,8 @@ static struct world {
   uint64_t offers;
   uint64_t returns;
   uint64_t joins;
-  request *coming; /* is being submitted */
+  uint64_t settled; /* lie ahead, though idle slots could have run them */
+  request *coming;  /* is being submitted */
 } w;
 
 static size_t chance(size_t n) { return (size_t)(test_random(&w.random) % n); }
@@ -372,8 +373,8 @@ static void lie_ahead(request *r, const slot *s) {
   w.offers++;
 }
 
-/* While it is submitted: an idle slot could run it, and enough are busy. */
-static bool model_join(request *r, const slot *s) {
+/* An idle slot could run what lies ahead: enough others are busy. */
+static void check_choice(void) {
   size_t busy = 0;
   for (size_t i = 0; i < MAX_SLOTS; i++)
     busy += w.slots[i].id != 0 && load(&w.slots[i]) > 0;
@@ -381,6 +382,11 @@ static bool model_join(request *r, const slot *s) {
   assert_true(w.set->parallel > 0 && busy >= enough);
   assert_non_null(best());
   assert_int_equal(load(best()), 0);
+}
+
+/* While it is submitted. */
+static bool model_join(request *r, const slot *s) {
+  check_choice();
   if (r->session >= 0) { /* it stays where its session is */
     assert_int_equal(r->affinity, SP_AFFINITY_HINT);
     assert_int_equal(w.sessions[r->session].slot, s->id);
@@ -410,12 +416,14 @@ static bool model_offer(void *user, void *tied) {
   if (is_pinned(r)) {
     assert_ptr_equal(r, oldest(NULL, s->id));
   } else {
-    assert_null(best());
+    if (best() != NULL)
+      check_choice();
     check_turn(r);
     assert_true(r->session < 0 || w.sessions[r->session].slot == s->id);
   }
   if (chance(10) == 0)
     return false;
+  w.settled += !is_pinned(r) && best() != NULL;
   if (!is_pinned(r))
     serve(r);
   lie_ahead(r, s);
@@ -503,14 +511,38 @@ static void fill(slot *s, request **late, size_t *late_count) {
   }
 }
 
+static size_t count_starts(const event_log *log) {
+  size_t n = 0;
+  for (size_t i = 0; i < log->count; i++)
+    n += log->events[i].kind == SP_DISPATCH_START;
+  return n;
+}
+
+static void take_events(size_t most);
+
+/* Whether another one starts on an idle slot: where it may lie ahead as well
+ * that is the dispatcher's choice, and it is asked. */
+static bool starts_another(void) {
+  if (w.set->parallel == 0)
+    return true;
+  while (count_starts(&w.actual) <= count_starts(&w.expected)) {
+    size_t taken = w.actual.count;
+    take_events(1);
+    if (w.actual.count == taken)
+      return false;
+  }
+  return true;
+}
+
 /* |before|: one that ends after all that start. */
 static void hand_out(slot *s, request *before) {
   request *late[MAX_LIVE];
   size_t count_late = 0;
   if (s != NULL)
     fill(s, late, &count_late);
-  while (w.ring_count > 0 && (s = best()) != NULL)
-    fill(s, late, &count_late);
+  while (w.ring_count > 0 && best() != NULL && starts_another())
+    fill(best(), late, &count_late);
+  assert_true(w.ring_count == 0 || best() == NULL); /* none was left */
   if (before != NULL)
     finish(before);
   for (size_t i = 0; i < count_late; i++) {

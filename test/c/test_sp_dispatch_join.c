@@ -210,6 +210,81 @@ static void test_is_taken_back_from_a_slow_one(void **state) {
   sp_dispatch_del(d);
 }
 
+/* One of four slots is busy, with something slow; four lie ahead there. */
+static sp_dispatch *behind_a_slow_one(sp_slot_id *slots) {
+  sp_dispatch *d = begin_with(4, slots, 2, 1, 50, BRIEF / 2);
+  for (uintptr_t user = 1; user <= 5; user++) {
+    submit_as(d, user, 0);
+    drain(d);
+  }
+  assert_int_equal(o.offers, 4);
+  assert_int_equal(stats(d).slots_busy, 1);
+  return d;
+}
+
+/* One more is woken for them, not four. */
+static void test_those_taken_back_stay_together(void **state) {
+  (void)state;
+  sp_slot_id slots[4];
+  sp_dispatch *d = behind_a_slow_one(slots);
+  sp_dispatch_event e;
+  sp_dispatch_tick(d, BOUND + 1);
+  assert_int_equal(o.takes, 4);
+  assert_false(sp_dispatch_is_short(d));
+  assert_int_equal(sp_dispatch_next_event(d, &e), 1);
+  assert_int_equal(e.kind, SP_DISPATCH_START);
+  assert_int_equal((uintptr_t)e.user, 2);
+  assert_int_equal(o.offers, 4); /* it would be overtaken */
+  no_event(d);
+  assert_int_equal(o.offers, 7);
+  for (size_t i = 4; i < 7; i++) {
+    assert_int_equal(o.offered[i], i - 1);
+    assert_int_equal(o.slots[i], e.slot);
+  }
+  assert_int_equal(stats(d).slots_busy, 2);
+  assert_int_equal(stats(d).queued, 3);
+  complete_in(d, e.req, BOUND + 1, BRIEF / 2);
+  assert_int_equal(sp_dispatch_slot_load(d, e.slot), 1);
+  assert_int_equal(stats(d).slots_busy, 2);
+  sp_dispatch_del(d);
+}
+
+/* Where they cannot, each wakes one. */
+static void test_those_taken_back_start_else(void **state) {
+  (void)state;
+  sp_slot_id slots[4];
+  sp_dispatch *d = behind_a_slow_one(slots);
+  o.full = true;
+  sp_dispatch_tick(d, BOUND + 1);
+  drain(d);
+  assert_int_equal(o.offers, 4);
+  assert_int_equal(stats(d).slots_busy, 4);
+  assert_int_equal(stats(d).queued, 1);
+  assert_true(sp_dispatch_is_short(d));
+  sp_dispatch_del(d);
+}
+
+/* A brief one that takes long once waited for a processor; twice, it is not
+ * brief. */
+static void test_one_in_many_may_take_long(void **state) {
+  (void)state;
+  for (int times = 0; times <= 2; times++) {
+    sp_slot_id slots[2];
+    sp_dispatch *d = begin_with(2, slots, 2, 1, 50, BRIEF / 2);
+    for (int i = 0; i < times; i++) {
+      sp_req_id id = submit_as(d, 1, 0);
+      drain(d);
+      complete_in(d, id, 0, BOUND - 1);
+    }
+    submit_as(d, 1, 0);
+    drain(d);
+    submit_as(d, 2, 0);
+    drain(d);
+    assert_int_equal(o.offers, times < 2 ? 1 : 0);
+    sp_dispatch_del(d);
+  }
+}
+
 /* A worker that has not seen yet what it is to run waits for a processor. */
 static void test_waits_with_a_worker_for_a_processor(void **state) {
   (void)state;
@@ -387,6 +462,9 @@ int main(void) {
       cmocka_unit_test(test_so_many_join),
       cmocka_unit_test(test_is_not_too_late),
       cmocka_unit_test(test_is_taken_back_from_a_slow_one),
+      cmocka_unit_test(test_those_taken_back_stay_together),
+      cmocka_unit_test(test_those_taken_back_start_else),
+      cmocka_unit_test(test_one_in_many_may_take_long),
       cmocka_unit_test(test_waits_with_a_worker_for_a_processor),
       cmocka_unit_test(test_stays_where_it_begins_soon),
       cmocka_unit_test(test_joins_brief_ones_sooner),

@@ -2,15 +2,18 @@ defmodule Bench.Figures.Scale do
   @moduledoc false
   # What a call costs all of the machine as workers and callers grow in number.
 
-  alias Bench.{Format, Load, Pools, Recorder}
+  alias Bench.{Format, Load, Pools, Recorder, Stats}
 
   @callers 64
   @sessions 100_000
   @patience_s 30
+  # How fast the machine is changes from second to second. What is compared has
+  # so many short turns each, and what counts is the median.
+  @turns 5
 
   @spec run(:local | :grpc, map) :: :ok
   def run(carrier, ctx) do
-    ms = if ctx.quick, do: 500, else: 1_500
+    ms = if ctx.quick, do: 150, else: 500
     callers(carrier, ms, if(ctx.quick, do: [32, 10_000], else: [32, 100, 1_000, 10_000]))
     workers(carrier, ms, if(ctx.quick, do: [2, 8], else: [1, 2, 4, 8, 32, 200]))
     if ctx.quick, do: :ok, else: sessions(carrier, ms)
@@ -19,21 +22,19 @@ defmodule Bench.Figures.Scale do
   defp callers(carrier, ms, counts) do
     Pools.ensure(carrier, 2)
 
-    costs =
+    loads =
       for count <- counts do
         label = "cost of a call, #{Format.commas(count)} callers, 2 workers"
-        {count, cost(carrier, count, ms, %{id: "cost_c#{count}", label: label})}
+        {count, %{id: "cost_c#{count}", label: label}, fn -> Load.rate(count, ms, &ping/2) end}
       end
 
-    compared(carrier, costs, 32, 10_000, "callers")
+    compared(carrier, costs(carrier, loads), 32, 10_000, "callers")
   end
 
   # Each session was used before it is measured.
   defp sessions(carrier, ms) do
     Pools.ensure(carrier, 2)
-    few = session_cost(carrier, ms, 10)
-    {cost, _conditions} = few
-    seconds = @sessions * cost / 1_000_000
+    seconds = @sessions / Load.rate(@callers, ms, &in_session(&1, &2, 10))
 
     if seconds > @patience_s do
       what = "#{Format.commas(@sessions)} sessions (#{carrier})"
@@ -43,8 +44,14 @@ defmodule Bench.Figures.Scale do
       |> Task.async_stream(&fill/1, max_concurrency: @callers, timeout: 300_000)
       |> Stream.run()
 
-      many = session_cost(carrier, ms, @sessions)
-      compared(carrier, [{10, few}, {@sessions, many}], 10, @sessions, "sessions")
+      loads =
+        for count <- [10, @sessions] do
+          label = "cost of a call, #{Format.commas(count)} sessions, 2 workers"
+          load = fn -> Load.rate(@callers, ms, &in_session(&1, &2, count)) end
+          {count, %{id: "cost_s#{count}", label: label}, load}
+        end
+
+      compared(carrier, costs(carrier, loads), 10, @sessions, "sessions")
     end
 
     # Nothing else is measured with them.
@@ -56,32 +63,38 @@ defmodule Bench.Figures.Scale do
     :ok
   end
 
-  defp session_cost(carrier, ms, count) do
-    label = "cost of a call, #{Format.commas(count)} sessions, 2 workers"
-    cost(carrier, @callers, ms, %{id: "cost_s#{count}", label: label}, &in_session(&1, &2, count))
-  end
-
   defp in_session(caller, n, count),
     do: Load.ping(session_id: "bench-#{rem(n * @callers + caller, count)}")
+
+  defp ping(_caller, _n), do: Load.ping()
 
   defp workers(carrier, ms, counts) do
     costs =
       for count <- counts do
         Pools.ensure(carrier, count)
         label = "cost of a call, #{@callers} callers, #{count} worker#{if count > 1, do: "s"}"
-        {count, cost(carrier, @callers, ms, %{id: "cost_w#{count}", label: label})}
+        load = fn -> Load.rate(@callers, ms, &ping/2) end
+        [cost] = costs(carrier, [{count, %{id: "cost_w#{count}", label: label}, load}])
+        cost
       end
 
     compared(carrier, costs, 2, List.last(counts), "workers")
   end
 
-  defp cost(carrier, callers, ms, named, call \\ fn _caller, _n -> Load.ping() end) do
-    {rate, conditions} = Recorder.measure(fn -> Load.rate(callers, ms, call) end)
+  # Microseconds for each count, and under which conditions.
+  defp costs(carrier, loads) do
+    {rates, conditions} =
+      Recorder.measure(fn ->
+        for(_ <- 1..@turns, {count, _named, load} <- loads, do: {count, load.()})
+        |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
+      end)
 
-    cost = 1_000_000 / rate
-    figure = %{group: :scale, carrier: carrier, value: cost, unit: :us}
-    Recorder.figure(Map.merge(figure, named), conditions)
-    {cost, conditions}
+    for {count, named, _load} <- loads do
+      cost = 1_000_000 / Stats.median(rates[count])
+      figure = %{group: :scale, carrier: carrier, value: cost, unit: :us}
+      Recorder.figure(Map.merge(figure, named), conditions)
+      {count, {cost, conditions}}
+    end
   end
 
   defp compared(carrier, costs, few, many, what) do

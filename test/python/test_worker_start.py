@@ -167,6 +167,37 @@ def test_the_forms_of_adapter_names(adapter: str) -> None:
     assert run_script("--health-check", "--adapter", adapter).returncode == 0
 
 
+EARLY_SIGNALS = """
+import os, signal
+from snakepit_bridge.worker import signals
+
+reader, writer = os.pipe()
+os.set_blocking(reader, False)
+os.set_blocking(writer, False)
+install = signal.signal
+
+def install_and_send(number, handler):
+    install(number, handler)
+    os.kill(os.getpid(), number)
+
+signal.signal = install_and_send
+signals.route(writer)
+print(sorted(os.read(reader, 16)) == sorted(signals.STOP_SIGNALS))
+"""
+
+
+def test_no_signal_is_lost_once_it_does_not_end_the_process() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", EARLY_SIGNALS],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signals_end_an_idle_worker_with_0(
     start_worker: Callable[..., Any], number: signal.Signals

@@ -29,10 +29,11 @@ def watch(on_stop: Callable[[], None]) -> None:
 
 def route(writer: int) -> None:
     """In the main thread: the numbers of all signals are written to ``writer``."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: None)
+    # Before the handlers, which do nothing: until then a signal ends the process.
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     os.register_at_fork(before=_hold, after_in_parent=_release, after_in_child=_forget)
+    for number in STOP_SIGNALS:
+        signal.signal(number, lambda *_: None)
 
 
 def _wait(reader: int, on_stop: Callable[[], None]) -> None:

@@ -201,6 +201,15 @@ static int get_headers(ErlNifEnv *env, ERL_NIF_TERM list,
   return enif_is_empty_list(env, list) ? SP_OK : SP_ERR_INVAL;
 }
 
+/* {:ok, call}; without memory for that the call is given up. */
+static ERL_NIF_TERM handed(ErlNifEnv *env, nif_call *call) {
+  ERL_NIF_TERM handle = nif_call_handle(env, call);
+  if (handle != 0)
+    return enif_make_tuple2(env, am_ok, handle);
+  (void)nif_call_drop(call, env);
+  return enif_raise_exception(env, am_system_limit);
+}
+
 static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
                         bool more) {
   static const sp_grpc_handler handler = {on_message, on_rpc_ended};
@@ -251,13 +260,7 @@ static ERL_NIF_TERM rpc(ErlNifEnv *env, const ERL_NIF_TERM argv[], bool stream,
     nif_call_started(call);
   }
   grpc_slice_unref(start.method);
-  ERL_NIF_TERM handle = nif_call_handle(env, call);
-  if (handle != 0) {
-    result = enif_make_tuple2(env, am_ok, handle);
-  } else {
-    (void)nif_call_drop(call, env);
-    result = enif_raise_exception(env, am_system_limit);
-  }
+  result = handed(env, call);
   nif_call_release(call);
 done:
   for (size_t i = 0; i < header_count; i++) {

@@ -43,16 +43,21 @@ def environment(**extra: str) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **extra}
 
 
-def run_script(*arguments: str, script: str = "grpc_server.py", **env: str) -> Any:
-    """Runs the entry script to its end."""
+def run_python(*arguments: str, **env: str) -> Any:
+    """Runs a program to its end."""
     return subprocess.run(
-        [sys.executable, str(PACKAGE / script), *arguments],
+        [sys.executable, *arguments],
         env=environment(**env),
         capture_output=True,
         text=True,
         timeout=PATIENCE,
         check=False,
     )
+
+
+def run_script(*arguments: str, script: str = "grpc_server.py", **env: str) -> Any:
+    """Runs the entry script to its end."""
+    return run_python(str(PACKAGE / script), *arguments, **env)
 
 
 class Worker:

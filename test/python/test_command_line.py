@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from typing import Any
 
 import pytest
-from harness import PACKAGE, PATIENCE, environment
+from harness import PACKAGE, run_python
 
 ENTRIES = {
     "module": ["-m", "snakepit_bridge"],
@@ -36,14 +35,7 @@ OPTIONS = [
 
 
 def run(entry: str, *arguments: str) -> Any:
-    return subprocess.run(
-        [sys.executable, *ENTRIES[entry], *arguments],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    return run_python(*ENTRIES[entry], *arguments)
 
 
 @pytest.mark.parametrize("entry", ENTRIES)
@@ -63,14 +55,7 @@ def test_an_old_python_says_that_it_is_too_old(entry: str) -> None:
         sys.version = "3.8.18 (main)"
         runpy.run_path({script!r}, run_name="__main__")
     """
-    result = subprocess.run(
-        [sys.executable, "-c", program],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    result = run_python("-c", program)
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr == (
         f"snakepit: workers need Python 3.9 or newer, and {sys.executable} is 3.8.18: "

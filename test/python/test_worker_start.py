@@ -5,19 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Callable
 
 import pytest
 from harness import (
-    HERE,
     PACKAGE,
     PATIENCE,
     Worker,
-    environment,
     first,
+    run_python,
     run_script,
     wait_until,
 )
@@ -141,14 +139,7 @@ def test_a_taken_port_is_told(showcase: Any) -> None:
 
 
 def test_module_entry_and_python_dash_m(proto_path: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "snakepit_bridge", "--health-check"],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    result = run_python("-m", "snakepit_bridge", "--health-check")
     assert (result.returncode, result.stdout) == (0, "ok\n")
 
 
@@ -187,14 +178,7 @@ print(sorted(os.read(reader, 16)) == sorted(signals.STOP_SIGNALS))
 
 
 def test_no_signal_is_lost_once_it_does_not_end_the_process() -> None:
-    result = subprocess.run(
-        [sys.executable, "-c", EARLY_SIGNALS],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    result = run_python("-c", EARLY_SIGNALS)
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr
 
 
@@ -241,13 +225,5 @@ def test_the_package_imports_neither_grpcio_nor_numpy() -> None:
         "assert not bad - {'asyncio'}, bad\n"
         "import logging; assert not logging.getLogger().handlers\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", code],
-        env=environment(),
-        cwd=HERE,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    result = run_python("-c", code)
     assert result.returncode == 0, result.stderr

@@ -27,7 +27,7 @@ help:
 	@echo "make bench   the measurements"
 	@echo "make fuzz    parsers on made-up input, SECONDS=60 each"
 	@echo "make test-nif-asan  the Elixir tests under AddressSanitizer"
-	@echo "make test-jitter  the Elixir tests with threads held up at random"
+	@echo "make test-jitter  the Elixir tests with threads and processes held up at random"
 	@echo "make build   compile"
 	@echo "make setup   make the Python environment, .venv"
 	@echo "make clean   remove what was built (.venv stays)"
@@ -71,7 +71,7 @@ test-stress:
 test-nif-asan: setup-test
 	@scripts/asan.sh
 
-# The suite with the threads of the native part held up at random.
+# The suite with the threads of the native part and processes held up at random.
 test-jitter: setup-test
 	@scripts/jitter.sh
 

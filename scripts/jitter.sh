@@ -1,6 +1,7 @@
 #!/bin/sh
-# Runs Elixir tests with the native part's threads held up at random
-# (test/c/jitter.c): in seven minutes what otherwise shows in one run of many.
+# Runs Elixir tests with the native part's threads (test/c/jitter.c) and the
+# application's processes (test/elixir/support/holds.ex) held up at random: in
+# ten minutes what otherwise shows in one run of many.
 #
 #   scripts/jitter.sh [arguments of mix test]
 set -eu
@@ -8,6 +9,7 @@ cd "$(dirname "$0")/.."
 
 export VARIANT=jitter MIX_ENV=test MIX_BUILD_PATH="$PWD/_build/jitter"
 export SNAKEPIT_PYTHON="$PWD/.venv/bin/python3"
+export SNAKEPIT_TEST_HOLD="${SNAKEPIT_TEST_HOLD-6}"
 # What is freed is filled.
 export MALLOC_PERTURB_=165
 # build_test.exs builds with flags of its own.

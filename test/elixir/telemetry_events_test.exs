@@ -155,11 +155,11 @@ defmodule Snakepit.TelemetryEventsTest do
     test "nothing of it is told of workers that have the local carrier" do
       start_pools(transport: :local)
       id = listen([[:snakepit, :request, :executed], @connection ++ [:lost] | @rpcs])
+      [worker] = Snakepit.list_workers()
       assert {:ok, _} = Snakepit.execute("pid", %{})
       assert :ok = Snakepit.execute_stream("numbers", %{count: 3}, fn _ -> :ok end)
       assert {:error, _} = Snakepit.execute("die_once", %{path: signal_path(), number: 9})
       for _ <- 1..3, do: event(id, [:snakepit, :request, :executed])
-      [worker] = Snakepit.list_workers()
       eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{})) end)
       assert [^worker] = Snakepit.list_workers()
       refute_received {^id, [:snakepit, :grpc | _], _, _}

@@ -18,3 +18,9 @@ ExUnit.start(
   assert_receive_timeout: 60_000,
   timeout: 300_000
 )
+
+# scripts/jitter.sh
+case System.get_env("SNAKEPIT_TEST_HOLD", "") do
+  "" -> :ok
+  holders -> Snakepit.Test.Holds.start(String.to_integer(holders))
+end

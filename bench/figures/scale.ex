@@ -10,6 +10,8 @@ defmodule Bench.Figures.Scale do
   # How fast the machine is changes from second to second. What is compared has
   # so many short turns each, and what counts is the median.
   @turns 5
+  # Pools differ from start to start in what a call in one of many sessions costs.
+  @starts 5
 
   @spec run(:local | :grpc, map) :: :ok
   def run(carrier, ctx) do
@@ -31,7 +33,6 @@ defmodule Bench.Figures.Scale do
     compared(carrier, costs(carrier, loads), 32, 10_000, "callers")
   end
 
-  # Each session was used before it is measured.
   defp sessions(carrier, ms) do
     Pools.ensure(carrier, 2)
     seconds = @sessions / Load.rate(@callers, ms, &in_session(&1, &2, 10))
@@ -40,22 +41,29 @@ defmodule Bench.Figures.Scale do
       what = "#{Format.commas(@sessions)} sessions (#{carrier})"
       Recorder.left_out(what, "to make them takes #{round(seconds)} s at this rate")
     else
-      1..@callers
-      |> Task.async_stream(&fill/1, max_concurrency: @callers, timeout: 300_000)
-      |> Stream.run()
-
       loads =
         for count <- [10, @sessions] do
           label = "cost of a call, #{Format.commas(count)} sessions, 2 workers"
-          load = fn -> Load.rate(@callers, ms, &in_session(&1, &2, count)) end
+          load = fn -> Load.rate(@callers, div(ms, 2), &in_session(&1, &2, count)) end
           {count, %{id: "cost_s#{count}", label: label}, load}
         end
 
-      compared(carrier, costs(carrier, loads), 10, @sessions, "sessions")
+      costs = costs(carrier, loads, @starts, fn -> fill_anew(carrier) end)
+      compared(carrier, costs, 10, @sessions, "sessions")
     end
 
     # Nothing else is measured with them.
     Pools.stop()
+  end
+
+  # Each session was used before it is measured.
+  defp fill_anew(carrier) do
+    Pools.stop()
+    Pools.ensure(carrier, 2)
+
+    1..@callers
+    |> Task.async_stream(&fill/1, max_concurrency: @callers, timeout: 300_000)
+    |> Stream.run()
   end
 
   defp fill(caller) do
@@ -82,10 +90,14 @@ defmodule Bench.Figures.Scale do
   end
 
   # Microseconds for each count, and under which conditions.
-  defp costs(carrier, loads) do
+  defp costs(carrier, loads, starts \\ 1, prepare \\ fn -> :ok end) do
     {rates, conditions} =
       Recorder.measure(fn ->
-        for(_ <- 1..@turns, {count, _named, load} <- loads, do: {count, load.()})
+        1..starts
+        |> Enum.flat_map(fn _start ->
+          prepare.()
+          for _ <- 1..@turns, {count, _named, load} <- loads, do: {count, load.()}
+        end)
         |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
       end)
 

@@ -80,7 +80,7 @@ fuzz: system-test
 	@$(NATIVE) fuzz FUZZ_SECONDS=$(SECONDS) MIX_APP_PATH=../$(TEST_APP)
 
 test-elixir:
-	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" mix test
+	@SNAKEPIT_PYTHON="$(CURDIR)/$(PYTHON)" PARTS=2 scripts/test_parts.sh
 
 # What needs workers once more: over the other carrier, and none of them forked
 # but where a test is about that.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Runs Elixir tests with the native part's threads (test/c/jitter.c) and the
-# application's processes (test/elixir/support/holds.ex) held up at random: in
-# ten minutes what otherwise shows in one run of many.
+# application's processes (test/elixir/support/holds.ex) held up at random:
+# what otherwise shows in one run of many.
 #
 #   scripts/jitter.sh [arguments of mix test]
 set -eu

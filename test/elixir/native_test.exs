@@ -80,7 +80,7 @@ defmodule Snakepit.NativeTest do
     go(path)
 
     case Native.call_await(call) do
-      {:done, {:ok, _}} -> :ok
+      {:done, {:ok, pid}} -> assert is_integer(pid)
       {:ended, {:ok, bytes}} -> assert {:ok, _} = Native.decode_response(bytes)
       :ok -> assert_receive {^ref, {:ok, _}}, 60_000
     end

@@ -184,7 +184,7 @@ defmodule Snakepit.PoolTest do
     # The pool has heard of it, and has acted if it does.
     %{starting: starting} = :sys.get_state(Snakepit.Pool)
     assert MapSet.size(starting) == 0
-    assert StarterRegistry.list_starters() == [second]
+    eventually(fn -> StarterRegistry.list_starters() == [second] end)
     assert {:ok, _} = Snakepit.execute("pid", %{})
   end
 
